@@ -1,0 +1,99 @@
+//! Measures a running instance the way its users meet it: over HTTPS with the admin's certificate, and by its processes.
+//! Every number is a median of rounds that are printed too; nothing here fails a build.
+//!
+//! `bench/run.sh` starts a fresh instance of the release binary, runs everything and takes it down again.
+
+mod api;
+mod client;
+mod pods;
+mod processes;
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "bench", about = "Measure a running Windlass instance")]
+struct Cli {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Requests per second of ConfigMaps: create, get, patch, list, watch
+    Api {
+        /// Admin kubeconfig
+        #[arg(long)]
+        kubeconfig: PathBuf,
+        /// Seconds per measurement
+        #[arg(long, default_value_t = 3)]
+        seconds: u64,
+        /// Connections
+        #[arg(long, default_value_t = 32)]
+        connections: usize,
+    },
+    /// Time from creating a pod to its Ready condition, one at a time, image present
+    Pods {
+        /// Admin kubeconfig
+        #[arg(long)]
+        kubeconfig: PathBuf,
+        /// Image that is on the node, with a shell
+        #[arg(long)]
+        image: String,
+        /// How many pods
+        #[arg(long, default_value_t = 20)]
+        count: usize,
+    },
+    /// Memory of all processes of an instance together, and the size of the binary
+    Idle {
+        /// Run directory of the instance
+        #[arg(long)]
+        run_dir: PathBuf,
+    },
+    /// Time from starting the server to /readyz, on a data directory of before
+    Start {
+        /// The binary
+        #[arg(long)]
+        binary: PathBuf,
+        /// Name of the instance to start and stop
+        #[arg(long)]
+        name: String,
+        /// Its data directory
+        #[arg(long)]
+        data_dir: PathBuf,
+        /// Its API port
+        #[arg(long)]
+        port: u16,
+        /// How many starts
+        #[arg(long, default_value_t = 5)]
+        count: usize,
+    },
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    match Cli::parse().what {
+        What::Api { kubeconfig, seconds, connections } => api::run(&kubeconfig, seconds, connections).await,
+        What::Pods { kubeconfig, image, count } => pods::run(&kubeconfig, &image, count).await,
+        What::Idle { run_dir } => processes::idle(&run_dir),
+        What::Start { binary, name, data_dir, port, count } => {
+            processes::start(&binary, &name, &data_dir, port, count).await
+        }
+    }
+}
+
+/// The middle value.
+pub fn median(values: &[f64]) -> f64 {
+    percentile(values, 0.5)
+}
+
+/// The value below which that share of the values lies.
+pub fn percentile(values: &[f64], share: f64) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let last = sorted.len().saturating_sub(1);
+    let at = (last as f64 * share).round() as usize;
+    sorted.get(at).copied().unwrap_or(f64::NAN)
+}

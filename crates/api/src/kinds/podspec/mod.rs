@@ -1,0 +1,16 @@
+//! Rules of pod specs, shared by pods and every kind with a pod template.
+
+mod containers;
+mod defaults;
+mod probes;
+mod scheduling;
+mod security;
+mod update;
+mod validate;
+mod volumes;
+
+pub(super) use defaults::default_pv_source;
+pub(super) use defaults::{default_pod_level, default_spec, default_template};
+pub(super) use scheduling::validate_node_selector;
+pub(super) use update::validate_update;
+pub(super) use validate::{validate_spec, validate_template};

@@ -1,0 +1,69 @@
+//! OpenAPI v3 documents, one for each group and version, generated on demand from the typed Kubernetes schemas.
+//!
+//! kubectl reads them for `explain`, for the merge keys of `apply` and `diff`, and to learn which operations take
+//! `dryRun` and `fieldValidation`. Descriptions and types come from k8s-openapi, list and patch extensions and the required
+//! fields from [`crate::schema`].
+
+use serde_json::{Value, json};
+
+use crate::kinds::registry;
+
+mod paths;
+mod schemas;
+mod types;
+
+/// Raised when the generated documents change for the same schemas, so that clients do not use a cached copy.
+const GENERATION: u32 = 1;
+
+/// The index at `/openapi/v3`: a URL with a content hash for each group and version.
+pub fn index() -> Value {
+    let mut paths = serde_json::Map::new();
+    for (group, version) in registry().group_versions() {
+        let path = path(group, version);
+        let url = format!("/openapi/v3/{path}?hash={}", hash(group, version));
+        paths.insert(path, json!({"serverRelativeURL": url}));
+    }
+    json!({ "paths": paths })
+}
+
+/// `api/v1`, `apis/apps/v1`.
+fn path(group: &str, version: &str) -> String {
+    if group.is_empty() { format!("api/{version}") } else { format!("apis/{group}/{version}") }
+}
+
+/// Identifies the content of a document without generating it: a document is a function of this binary alone.
+pub fn hash(group: &str, version: &str) -> String {
+    let text = format!("{GENERATION} {} {group} {version}", env!("CARGO_PKG_VERSION"));
+    format!("{:016X}", fnv1a(text.as_bytes()))
+}
+
+/// FNV-1a: short, stable, and not for security.
+pub(crate) fn fnv1a(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// The document of a group and version; `server_version` is shown in its title block (`v1.36.0`).
+pub fn document(group: &str, version: &str, server_version: &str) -> Option<Value> {
+    let known = registry().group_versions().into_iter().any(|(g, v)| g == group && v == version);
+    known.then(|| {
+        json!({
+            "openapi": "3.0.0",
+            "info": {"title": "Kubernetes", "version": server_version},
+            "paths": paths::paths(group, version),
+            "components": {
+                "schemas": schemas::schemas(group, version),
+                "securitySchemes": {
+                    "BearerToken": {
+                        "type": "apiKey",
+                        "name": "authorization",
+                        "in": "header",
+                        "description": "Bearer Token authentication",
+                    },
+                },
+            },
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests;

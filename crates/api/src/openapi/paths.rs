@@ -1,0 +1,321 @@
+//! `paths` of a document: every operation with its action, kind and parameters.
+
+use serde_json::{Map, Value, json};
+
+use super::schemas::{definition, list_name, reference};
+use crate::kinds::{KindInfo, Subresource, VIRTUAL, VirtualKind, join_api_version, registry};
+
+const JSON_TYPES: &[&str] = &["application/json", "application/yaml"];
+const PATCH_TYPES: &[&str] = &[
+    "application/apply-patch+yaml",
+    "application/json-patch+json",
+    "application/merge-patch+json",
+    "application/strategic-merge-patch+json",
+];
+const STATUS: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.Status";
+const DELETE_OPTIONS: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions";
+const RESOURCE_LIST: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.APIResourceList";
+
+/// One operation before it is written down.
+struct Operation<'a> {
+    action: &'a str,
+    /// Shown as the operation's description.
+    words: String,
+    id: String,
+    gvk: (&'a str, &'a str, &'a str),
+    query: &'a [(&'a str, &'a str, &'a str)],
+    body: Option<Value>,
+    patch: bool,
+    returns: String,
+    code: &'a str,
+}
+
+const DRY_RUN: (&str, &str, &str) = ("dryRun", "string", "`All`: do everything but keep the result.");
+const MANAGER: (&str, &str, &str) = ("fieldManager", "string", "Name of the writer, recorded as owner of the fields.");
+const VALIDATION: (&str, &str, &str) =
+    ("fieldValidation", "string", "What becomes of unknown and duplicate fields: Ignore, Warn or Strict.");
+const FORCE: (&str, &str, &str) = ("force", "boolean", "Take over fields other writers own (server-side apply).");
+const CREATE_QUERY: &[(&str, &str, &str)] = &[DRY_RUN, MANAGER, VALIDATION];
+const PATCH_QUERY: &[(&str, &str, &str)] = &[DRY_RUN, MANAGER, VALIDATION, FORCE];
+const DELETE_QUERY: &[(&str, &str, &str)] = &[
+    DRY_RUN,
+    ("gracePeriodSeconds", "integer", "Seconds before the object is gone for good."),
+    ("orphanDependents", "boolean", "Deprecated: use propagationPolicy."),
+    ("propagationPolicy", "string", "What becomes of dependents: Orphan, Background or Foreground."),
+];
+const LIST_QUERY: &[(&str, &str, &str)] = &[
+    ("allowWatchBookmarks", "boolean", "Send progress events on a watch."),
+    ("continue", "string", "Where the previous page ended."),
+    ("fieldSelector", "string", "Restrict by fields."),
+    ("labelSelector", "string", "Restrict by labels."),
+    ("limit", "integer", "Most objects in one answer."),
+    ("resourceVersion", "string", "Revision to read from."),
+    ("resourceVersionMatch", "string", "How resourceVersion is meant."),
+    ("sendInitialEvents", "boolean", "Start a watch with the existing objects."),
+    ("timeoutSeconds", "integer", "How long the request may take."),
+    ("watch", "boolean", "Follow changes instead of listing."),
+];
+
+/// All paths of a group version.
+pub(super) fn paths(group: &str, version: &str) -> Value {
+    let root = if group.is_empty() { format!("/api/{version}") } else { format!("/apis/{group}/{version}") };
+    let mut out = Map::new();
+    out.insert(format!("{root}/"), resources_path(group, version));
+    for kind in registry().all().iter().filter(|k| k.group == group && k.version == version) {
+        add_kind(&mut out, &root, kind);
+    }
+    for kind in VIRTUAL.iter().filter(|k| k.group == group && k.version == version) {
+        add_virtual(&mut out, &root, kind);
+    }
+    Value::Object(out)
+}
+
+fn resources_path(group: &str, version: &str) -> Value {
+    let mut get = json!({
+        "description": "get available resources",
+        "operationId": format!("get{}APIResources", tag_words(group, version)),
+        "tags": [tag(group, version)],
+    });
+    get["responses"] = responses(RESOURCE_LIST, "200");
+    json!({ "get": get })
+}
+
+/// `apps_v1`.
+fn tag(group: &str, version: &str) -> String {
+    let group = if group.is_empty() { "core" } else { group.split('.').next().unwrap_or(group) };
+    format!("{group}_{version}")
+}
+
+/// `AppsV1`.
+fn tag_words(group: &str, version: &str) -> String {
+    tag(group, version).split('_').map(capital).collect()
+}
+
+fn capital(word: &str) -> String {
+    let mut chars = word.chars();
+    chars.next().map_or_else(String::new, |c| c.to_uppercase().chain(chars).collect())
+}
+
+fn responses(name: &str, code: &str) -> Value {
+    let content: Map<String, Value> =
+        JSON_TYPES.iter().map(|t| ((*t).to_owned(), json!({"schema": reference(name)}))).collect();
+    let words = if code == "201" { "Created" } else { "OK" };
+    json!({code: {"description": words, "content": content}, "401": {"description": "Unauthorized"}})
+}
+
+fn write(op: Operation<'_>) -> Value {
+    let (group, version, kind) = op.gvk;
+    let parameters: Vec<Value> = op
+        .query
+        .iter()
+        .map(|(name, ty, words)| {
+            json!({"name": name, "in": "query", "description": words, "schema": {"type": ty, "uniqueItems": true}})
+        })
+        .collect();
+    let mut out = json!({
+        "description": op.words,
+        "operationId": op.id,
+        "tags": [tag(group, version)],
+        "x-kubernetes-action": op.action,
+        "x-kubernetes-group-version-kind": {"group": group, "version": version, "kind": kind},
+    });
+    if !parameters.is_empty() {
+        out["parameters"] = Value::Array(parameters);
+    }
+    if let Some(body) = op.body {
+        let types = if op.patch { PATCH_TYPES } else { JSON_TYPES };
+        let content: Map<String, Value> = types.iter().map(|t| ((*t).to_owned(), json!({"schema": body}))).collect();
+        out["requestBody"] =
+            json!({"required": op.action != "delete" && op.action != "deletecollection", "content": content});
+    }
+    out["responses"] = responses(&op.returns, op.code);
+    out
+}
+
+fn path_parameters(kind: &str, namespaced: bool, named: bool) -> Value {
+    let mut out = Vec::new();
+    let mut add = |name: &str, words: String| {
+        out.push(json!({"name": name, "in": "path", "required": true, "description": words,
+            "schema": {"type": "string", "uniqueItems": true}}));
+    };
+    if named {
+        add("name", format!("name of the {kind}"));
+    }
+    if namespaced {
+        add("namespace", "object name and auth scope, such as for teams and projects".to_owned());
+    }
+    Value::Array(out)
+}
+
+/// What the operations of one kind have in common.
+struct Frame<'a> {
+    kind: &'a KindInfo,
+    definition: String,
+    /// `AppsV1NamespacedDeployment`.
+    words: String,
+}
+
+impl Frame<'_> {
+    fn operation(&self, verb: &str, suffix: &str) -> Option<(&'static str, Value)> {
+        let k = self.kind;
+        let gvk = (k.group, k.version, k.kind);
+        let what = if suffix.is_empty() {
+            k.kind.to_owned()
+        } else {
+            format!("{} of the specified {}", suffix.to_lowercase(), k.kind)
+        };
+        let id = |word: &str| format!("{word}{}{suffix}", self.words);
+        let base = |action, words, id, query| Operation {
+            action,
+            words,
+            id,
+            gvk,
+            query,
+            body: None,
+            patch: false,
+            returns: self.definition.clone(),
+            code: "200",
+        };
+        let body = Some(reference(&self.definition));
+        Some(match verb {
+            "get" => ("get", write(base("get", format!("read the specified {what}"), id("read"), &[]))),
+            "list" => {
+                let op = base("list", format!("list or watch objects of kind {}", k.kind), id("list"), LIST_QUERY);
+                ("get", write(Operation { returns: list_name(&self.definition), ..op }))
+            }
+            "create" => {
+                let op = base("post", format!("create a {}", k.kind), id("create"), CREATE_QUERY);
+                ("post", write(Operation { body, code: "201", ..op }))
+            }
+            "update" => {
+                let op = base("put", format!("replace the specified {what}"), id("replace"), CREATE_QUERY);
+                ("put", write(Operation { body, ..op }))
+            }
+            "patch" => {
+                let op = base("patch", format!("partially update the specified {what}"), id("patch"), PATCH_QUERY);
+                let body = Some(json!({"description": "A patch in one of the accepted formats.", "type": "object"}));
+                ("patch", write(Operation { body, patch: true, ..op }))
+            }
+            "delete" | "deletecollection" => {
+                let many = verb == "deletecollection";
+                let words =
+                    if many { format!("delete collection of {}", k.kind) } else { format!("delete a {}", k.kind) };
+                let id = if many { id("deleteCollection") } else { id("delete") };
+                let op = base(verb, words, id, DELETE_QUERY);
+                let body = Some(reference(DELETE_OPTIONS));
+                ("delete", write(Operation { body, returns: STATUS.to_owned(), ..op }))
+            }
+            _ => return None,
+        })
+    }
+
+    fn item(&self, verbs: &[&str], suffix: &str, named: bool) -> Value {
+        let mut item: Map<String, Value> = verbs
+            .iter()
+            .filter(|v| !suffix.is_empty() || self.kind.verbs.contains(v))
+            .filter_map(|v| self.operation(v, suffix))
+            .map(|(method, op)| (method.to_owned(), op))
+            .collect();
+        let parameters = path_parameters(self.kind.kind, self.kind.namespaced, named);
+        if parameters != json!([]) {
+            item.insert("parameters".to_owned(), parameters);
+        }
+        Value::Object(item)
+    }
+}
+
+fn add_kind(out: &mut Map<String, Value>, root: &str, kind: &KindInfo) {
+    let Some(definition_name) = definition(kind.group, kind.version, kind.kind) else { return };
+    let scope = if kind.namespaced { "Namespaced" } else { "" };
+    let words = format!("{}{scope}{}", tag_words(kind.group, kind.version), kind.kind);
+    let frame = Frame { kind, definition: definition_name, words };
+    let base = if kind.namespaced {
+        format!("{root}/namespaces/{{namespace}}/{}", kind.plural)
+    } else {
+        format!("{root}/{}", kind.plural)
+    };
+    out.insert(base.clone(), frame.item(&["list", "create", "deletecollection"], "", false));
+    out.insert(format!("{base}/{{name}}"), frame.item(&["get", "update", "patch", "delete"], "", true));
+    if kind.namespaced {
+        let all = Frame {
+            kind,
+            definition: frame.definition.clone(),
+            words: format!("{}{}ForAllNamespaces", tag_words(kind.group, kind.version), kind.kind),
+        };
+        let mut item = Map::new();
+        item.extend(all.operation("list", "").map(|(method, op)| (method.to_owned(), op)));
+        out.insert(format!("{root}/{}", kind.plural), Value::Object(item));
+    }
+    if kind.has_status {
+        out.insert(format!("{base}/{{name}}/status"), frame.item(&["get", "update", "patch"], "Status", true));
+    }
+    if kind.scale.is_some() {
+        let scale = Frame {
+            kind,
+            definition: definition("autoscaling", "v1", "Scale").unwrap_or_default(),
+            words: frame.words.clone(),
+        };
+        let mut item = scale.item(&["get", "update", "patch"], "Scale", true);
+        for method in ["get", "put", "patch"] {
+            item[method]["x-kubernetes-group-version-kind"] =
+                json!({"group": "autoscaling", "version": "v1", "kind": "Scale"});
+        }
+        out.insert(format!("{base}/{{name}}/scale"), item);
+    }
+    for sub in kind.subresources {
+        add_subresource(out, &format!("{base}/{{name}}/{}", sub.name), &frame, sub);
+    }
+}
+
+fn add_subresource(out: &mut Map<String, Value>, path: &str, frame: &Frame<'_>, sub: &Subresource) {
+    let kind = frame.kind;
+    let exchanged = definition(sub.group, sub.version, sub.kind);
+    let mut item = Map::new();
+    for verb in sub.verbs {
+        let (method, action) = match *verb {
+            "create" => ("post", if exchanged.is_some() { "post" } else { "connect" }),
+            "get" => ("get", if exchanged.is_some() { "get" } else { "connect" }),
+            "update" => ("put", "put"),
+            _ => continue,
+        };
+        let op = Operation {
+            action,
+            words: format!("{action} {} of {}", sub.name, kind.kind),
+            id: format!("{action}{}{}{}", capital(method), frame.words, capital(sub.name)),
+            gvk: (sub.group, sub.version, sub.kind),
+            query: if method == "get" { &[] } else { CREATE_QUERY },
+            body: exchanged.as_deref().filter(|_| method != "get").map(reference),
+            patch: false,
+            returns: exchanged.clone().unwrap_or_else(|| STATUS.to_owned()),
+            code: "200",
+        };
+        item.insert(method.to_owned(), write(op));
+    }
+    item.insert("parameters".to_owned(), path_parameters(kind.kind, kind.namespaced, true));
+    out.insert(path.to_owned(), Value::Object(item));
+}
+
+fn add_virtual(out: &mut Map<String, Value>, root: &str, kind: &VirtualKind) {
+    let Some(name) = definition(kind.group, kind.version, kind.kind) else { return };
+    let base = if kind.namespaced {
+        format!("{root}/namespaces/{{namespace}}/{}", kind.plural)
+    } else {
+        format!("{root}/{}", kind.plural)
+    };
+    let op = Operation {
+        action: "post",
+        words: format!("create a {} in {}", kind.kind, join_api_version(kind.group, kind.version)),
+        id: format!("create{}{}", tag_words(kind.group, kind.version), kind.kind),
+        gvk: (kind.group, kind.version, kind.kind),
+        query: CREATE_QUERY,
+        body: Some(reference(&name)),
+        patch: false,
+        returns: name.clone(),
+        code: "201",
+    };
+    let mut item = json!({"post": write(op)});
+    if kind.namespaced {
+        item["parameters"] = path_parameters(kind.kind, true, false);
+    }
+    out.insert(base, item);
+}

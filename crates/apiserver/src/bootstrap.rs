@@ -1,0 +1,138 @@
+//! Objects that every cluster has: the system namespaces, and the Service through which pods reach this server.
+
+use std::net::SocketAddr;
+
+use api::kinds::{KindInfo, registry};
+use api::status::ApiError;
+use serde_json::{Value, json};
+
+use crate::admission::SYSTEM_NAMESPACES;
+use crate::authn::UserInfo;
+use crate::handlers::Scope;
+use crate::handlers::write::{Commit, RETRIES, Writer, encode_stored};
+use crate::server::{ApiServer, StartError};
+
+const MANAGER: &str = "windlass-apiserver";
+
+/// Makes what is missing and corrects the endpoints of this server.
+pub(crate) async fn run(server: &ApiServer) -> Result<(), StartError> {
+    let user = UserInfo::control_plane("system:apiserver");
+    let writer = Writer { server, user: &user, manager: MANAGER, dry_run: false, now: jiff::Timestamp::now() };
+    for name in SYSTEM_NAMESPACES {
+        let namespace = json!({
+            "apiVersion": "v1",
+            "kind": "Namespace",
+            "metadata": {"name": name, "labels": {"kubernetes.io/metadata.name": name}},
+            "spec": {"finalizers": ["kubernetes"]},
+            "status": {"phase": "Active"},
+        });
+        ensure(&writer, "", "v1", "namespaces", "", namespace, |_, _| false).await?;
+    }
+    let ip = server.config.kubernetes_ip().to_string();
+    ensure(&writer, "", "v1", "services", "default", service(&ip, server.config.advertise), |_, _| false).await?;
+    let advertise = server.config.advertise;
+    let changed = |old: &Value, new: &Value| {
+        ["endpoints", "ports", "subsets", "addressType"].iter().any(|key| old.get(key) != new.get(key))
+    };
+    ensure(&writer, "", "v1", "endpoints", "default", endpoints(advertise), changed).await?;
+    ensure(&writer, "discovery.k8s.io", "v1", "endpointslices", "default", slice(advertise), changed).await
+}
+
+fn service(ip: &str, advertise: SocketAddr) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {
+            "name": "kubernetes",
+            "namespace": "default",
+            "labels": {"component": "apiserver", "provider": "kubernetes"},
+        },
+        "spec": {
+            "type": "ClusterIP",
+            "clusterIP": ip,
+            "clusterIPs": [ip],
+            "internalTrafficPolicy": "Cluster",
+            "ipFamilies": ["IPv4"],
+            "ipFamilyPolicy": "SingleStack",
+            "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": advertise.port()}],
+            "sessionAffinity": "None",
+        },
+        "status": {"loadBalancer": {}},
+    })
+}
+
+fn endpoints(advertise: SocketAddr) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Endpoints",
+        "metadata": {
+            "name": "kubernetes",
+            "namespace": "default",
+            "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"},
+        },
+        "subsets": [{
+            "addresses": [{"ip": advertise.ip().to_string()}],
+            "ports": [{"name": "https", "port": advertise.port(), "protocol": "TCP"}],
+        }],
+    })
+}
+
+fn slice(advertise: SocketAddr) -> Value {
+    json!({
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {
+            "name": "kubernetes",
+            "namespace": "default",
+            "labels": {"kubernetes.io/service-name": "kubernetes"},
+        },
+        "addressType": if advertise.is_ipv4() { "IPv4" } else { "IPv6" },
+        "endpoints": [{"addresses": [advertise.ip().to_string()], "conditions": {"ready": true}}],
+        "ports": [{"name": "https", "port": advertise.port(), "protocol": "TCP"}],
+    })
+}
+
+/// Creates the object if it is missing, and replaces the content of one that `changed` says is out of date. Written past
+/// validation, which forbids the loopback endpoints that a single-host server may have.
+async fn ensure(
+    writer: &Writer<'_>,
+    group: &str,
+    version: &str,
+    plural: &str,
+    namespace: &str,
+    wanted: Value,
+    changed: fn(&Value, &Value) -> bool,
+) -> Result<(), StartError> {
+    let name = api::meta::name(&wanted).to_owned();
+    let failed = |source| StartError::Bootstrap { what: format!("{plural}/{name}"), source };
+    let kind: &'static KindInfo =
+        registry().by_resource(group, version, plural).ok_or_else(|| failed(ApiError::path_not_found()))?;
+    let scope = Scope { kind, cache: writer.server.caches.of(kind), namespace, name: &name };
+    let key = scope.key();
+    for _ in 0..RETRIES {
+        let (object, expected) = match scope.cache.get(&key) {
+            Some(entry) => {
+                let old = entry.value();
+                if !changed(&old, &wanted) {
+                    return Ok(());
+                }
+                let mut new = wanted.clone();
+                new["metadata"] = old["metadata"].clone();
+                api::meta::clear_resource_version(&mut new);
+                (new, entry.revision)
+            }
+            None => (fresh(writer, wanted.clone()), 0),
+        };
+        let stored = encode_stored(&object);
+        if let Commit::Done(_) = writer.put(&scope, &key, stored, expected, None).await.map_err(failed)? {
+            return Ok(());
+        }
+    }
+    Err(failed(ApiError::conflict_modified(plural, group, &name)))
+}
+
+fn fresh(writer: &Writer<'_>, mut object: Value) -> Value {
+    object["metadata"]["uid"] = uuid::Uuid::new_v4().to_string().into();
+    object["metadata"]["creationTimestamp"] = writer.now_text().into();
+    object
+}

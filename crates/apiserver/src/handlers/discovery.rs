@@ -1,0 +1,151 @@
+//! What the server serves: discovery and OpenAPI documents, the keys of tokens.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use api::status::ApiError;
+use api::{discovery, openapi};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH, VARY};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+
+use super::{health, openapi_v2};
+use crate::http::accept::{self, Form};
+use crate::http::body::Body;
+use crate::http::respond::{self, Reply, Style};
+use crate::server::ApiServer;
+
+const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+
+/// Documents that are the same for all clients, encoded once. Only paths that exist get in.
+#[derive(Default)]
+pub struct Documents {
+    encoded: Mutex<HashMap<String, Document>>,
+}
+
+#[derive(Clone)]
+struct Document {
+    bytes: Bytes,
+    etag: String,
+}
+
+/// GET of a path that is not a resource.
+pub(crate) async fn serve(
+    server: &Arc<ApiServer>,
+    method: &Method,
+    path: &str,
+    headers: &HeaderMap,
+    query: &str,
+    style: Style,
+) -> Result<Reply, ApiError> {
+    if !matches!(*method, Method::GET | Method::HEAD) {
+        return Err(ApiError::method_not_allowed_path());
+    }
+    let path = path.trim_end_matches('/');
+    if path == "/openapi/v2" {
+        // Its media types are its own.
+        return openapi_v2::serve(headers, style).ok_or_else(|| ApiError::not_acceptable(accept::MEDIA));
+    }
+    let aggregated = match path {
+        "/api" | "/apis" => accept::form(headers)? == Form::AggregatedDiscovery,
+        _ => {
+            accept::form(headers)?;
+            false
+        }
+    };
+    let key = if aggregated { format!("{path} aggregated") } else { path.to_owned() };
+    let cached = server.documents.encoded.lock().get(&key).cloned();
+    let document = match cached {
+        Some(document) => document,
+        None => {
+            let value = make(server, path, aggregated).ok_or_else(ApiError::path_not_found)?;
+            let bytes = Bytes::from(value.to_string());
+            let digest = ring::digest::digest(&ring::digest::SHA256, &bytes);
+            let etag = format!("\"{}\"", URL_SAFE_NO_PAD.encode(&digest.as_ref()[..16]));
+            let document = Document { bytes, etag };
+            server.documents.encoded.lock().insert(key, document.clone());
+            document
+        }
+    };
+    Ok(finish(&document, path, headers, query, aggregated, style))
+}
+
+fn finish(document: &Document, path: &str, headers: &HeaderMap, query: &str, aggregated: bool, style: Style) -> Reply {
+    let known = headers.get(IF_NONE_MATCH).and_then(|v| v.to_str().ok());
+    let unchanged =
+        known.is_some_and(|known| known.split(',').any(|tag| tag.trim().trim_start_matches("W/") == document.etag));
+    let mut reply = if unchanged {
+        let mut reply = Response::new(Body::Empty);
+        *reply.status_mut() = StatusCode::NOT_MODIFIED;
+        reply
+    } else {
+        respond::json(StatusCode::OK, document.bytes.clone(), style)
+    };
+    if let Ok(etag) = HeaderValue::from_str(&document.etag) {
+        reply.headers_mut().insert(ETAG, etag);
+    }
+    reply.headers_mut().append(VARY, HeaderValue::from_static("Accept"));
+    if aggregated && !unchanged {
+        reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(AGGREGATED));
+    }
+    if let Some((group, version)) = openapi_path(path)
+        && query.split('&').any(|p| p.strip_prefix("hash=") == Some(&openapi::hash(group, version)))
+    {
+        // The hash in the URL makes the answer the same for ever.
+        reply.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("public, immutable, max-age=31536000"));
+    }
+    reply
+}
+
+fn make(server: &ApiServer, path: &str, aggregated: bool) -> Option<Value> {
+    match path {
+        "" => Some(
+            json!({"paths": ["/api", "/api/v1", "/apis", "/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]}),
+        ),
+        "/api" | "/apis" if aggregated => Some(discovery::aggregated(path == "/api")),
+        "/api" => Some(discovery::api_versions(&server.config.advertise.to_string())),
+        "/apis" => Some(discovery::api_group_list()),
+        "/api/v1" => discovery::api_resource_list("", "v1"),
+        "/openapi/v3" => Some(openapi::index()),
+        "/openid/v1/jwks" => Some(keys(server)),
+        "/.well-known/openid-configuration" => Some(issuer(server)),
+        _ => {
+            if let Some((group, version)) = openapi_path(path) {
+                return openapi::document(group, version, &health::git_version());
+            }
+            match path.strip_prefix("/apis/")?.split_once('/') {
+                None => discovery::api_group(&path["/apis/".len()..]),
+                Some((group, version)) => discovery::api_resource_list(group, version),
+            }
+        }
+    }
+}
+
+fn openapi_path(path: &str) -> Option<(&str, &str)> {
+    let rest = path.strip_prefix("/openapi/v3/")?;
+    match rest.strip_prefix("api/") {
+        Some(version) => Some(("", version)),
+        None => rest.strip_prefix("apis/")?.split_once('/'),
+    }
+}
+
+/// The public key of service account tokens, as others verify them with.
+fn keys(server: &ApiServer) -> Value {
+    let raw = server.pki.service_account_public_raw();
+    let part = |range: std::ops::Range<usize>| URL_SAFE_NO_PAD.encode(raw.get(range).unwrap_or_default());
+    json!({"keys": [{"kty": "EC", "crv": "P-256", "use": "sig", "alg": "ES256", "x": part(1..33), "y": part(33..65)}]})
+}
+
+fn issuer(server: &ApiServer) -> Value {
+    json!({
+        "issuer": server.tokens.issuer(),
+        "jwks_uri": format!("https://{}/openid/v1/jwks", server.config.advertise),
+        "response_types_supported": ["id_token"],
+        "subject_types_supported": ["public"],
+        "id_token_signing_alg_values_supported": ["ES256"],
+    })
+}

@@ -1,0 +1,78 @@
+//! Which handler answers a request for a resource.
+
+use api::kinds::VIRTUAL;
+use api::status::ApiError;
+use http::Method;
+
+use super::update::Part;
+use super::{
+    Call, Scope, binding, collection, create, delete, kind_of, list, patch, review, scale, token, update, watch,
+};
+use crate::http::respond::Reply;
+use crate::proxy;
+
+/// Answers it.
+pub(crate) async fn serve(call: Call) -> Result<Reply, ApiError> {
+    let Some(kind) = kind_of(&call.path) else {
+        let named = |v: &&api::kinds::VirtualKind| {
+            v.group == call.path.group && v.version == call.path.version && v.plural == call.path.resource
+        };
+        return match VIRTUAL.iter().find(named) {
+            Some(_) if call.method != Method::POST || !call.path.name.is_empty() => {
+                Err(ApiError::method_not_allowed(&call.path.resource, &call.path.group, call.verb))
+            }
+            Some(v) if v.plural == "bindings" => binding::serve(call).await,
+            Some(_) => review::serve(call).await,
+            None => Err(ApiError::path_not_found()),
+        };
+    };
+    if !kind.namespaced && !call.path.namespace.is_empty() && kind.kind != "Namespace" {
+        return Err(ApiError::path_not_found());
+    }
+    let server = call.server.clone();
+    let (namespace, name, sub) = (call.path.namespace.clone(), call.path.name.clone(), call.path.subresource.clone());
+    let namespace = if kind.namespaced { namespace } else { String::new() };
+    if kind.namespaced && namespace.is_empty() && !name.is_empty() {
+        return Err(ApiError::path_not_found());
+    }
+    let scope = Scope { kind, cache: server.caches.of(kind), namespace: &namespace, name: &name };
+    match (sub.as_str(), call.verb) {
+        ("", verb) => main(call, scope, verb).await,
+        ("status", _) if kind.has_status => part(call, scope, Part::Status).await,
+        ("finalize", "update") if kind.kind == "Namespace" => update::serve(call, scope, Part::Finalize).await,
+        ("scale", verb) if kind.scale.is_some() => scale::serve(call, scope, verb).await,
+        ("binding", "create") if kind.kind == "Pod" => binding::serve(call).await,
+        ("eviction", "create") if kind.kind == "Pod" => binding::evict(call, scope).await,
+        ("token", "create") if kind.kind == "ServiceAccount" => token::serve(call, scope).await,
+        ("log" | "exec" | "attach" | "portforward", "get" | "create") if kind.kind == "Pod" => {
+            proxy::serve(call, scope, &sub).await
+        }
+        (sub, _) if kind.subresources.iter().any(|s| s.name == sub && sub != "proxy") => {
+            Err(ApiError::method_not_allowed(kind.plural, kind.group, call.verb))
+        }
+        _ => Err(ApiError::path_not_found()),
+    }
+}
+
+async fn main(call: Call, scope: Scope<'_>, verb: &str) -> Result<Reply, ApiError> {
+    match verb {
+        "get" => list::get(call, scope).await,
+        "list" => list::serve(call, scope).await,
+        "watch" => watch::serve(call, scope).await,
+        "create" if scope.name.is_empty() => create::serve(call, scope).await,
+        "update" if !scope.name.is_empty() => update::serve(call, scope, Part::Main).await,
+        "patch" if !scope.name.is_empty() => patch::serve(call, scope, Part::Main).await,
+        "delete" => delete::serve(call, scope).await,
+        "deletecollection" => collection::serve(call, scope).await,
+        _ => Err(ApiError::method_not_allowed(scope.kind.plural, scope.kind.group, call.method.as_str())),
+    }
+}
+
+async fn part(call: Call, scope: Scope<'_>, part: Part) -> Result<Reply, ApiError> {
+    match call.verb {
+        "get" => list::get(call, scope).await,
+        "update" => update::serve(call, scope, part).await,
+        "patch" => patch::serve(call, scope, part).await,
+        _ => Err(ApiError::method_not_allowed(scope.kind.plural, scope.kind.group, call.method.as_str())),
+    }
+}

@@ -1,0 +1,142 @@
+//! Questions about identities and rights: created, answered, never stored.
+
+use std::collections::BTreeMap;
+
+use api::status::ApiError;
+use http::StatusCode;
+use serde_json::{Value, json};
+
+use super::Call;
+use super::binding::expect_kind;
+use crate::authn::UserInfo;
+use crate::authz::{self, Attributes};
+use crate::http::decode;
+use crate::http::respond::Reply;
+
+const AUTHENTICATION: &str = "authentication.k8s.io/v1";
+const AUTHORIZATION: &str = "authorization.k8s.io/v1";
+
+/// POST of a review.
+pub(crate) async fn serve(mut call: Call) -> Result<Reply, ApiError> {
+    let bytes = call.read_body().await?;
+    let mut review = decode::object(&call.headers, &bytes)?.value;
+    call.server.caches.consistent().await?;
+    match call.path.resource.as_str() {
+        "selfsubjectreviews" => {
+            expect_kind(&mut review, AUTHENTICATION, "SelfSubjectReview")?;
+            review["status"] = json!({"userInfo": call.user.to_json()});
+        }
+        "tokenreviews" => {
+            expect_kind(&mut review, AUTHENTICATION, "TokenReview")?;
+            review["status"] = token(&call, &review["spec"])?;
+        }
+        "selfsubjectaccessreviews" => {
+            expect_kind(&mut review, AUTHORIZATION, "SelfSubjectAccessReview")?;
+            review["status"] = access(&call, &call.user, &review["spec"], None)?;
+        }
+        "subjectaccessreviews" => {
+            expect_kind(&mut review, AUTHORIZATION, "SubjectAccessReview")?;
+            review["status"] = access(&call, &subject(&review["spec"])?, &review["spec"], None)?;
+        }
+        "localsubjectaccessreviews" => {
+            expect_kind(&mut review, AUTHORIZATION, "LocalSubjectAccessReview")?;
+            let namespace = call.path.namespace.clone();
+            review["status"] = access(&call, &subject(&review["spec"])?, &review["spec"], Some(&namespace))?;
+        }
+        "selfsubjectrulesreviews" => {
+            expect_kind(&mut review, AUTHORIZATION, "SelfSubjectRulesReview")?;
+            review["status"] = rules(&call.user);
+        }
+        _ => return Err(ApiError::path_not_found()),
+    }
+    if review["metadata"].is_null() {
+        review["metadata"] = json!({});
+    }
+    if call.path.resource.starts_with("selfsubjectreview") {
+        review["metadata"]["creationTimestamp"] = api::meta::format_time(jiff::Timestamp::now()).into();
+    }
+    Ok(call.reply(StatusCode::CREATED, &review))
+}
+
+fn token(call: &Call, spec: &Value) -> Result<Value, ApiError> {
+    let token = spec["token"].as_str().unwrap_or("");
+    if token.is_empty() {
+        return Err(ApiError::bad_request("token is required for TokenReview in authentication"));
+    }
+    let mut audiences: Vec<String> =
+        spec["audiences"].as_array().into_iter().flatten().filter_map(|a| a.as_str().map(str::to_owned)).collect();
+    if audiences.is_empty() {
+        audiences.push(call.server.tokens.default_audience().to_owned());
+    }
+    Ok(match call.server.tokens.check(&call.server.caches, token, Some(&audiences)) {
+        Ok(user) => json!({"authenticated": true, "user": user.to_json(), "audiences": audiences}),
+        Err(error) => json!({"user": {}, "error": error.to_string()}),
+    })
+}
+
+/// The user that a review asks about.
+fn subject(spec: &Value) -> Result<UserInfo, ApiError> {
+    let strings = |v: &Value| -> Vec<String> {
+        v.as_array().into_iter().flatten().filter_map(|s| s.as_str().map(str::to_owned)).collect()
+    };
+    let user = UserInfo {
+        name: spec["user"].as_str().unwrap_or("").to_owned(),
+        uid: spec["uid"].as_str().unwrap_or("").to_owned(),
+        groups: strings(&spec["groups"]),
+        extra: spec["extra"]
+            .as_object()
+            .map(|m| m.iter().map(|(k, v)| (k.clone(), strings(v))).collect::<BTreeMap<_, _>>())
+            .unwrap_or_default(),
+    };
+    if user.name.is_empty() && user.groups.is_empty() {
+        return Err(ApiError::bad_request("at least one of user or group must be specified"));
+    }
+    Ok(user)
+}
+
+fn access(call: &Call, user: &UserInfo, spec: &Value, local: Option<&str>) -> Result<Value, ApiError> {
+    let text = |v: &'_ Value, key: &str| v[key].as_str().unwrap_or("").to_owned();
+    let (resource, other) = (&spec["resourceAttributes"], &spec["nonResourceAttributes"]);
+    if resource.is_object() == other.is_object() {
+        return Err(ApiError::bad_request(
+            "exactly one of nonResourceAttributes or resourceAttributes must be specified",
+        ));
+    }
+    let of = if resource.is_object() { resource } else { other };
+    let (verb, group, plural) = (text(of, "verb"), text(resource, "group"), text(resource, "resource"));
+    let (sub, namespace, name) = (text(resource, "subresource"), text(resource, "namespace"), text(resource, "name"));
+    let path = text(other, "path");
+    if local.is_some_and(|local| local != namespace) {
+        return Err(ApiError::bad_request("namespace must match the namespace of the request"));
+    }
+    let asked = Attributes {
+        user,
+        verb: &verb,
+        group: &group,
+        resource: &plural,
+        subresource: &sub,
+        namespace: &namespace,
+        name: &name,
+        path: &path,
+    };
+    let allowed = authz::allowed(&call.server.authorizers, &asked, &call.server.caches);
+    // Without a reason, as RBAC answers: `kubectl auth can-i` prints a bare `no`, which scripts compare.
+    Ok(json!({"allowed": allowed}))
+}
+
+/// What can be listed of a user's rights.
+fn rules(user: &UserInfo) -> Value {
+    let paths =
+        ["/api", "/api/*", "/apis", "/apis/*", "/healthz", "/livez", "/openapi", "/openapi/*", "/readyz", "/version"];
+    let mut resources = vec![
+        json!({"verbs": ["create"], "apiGroups": ["authorization.k8s.io"], "resources": ["selfsubjectaccessreviews", "selfsubjectrulesreviews"]}),
+        json!({"verbs": ["create"], "apiGroups": ["authentication.k8s.io"], "resources": ["selfsubjectreviews"]}),
+    ];
+    let mut others = vec![json!({"verbs": ["get"], "nonResourceURLs": paths})];
+    if user.in_group(crate::pki::MASTERS) {
+        resources.push(json!({"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}));
+        others.push(json!({"verbs": ["*"], "nonResourceURLs": ["*"]}));
+    }
+    // A node's rights depend on objects, which a list of rules cannot say.
+    json!({"resourceRules": resources, "nonResourceRules": others, "incomplete": user.node().is_some()})
+}

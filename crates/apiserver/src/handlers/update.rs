@@ -1,0 +1,236 @@
+//! Replace an object, or one aspect of it, and what PUT and PATCH share.
+
+use api::status::{ApiError, FieldError};
+use http::StatusCode;
+use serde_json::Value;
+
+use super::create::{self, Tracking};
+use super::input::{self, Input};
+use super::write::{Commit, RETRIES, Writer, Written, encode_stored, served, storage_schema_of};
+use super::{Call, Scope, render};
+use crate::cache::Entry;
+use crate::cache::entry::with_revision;
+use crate::http::respond::{self, Reply};
+
+/// Which part of an object a write may change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// All but the status.
+    Main,
+    /// The status.
+    Status,
+    /// The finalizers in the spec of a Namespace.
+    Finalize,
+    /// What placing a pod sets; the change has decided already what that is.
+    Binding,
+}
+
+impl Part {
+    /// Its name in the path.
+    pub fn subresource(self) -> &'static str {
+        match self {
+            Part::Main => "",
+            Part::Status => "status",
+            Part::Finalize => "finalize",
+            Part::Binding => "binding",
+        }
+    }
+}
+
+/// PUT.
+pub(crate) async fn serve(mut call: Call, scope: Scope<'_>, part: Part) -> Result<Reply, ApiError> {
+    let Input { mut object, warnings } = input::object(&mut call, scope.kind).await?;
+    input::same_place(&scope, &mut object)?;
+    scope.kind.to_storage(&mut object);
+    scope.kind.default(&mut object);
+    let manager = call.manager();
+    let writer = Writer {
+        server: &call.server,
+        user: &call.user,
+        manager: &manager,
+        dry_run: call.query.dry_run,
+        now: jiff::Timestamp::now(),
+    };
+    writer.server.caches.consistent().await?;
+    let creates = part == Part::Main && scope.kind.create_on_update;
+    let unconditional = api::meta::resource_version(&object).is_empty();
+    if unconditional && scope.kind.kind == "Lease" && scope.cache.get(&scope.key()).is_some() {
+        let error = FieldError::invalid("metadata.resourceVersion", 0, "must be specified for an update");
+        return Err(ApiError::invalid(scope.kind.kind, scope.kind.group, scope.name, vec![error]));
+    }
+    let written = if creates && unconditional && scope.cache.get(&scope.key()).is_none() {
+        create::create(&writer, &scope, object, Tracking::Update).await?
+    } else {
+        apply(&writer, &scope, part, Tracking::Update, |_| Ok(object.clone())).await?
+    };
+    let code = if written.created { StatusCode::CREATED } else { StatusCode::OK };
+    let mut reply = render::object(&call, scope.kind, code, written.bytes)?;
+    respond::warn(&mut reply, &warnings);
+    Ok(reply)
+}
+
+/// Replaces an object by what `change` makes of the stored one (in its stored version), again and again until nobody
+/// else was faster.
+///
+/// # Errors
+/// 404, 409, 422, and what `change` says.
+pub(crate) async fn apply(
+    writer: &Writer<'_>,
+    scope: &Scope<'_>,
+    part: Part,
+    tracking: Tracking,
+    mut change: impl FnMut(&Value) -> Result<Value, ApiError>,
+) -> Result<Written, ApiError> {
+    let key = scope.key();
+    for _ in 0..RETRIES {
+        let entry = scope.cache.get(&key).ok_or_else(|| scope.not_found())?;
+        let old = entry.value();
+        let new = change(&old)?;
+        if let Some(written) = attempt(writer, scope, part, tracking, &entry, &old, new).await? {
+            return Ok(written);
+        }
+    }
+    Err(ApiError::conflict_modified(scope.kind.plural, scope.kind.group, scope.name))
+}
+
+/// One try; `None` when somebody else was faster.
+async fn attempt(
+    writer: &Writer<'_>,
+    scope: &Scope<'_>,
+    part: Part,
+    tracking: Tracking,
+    entry: &Entry,
+    old: &Value,
+    mut new: Value,
+) -> Result<Option<Written>, ApiError> {
+    let kind = scope.kind;
+    preconditions(scope, &new, old, entry.revision)?;
+    api::meta::clear_resource_version(&mut new);
+    let reserved = match part {
+        Part::Main => writer.admission().update(kind, &mut new, old)?,
+        _ => None,
+    };
+    let errors = match part {
+        Part::Main => {
+            kind.prepare_update(&mut new, old);
+            kind.validate_update(&served(kind, &new), &served(kind, old))
+        }
+        Part::Status => {
+            kind.prepare_status_update(&mut new, old);
+            kind.validate_status_update(&new, old)
+        }
+        Part::Finalize => {
+            new = finalized(&new, old);
+            Vec::new()
+        }
+        Part::Binding => Vec::new(),
+    };
+    if !errors.is_empty() {
+        return Err(ApiError::invalid(kind.kind, kind.group, scope.name, errors));
+    }
+    if tracking == Tracking::Update {
+        let ty = storage_schema_of(kind)?;
+        let sub = part.subresource();
+        new = api::managed_fields::update(ty, Some(old), new, writer.manager, &writer.now_text(), sub);
+        api::meta::clear_resource_version(&mut new);
+    }
+    let stored = encode_stored(&new);
+    if goes_now(&new, old, kind.kind) {
+        if writer.dry_run {
+            return Ok(Some(Written { bytes: with_revision(&stored, entry.revision), created: false }));
+        }
+        return match writer.remove(scope, &scope.key(), entry.revision).await? {
+            Commit::Done(revision) => Ok(Some(Written { bytes: with_revision(&stored, revision), created: false })),
+            Commit::Again => Ok(None),
+        };
+    }
+    if same(&new, old) {
+        return Ok(Some(Written { bytes: entry.bytes.clone(), created: false }));
+    }
+    if writer.dry_run {
+        return Ok(Some(Written { bytes: with_revision(&stored, entry.revision), created: false }));
+    }
+    let outcome = writer.put(scope, &scope.key(), stored.clone(), entry.revision, None).await?;
+    drop(reserved);
+    match outcome {
+        Commit::Done(revision) => Ok(Some(Written { bytes: with_revision(&stored, revision), created: false })),
+        Commit::Again => Ok(None),
+    }
+}
+
+/// # Errors
+/// 409 when the writer has seen another state, or another object of the same name.
+pub(crate) fn preconditions(scope: &Scope<'_>, new: &Value, old: &Value, revision: u64) -> Result<(), ApiError> {
+    let (plural, group) = (scope.kind.plural, scope.kind.group);
+    let uid = api::meta::uid(new);
+    if !uid.is_empty() && uid != api::meta::uid(old) {
+        let cause =
+            format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", api::meta::uid(old));
+        return Err(ApiError::conflict(plural, group, scope.name, &cause));
+    }
+    match api::meta::resource_version(new) {
+        "" => Ok(()),
+        seen => match seen.parse::<u64>() {
+            Ok(0) => Ok(()),
+            Ok(seen) if seen == revision => Ok(()),
+            Ok(_) => Err(ApiError::conflict_modified(plural, group, scope.name)),
+            Err(_) => {
+                let error = FieldError::invalid("metadata.resourceVersion", seen, "must be an unsigned integer");
+                Err(ApiError::invalid(scope.kind.kind, group, scope.name, vec![error]))
+            }
+        },
+    }
+}
+
+/// The stored Namespace with the finalizers of its new spec.
+fn finalized(new: &Value, old: &Value) -> Value {
+    let mut out = old.clone();
+    api::meta::clear_resource_version(&mut out);
+    match new["spec"].get("finalizers").filter(|f| f.as_array().is_some_and(|f| !f.is_empty())) {
+        Some(finalizers) => out["spec"]["finalizers"] = finalizers.clone(),
+        None => {
+            if let Some(spec) = out.get_mut("spec").and_then(Value::as_object_mut) {
+                spec.remove("finalizers");
+            }
+        }
+    }
+    out
+}
+
+/// Whether an update is the end of an object: its deletion was asked for, and nothing holds it any more.
+fn goes_now(new: &Value, old: &Value, kind: &str) -> bool {
+    if !api::meta::is_deleting(old) || !api::meta::finalizers(new).is_empty() {
+        return false;
+    }
+    let grace = old["metadata"]["deletionGracePeriodSeconds"].as_i64().unwrap_or(0);
+    let held = kind == "Namespace" && new["spec"]["finalizers"].as_array().is_some_and(|f| !f.is_empty());
+    grace == 0 && !held
+}
+
+/// Whether a write changes nothing: then nothing is written and nobody is told.
+fn same(new: &Value, old: &Value) -> bool {
+    let (Some(new), Some(old)) = (new.as_object(), old.as_object()) else { return false };
+    let rest = |m: &serde_json::Map<String, Value>| m.keys().filter(|k| *k != "metadata").count();
+    rest(new) == rest(old)
+        && new.iter().all(|(key, value)| key == "metadata" || old.get(key) == Some(value))
+        && same_metadata(&new["metadata"], &old["metadata"])
+}
+
+/// Metadata without the revision, and managed fields without their times.
+fn same_metadata(new: &Value, old: &Value) -> bool {
+    let (Some(new), Some(old)) = (new.as_object(), old.as_object()) else { return false };
+    let skipped = |k: &&String| !matches!(k.as_str(), "resourceVersion" | "managedFields");
+    let count = |m: &serde_json::Map<String, Value>| m.keys().filter(skipped).count();
+    let timeless = |m: &serde_json::Map<String, Value>| {
+        let mut list = m.get("managedFields").cloned().unwrap_or(Value::Null);
+        for entry in list.as_array_mut().into_iter().flatten() {
+            if let Some(entry) = entry.as_object_mut() {
+                entry.remove("time");
+            }
+        }
+        list
+    };
+    count(new) == count(old)
+        && new.iter().filter(|(k, _)| skipped(k)).all(|(k, v)| old.get(k) == Some(v))
+        && (new.get("managedFields") == old.get("managedFields") || timeless(new) == timeless(old))
+}

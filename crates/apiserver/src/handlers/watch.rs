@@ -1,0 +1,365 @@
+//! Watch: a position in a kind's ring of changes, read on as the client takes them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::kinds::KindInfo;
+use api::status::{ApiError, FieldError};
+use api::table::{self, IncludeObject};
+use bytes::{Bytes, BytesMut};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::{HeaderValue, Response};
+use rand::Rng as _;
+use serde_json::{Value, json};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::watch::Receiver;
+use tokio::time::{Instant, Interval, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+
+use super::list::Filter;
+use super::{Call, Scope, render};
+use crate::cache::kind::{self, Change, Event, KindCache};
+use crate::cache::{Caches, Entry};
+use crate::http::accept::Form;
+use crate::http::body::Body;
+use crate::http::query::Match;
+use crate::http::respond::Reply;
+
+/// Changes taken from the ring at a time.
+const BATCH: usize = 256;
+/// Bytes of one piece sent to a client.
+const PIECE: usize = 256 << 10;
+/// A watch without a limit of its own lasts this long and up to twice as long, so that reconnects spread.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(1800);
+/// Annotation of the bookmark that ends the initial events.
+const INITIAL_END: &str = "k8s.io/initial-events-end";
+
+/// GET with `watch`.
+pub(crate) async fn serve(mut call: Call, scope: Scope<'_>) -> Result<Reply, ApiError> {
+    let mut filter = Filter::of(&call, &scope)?;
+    if !scope.name.is_empty() {
+        // Watching one object is watching the collection with a selector.
+        let only = api::selectors::FieldSelector::parse(&format!("metadata.name={}", scope.name))?;
+        filter.fields = only;
+    }
+    check(&call)?;
+    let view = View { kind: scope.kind, form: call.form, include: include(&call)? };
+    let caches = call.server.caches.clone();
+    let mut stream = Stream {
+        cache: scope.cache.clone(),
+        head: scope.cache.head(),
+        progress: caches.progress(),
+        caches,
+        filter,
+        view,
+        initial: Vec::new().into_iter(),
+        initial_end: None,
+        position: 0,
+        sent: 0,
+        bookmarks: call.query.bookmarks,
+        ticks: ticks(call.server.config.limits.bookmark_interval),
+        deadline: Instant::now() + timeout(&call),
+        end: call.server.streams_end.clone(),
+        pending: Vec::new(),
+        state: State::Open,
+        columns_sent: false,
+        _place: call.place.take(),
+    };
+    if let Err(error) = stream.begin(&call).await {
+        // In the stream, where reflectors look for it.
+        stream.state = State::Last(error_line(&error));
+    }
+    let chunks = futures::stream::unfold(stream, |mut stream| async move {
+        let bytes = stream.next().await?;
+        Some((bytes, stream))
+    });
+    let mut reply = Response::new(Body::stream(chunks));
+    reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    reply.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+    Ok(reply)
+}
+
+fn include(call: &Call) -> Result<IncludeObject, ApiError> {
+    match call.form {
+        Form::PartialList | Form::AggregatedDiscovery => Err(ApiError::not_acceptable(&["application/json"])),
+        _ => render::include(call),
+    }
+}
+
+fn check(call: &Call) -> Result<(), ApiError> {
+    let q = &call.query;
+    let forbidden = |field: &str, detail: &str| {
+        Err(ApiError::invalid("ListOptions", "meta.k8s.io", "", vec![FieldError::forbidden(field, detail)]))
+    };
+    match (q.initial_events, q.matching) {
+        (Some(_), Some(Match::NotOlderThan)) => Ok(()),
+        (Some(_), _) => {
+            forbidden("resourceVersionMatch", "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan")
+        }
+        (None, Some(_)) => forbidden(
+            "resourceVersionMatch",
+            "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+        ),
+        (None, None) => Ok(()),
+    }
+}
+
+fn timeout(call: &Call) -> Duration {
+    match call.query.timeout_s {
+        Some(seconds) => Duration::from_secs(seconds),
+        None => DEFAULT_TIMEOUT.mul_f64(1.0 + rand::rng().random_range(0.0..1.0)),
+    }
+}
+
+fn ticks(every: Duration) -> Interval {
+    let mut ticks = tokio::time::interval_at(Instant::now() + every, every);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
+}
+
+fn error_line(error: &ApiError) -> Bytes {
+    kind::frame("ERROR", error.to_status().to_string().as_bytes())
+}
+
+/// How objects are shown.
+struct View {
+    kind: &'static KindInfo,
+    form: Form,
+    include: IncludeObject,
+}
+
+enum State {
+    Open,
+    /// One more piece, then the end.
+    Last(Bytes),
+    Ended,
+}
+
+/// One open watch.
+struct Stream {
+    caches: Arc<Caches>,
+    cache: Arc<KindCache>,
+    head: Receiver<u64>,
+    progress: Receiver<u64>,
+    filter: Filter,
+    view: View,
+    /// What there was when the watch began, still to be sent.
+    initial: std::vec::IntoIter<Arc<Entry>>,
+    /// The bookmark after it.
+    initial_end: Option<u64>,
+    position: u64,
+    /// The newest revision the client has been told.
+    sent: u64,
+    bookmarks: bool,
+    ticks: Interval,
+    deadline: Instant,
+    end: CancellationToken,
+    pending: Vec<Arc<Event>>,
+    state: State,
+    columns_sent: bool,
+    _place: Option<OwnedSemaphorePermit>,
+}
+
+impl Stream {
+    /// Finds where to begin.
+    async fn begin(&mut self, call: &Call) -> Result<(), ApiError> {
+        let q = &call.query;
+        let initial = match (q.initial_events, q.revision) {
+            (Some(wanted), _) => wanted,
+            // Without a revision, and with the one that means "any", a watch begins with what there is.
+            (None, None | Some(0)) => true,
+            (None, Some(_)) => false,
+        };
+        match q.revision {
+            Some(0) => {}
+            None => drop(self.caches.consistent().await?),
+            Some(revision) => self.caches.not_older_than(revision).await?,
+        }
+        if initial {
+            let applied = self.caches.applied();
+            let snapshot = self.cache.snapshot(&self.filter.namespace, None, 0, false, |e| self.filter.keeps(e));
+            self.position = snapshot.position;
+            self.sent = applied.max(snapshot.newest);
+            self.initial = snapshot.entries.into_iter();
+            self.initial_end = (q.initial_events == Some(true) && q.bookmarks).then_some(self.sent);
+            return Ok(());
+        }
+        let from = q.revision.unwrap_or_else(|| self.caches.applied());
+        self.position =
+            self.cache.position_after(from).map_err(|old| ApiError::too_old_resource_version(from, old.oldest))?;
+        self.sent = from;
+        Ok(())
+    }
+
+    /// The next piece; `None` at the end.
+    async fn next(&mut self) -> Option<Bytes> {
+        match std::mem::replace(&mut self.state, State::Ended) {
+            State::Ended => return None,
+            State::Last(bytes) => return Some(bytes),
+            State::Open => self.state = State::Open,
+        }
+        loop {
+            if let Some(piece) = self.take_initial() {
+                return Some(piece);
+            }
+            self.head.borrow_and_update();
+            // Read before the ring is: everything up to it is in the ring.
+            let through = *self.progress.borrow();
+            match self.take_changes() {
+                Ok(Some(piece)) => return Some(piece),
+                Ok(None) => {}
+                Err(piece) => {
+                    self.state = State::Ended;
+                    return Some(piece);
+                }
+            }
+            tokio::select! {
+                changed = self.head.changed() => if changed.is_err() { return self.finish(through) },
+                _ = self.ticks.tick(), if self.bookmarks => {
+                    if through > self.sent {
+                        self.sent = through;
+                        return Some(self.bookmark(through, false));
+                    }
+                }
+                () = tokio::time::sleep_until(self.deadline) => return self.finish(through),
+                () = self.end.cancelled() => return self.finish(through),
+            }
+        }
+    }
+
+    /// Ends the watch, with a bookmark for those who want to go on.
+    fn finish(&mut self, through: u64) -> Option<Bytes> {
+        self.state = State::Ended;
+        (self.bookmarks && through > self.sent).then(|| self.bookmark(through, false))
+    }
+
+    fn take_initial(&mut self) -> Option<Bytes> {
+        let mut out = BytesMut::new();
+        while out.len() < PIECE {
+            let Some(entry) = self.initial.next() else { break };
+            let line = self.line(Change::Added, &entry);
+            out.extend_from_slice(&line);
+        }
+        if self.initial.len() == 0
+            && let Some(revision) = self.initial_end.take()
+        {
+            out.extend_from_slice(&self.bookmark(revision, true));
+        }
+        (!out.is_empty()).then(|| out.freeze())
+    }
+
+    /// New changes that concern this watch. `Err` is the last line of a watch that was too slow.
+    fn take_changes(&mut self) -> Result<Option<Bytes>, Bytes> {
+        loop {
+            self.pending.clear();
+            let mut pending = std::mem::take(&mut self.pending);
+            let read = self.cache.read_from(self.position, BATCH, &mut pending);
+            match read {
+                Ok(position) => self.position = position,
+                Err(old) => return Err(error_line(&ApiError::too_old_resource_version(self.sent, old.oldest))),
+            }
+            if pending.is_empty() {
+                self.pending = pending;
+                return Ok(None);
+            }
+            let mut first = Bytes::new();
+            let mut more = BytesMut::new();
+            for event in pending.drain(..) {
+                let Some(line) = self.event(&event) else { continue };
+                self.sent = self.sent.max(event.entry.revision);
+                if first.is_empty() {
+                    first = line;
+                    continue;
+                }
+                if more.is_empty() {
+                    more.extend_from_slice(&first);
+                }
+                more.extend_from_slice(&line);
+            }
+            self.pending = pending;
+            if !first.is_empty() {
+                return Ok(Some(if more.is_empty() { first } else { more.freeze() }));
+            }
+        }
+    }
+
+    /// What a change looks like through the selectors: objects come into view and leave it.
+    fn event(&mut self, event: &Event) -> Option<Bytes> {
+        let is = self.filter.matches(&event.entry);
+        if event.change == Change::Deleted {
+            return is.then(|| self.shared(event));
+        }
+        let was = event.previous.as_deref().is_some_and(|previous| self.filter.matches(previous));
+        match (was, is) {
+            (true, true) => Some(self.shared(event)),
+            (false, true) if event.change == Change::Added => Some(self.shared(event)),
+            (false, true) => Some(self.line(Change::Added, &event.entry)),
+            (true, false) => {
+                let previous = event.previous.as_deref()?;
+                Some(self.line(Change::Deleted, &previous.at(event.entry.revision)))
+            }
+            (false, false) => None,
+        }
+    }
+
+    /// The line encoded once for all watches, where this one shows objects as they are.
+    fn shared(&mut self, event: &Event) -> Bytes {
+        if self.view.form == Form::Object && !crate::cache::entry::is_converted(self.view.kind) {
+            return event.frame();
+        }
+        self.line(event.change, &event.entry)
+    }
+
+    fn line(&mut self, change: Change, entry: &Entry) -> Bytes {
+        let word = change.as_str();
+        if self.view.form == Form::Object {
+            return kind::frame(word, &entry.document(self.view.kind));
+        }
+        let mut object = entry.value();
+        self.view.kind.from_storage(&mut object);
+        kind::frame(word, self.shown(&object).to_string().as_bytes())
+    }
+
+    fn shown(&mut self, object: &Value) -> Value {
+        if self.view.form == Form::Partial {
+            return table::partial_metadata(object);
+        }
+        let mut table = table::table(self.view.kind, [object], jiff::Timestamp::now(), self.view.include);
+        table["metadata"] = json!({"resourceVersion": api::meta::resource_version(object)});
+        if std::mem::replace(&mut self.columns_sent, true) {
+            // Headings come with the first table only.
+            table["columnDefinitions"] = Value::Null;
+        }
+        table
+    }
+
+    fn bookmark(&mut self, revision: u64, initial_end: bool) -> Bytes {
+        let mut metadata = json!({"resourceVersion": revision.to_string(), "creationTimestamp": null});
+        if initial_end {
+            metadata["annotations"] = json!({INITIAL_END: "true"});
+        }
+        let object = match self.view.form {
+            Form::Table => {
+                let object =
+                    json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata});
+                let columns = match std::mem::replace(&mut self.columns_sent, true) {
+                    true => Value::Null,
+                    false => Value::Array(table::column_definitions(self.view.kind)),
+                };
+                let cells = vec![Value::Null; self.view.kind.columns.list.len()];
+                json!({
+                    "kind": "Table",
+                    "apiVersion": "meta.k8s.io/v1",
+                    "metadata": {"resourceVersion": revision.to_string()},
+                    "columnDefinitions": columns,
+                    "rows": [{"cells": cells, "object": object}],
+                })
+            }
+            Form::Partial => {
+                json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata})
+            }
+            _ => json!({"kind": self.view.kind.kind, "apiVersion": self.view.kind.api_version(), "metadata": metadata}),
+        };
+        kind::frame("BOOKMARK", object.to_string().as_bytes())
+    }
+}

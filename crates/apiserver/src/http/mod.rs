@@ -1,0 +1,12 @@
+//! HTTP: connections, paths, parameters, bodies.
+
+pub mod accept;
+pub mod body;
+pub mod decode;
+pub mod listener;
+pub mod path;
+mod protobuf;
+pub mod query;
+pub mod respond;
+
+pub use body::Body;

@@ -1,0 +1,26 @@
+//! The Kubernetes API over HTTPS, and over a `tower::Service` for clients in the same process.
+//!
+//! A request is authenticated, authorized, decoded, completed by admission, validated, and written to the store at the
+//! revision it was based on. Reads are answered from a cache that holds every object encoded, so that a list is a
+//! concatenation of bytes; a write is answered when the cache shows it.
+
+mod admission;
+mod authn;
+mod authz;
+mod bootstrap;
+mod cache;
+mod config;
+mod handlers;
+mod http;
+pub mod pki;
+mod proxy;
+mod server;
+
+pub use authn::UserInfo;
+pub use authz::{Attributes, Authorizer, Decision};
+pub use cache::Caches;
+pub use config::{Config, Limits};
+pub use handlers::version;
+pub use http::Body;
+pub use http::listener::TlsError;
+pub use server::{ApiServer, InProcess, StartError};

@@ -1,0 +1,9 @@
+//! What every layer may know: identities and names. No wire types, no "misc".
+
+pub mod backoff;
+mod errors;
+pub mod instance;
+pub mod log;
+pub mod rt;
+
+pub use errors::chain;

@@ -1,0 +1,73 @@
+//! Empties a namespace that is being deleted, then lets it go.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Method;
+use k8s_openapi::api::core::v1::Namespace;
+use reconcile::namespace::Remaining;
+use serde_json::Value;
+
+use super::{Context, Pass};
+use crate::actuator::{ActError, is_not_found};
+use crate::cache::Key;
+
+/// While content goes away by itself (graceful pods, finalizers), how soon to count again.
+const RECOUNT: Duration = Duration::from_secs(1);
+
+pub(super) fn pass(c: Arc<Context>, (_, name): Key) -> Pass {
+    Box::pin(async move {
+        let Some(ns) = c.caches.namespaces.get("", &name) else { return Ok(None) };
+        if !reconcile::plan::terminating(&ns.metadata) {
+            return Ok(None);
+        }
+        let remaining = empty(&c, &name).await?;
+        let left = !remaining.objects.is_empty();
+        // The cached object may lag: the finalizer is taken off the newest.
+        let newest = match c.actuator.call(Method::GET, &format!("/api/v1/namespaces/{name}"), None, None).await {
+            Ok(v) => serde_json::from_value::<Namespace>(v).ok(),
+            Err(e) if is_not_found(&e) => None,
+            Err(e) => return Err(e),
+        };
+        let Some(newest) = newest else { return Ok(None) };
+        c.carry_out(reconcile::namespace::plan(&newest, &remaining)).await?;
+        Ok(left.then_some(RECOUNT))
+    })
+}
+
+/// Asks for the deletion of everything and counts what is left.
+async fn empty(c: &Context, namespace: &str) -> Result<Remaining, ActError> {
+    let mut remaining = Remaining::default();
+    let storage = |k: &&api::kinds::KindInfo| k.namespaced && k.verbs.contains(&"deletecollection");
+    for kind in api::kinds::registry().all().iter().filter(storage) {
+        if kind.group == "events.k8s.io" {
+            continue; // the same objects as core events
+        }
+        let root = if kind.group.is_empty() { "/api".into() } else { format!("/apis/{}", kind.group) };
+        let path = format!("{root}/{}/namespaces/{namespace}/{}", kind.version, kind.plural);
+        let list = c.actuator.call(Method::GET, &path, None, None).await?;
+        let items = list["items"].as_array().map(Vec::as_slice).unwrap_or_default();
+        if items.is_empty() {
+            continue;
+        }
+        c.actuator.call(Method::DELETE, &path, None, None).await?;
+        let list = c.actuator.call(Method::GET, &path, None, None).await?;
+        let items = list["items"].as_array().map(Vec::as_slice).unwrap_or_default();
+        if !items.is_empty() {
+            let group = if kind.group.is_empty() { String::new() } else { kind.group.to_owned() };
+            remaining.objects.push((format!("{}.{group}", kind.plural), items.len()));
+            count_finalizers(items, &mut remaining);
+        }
+    }
+    Ok(remaining)
+}
+
+fn count_finalizers(items: &[Value], remaining: &mut Remaining) {
+    let names = items.iter().flat_map(|i| i["metadata"]["finalizers"].as_array().into_iter().flatten());
+    for finalizer in names.filter_map(Value::as_str) {
+        match remaining.finalizers.iter_mut().find(|(n, _)| n == finalizer) {
+            Some((_, count)) => *count += 1,
+            None => remaining.finalizers.push((finalizer.to_owned(), 1)),
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! One pass of each controller: gather from the caches, ask `reconcile`, carry out.
+
+use std::sync::Arc;
+
+use k8s_openapi::jiff::Timestamp;
+use reconcile::plan::{Plan, namespace as namespace_of};
+
+use super::{Context, Pass};
+use crate::cache::Key;
+
+fn refs<T>(list: &[Arc<T>]) -> Vec<&T> {
+    list.iter().map(Arc::as_ref).collect()
+}
+
+fn now() -> Timestamp {
+    Timestamp::now()
+}
+
+pub(super) fn deployment(c: Arc<Context>, (ns, name): Key) -> Pass {
+    Box::pin(async move {
+        let Some(d) = c.caches.deployments.get(&ns, &name) else { return Ok(None) };
+        let (sets, pods) = (c.caches.sets.in_namespace(&ns), c.caches.pods.in_namespace(&ns));
+        c.carry_out(reconcile::deployment::plan(&d, &refs(&sets), &refs(&pods), now())).await
+    })
+}
+
+pub(super) fn replica_set(c: Arc<Context>, (ns, name): Key) -> Pass {
+    Box::pin(async move {
+        let Some(rs) = c.caches.sets.get(&ns, &name) else { return Ok(None) };
+        let pods = c.caches.pods.in_namespace(&ns);
+        c.carry_out(reconcile::replicaset::plan(&rs, &refs(&pods), now())).await
+    })
+}
+
+pub(super) fn stateful_set(c: Arc<Context>, (ns, name): Key) -> Pass {
+    Box::pin(async move {
+        let Some(set) = c.caches.stateful_sets.get(&ns, &name) else { return Ok(None) };
+        let pods = c.caches.pods.in_namespace(&ns);
+        let claims = c.caches.claims.in_namespace(&ns);
+        let revisions = c.caches.revisions.in_namespace(&ns);
+        let plan = reconcile::statefulset::plan(&set, &refs(&pods), &refs(&claims), &refs(&revisions), now());
+        c.carry_out(plan).await
+    })
+}
+
+pub(super) fn job(c: Arc<Context>, (ns, name): Key) -> Pass {
+    Box::pin(async move {
+        let Some(job) = c.caches.jobs.get(&ns, &name) else { return Ok(None) };
+        let pods = c.caches.pods.in_namespace(&ns);
+        c.carry_out(reconcile::job::plan(&job, &refs(&pods), now())).await
+    })
+}
+
+pub(super) fn service(c: Arc<Context>, (ns, name): Key) -> Pass {
+    Box::pin(async move {
+        let Some(service) = c.caches.services.get(&ns, &name) else { return Ok(None) };
+        let pods = c.caches.pods.in_namespace(&ns);
+        let mut slices = c.caches.slices.in_namespace(&ns);
+        slices.retain(|s| {
+            s.metadata.labels.as_ref().and_then(|l| l.get("kubernetes.io/service-name")).is_some_and(|n| *n == name)
+        });
+        let endpoints = c.caches.endpoints.get(&ns, &name);
+        let plan = reconcile::endpointslice::plan(&service, &refs(&pods), &refs(&slices), endpoints.as_deref());
+        c.carry_out(plan).await
+    })
+}
+
+pub(super) fn account(c: Arc<Context>, (_, name): Key) -> Pass {
+    Box::pin(async move {
+        let Some(ns) = c.caches.namespaces.get("", &name) else { return Ok(None) };
+        let account = c.caches.accounts.get(&name, "default");
+        let ca = c.caches.root_cas.get(&name, "kube-root-ca.crt");
+        let plan = reconcile::serviceaccount::plan(&ns, account.as_deref(), ca.as_deref(), &c.config.ca_pem);
+        c.carry_out(plan).await
+    })
+}
+
+pub(super) fn node(c: Arc<Context>, (_, name): Key) -> Pass {
+    Box::pin(async move {
+        let Some(node) = c.caches.nodes.get("", &name) else { return Ok(None) };
+        let lease = c.caches.leases.get("kube-node-lease", &name);
+        let mut pods = c.caches.pods.all();
+        pods.retain(|p| p.spec.as_ref().and_then(|s| s.node_name.as_deref()) == Some(name.as_str()));
+        c.carry_out(reconcile::node_lifecycle::plan(&node, lease.as_deref(), &refs(&pods), now())).await
+    })
+}
+
+pub(super) fn claim(c: Arc<Context>, (ns, name): Key) -> Pass {
+    Box::pin(async move {
+        let Some(claim) = c.caches.claims.get(&ns, &name) else { return Ok(None) };
+        let volumes = c.caches.volumes.all();
+        let class = claim.spec.as_ref().and_then(|s| s.storage_class_name.as_deref());
+        let class = class.and_then(|n| c.caches.classes.get("", n));
+        let pods = c.caches.pods.in_namespace(namespace_of(&claim.metadata));
+        let in_use = reconcile::volume::in_use(&claim, &refs(&pods));
+        let root = &c.config.local_volume_root;
+        c.carry_out(reconcile::volume::plan_claim(&claim, &refs(&volumes), class.as_deref(), in_use, root)).await
+    })
+}
+
+pub(super) fn volume(c: Arc<Context>, (_, name): Key) -> Pass {
+    Box::pin(async move {
+        let Some(volume) = c.caches.volumes.get("", &name) else { return Ok(None) };
+        let reference = volume.spec.as_ref().and_then(|s| s.claim_ref.as_ref());
+        let claim = reference.and_then(|r| {
+            c.caches.claims.get(r.namespace.as_deref().unwrap_or_default(), r.name.as_deref().unwrap_or_default())
+        });
+        let plan: Plan = reconcile::volume::plan_volume(&volume, claim.as_deref());
+        c.carry_out(plan).await
+    })
+}

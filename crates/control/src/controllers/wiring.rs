@@ -1,0 +1,254 @@
+//! Which change asks for which pass.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::runtime::watcher::Config;
+use kube::{Api, Resource};
+use reconcile::plan::{controller, name, namespace};
+
+use super::{Context, KeyQueue};
+use crate::cache::Listener;
+
+/// Follows everything, and fills the queues.
+pub(super) fn follow(context: &Arc<Context>) {
+    let c = &context.caches;
+    let q = &context.queues;
+    let all = Config::default;
+    let drain = || context.drain.clone();
+    let client = || context.client.clone();
+    c.deployments.follow(Api::all(client()), all(), vec![to_itself(&q.deployments)], drain());
+    let to_owner = to_controller(&q.deployments, "Deployment");
+    c.sets.follow(Api::all(client()), all(), vec![to_itself(&q.sets), to_owner, orphan_sets(context)], drain());
+    let to_owner = to_controller(&q.stateful_sets, "StatefulSet");
+    c.revisions.follow(Api::all(client()), all(), vec![to_owner], drain());
+    c.stateful_sets.follow(Api::all(client()), all(), vec![to_itself(&q.stateful_sets)], drain());
+    c.jobs.follow(Api::all(client()), all(), vec![to_itself(&q.jobs)], drain());
+    let pods = vec![
+        to_controller(&q.sets, "ReplicaSet"),
+        to_controller(&q.stateful_sets, "StatefulSet"),
+        to_controller(&q.jobs, "Job"),
+        pods_to_deployments(context),
+        orphan_pods(context),
+        pods_to_services(context),
+        pods_to_claims(context),
+        crate::scheduling::on_pod(context),
+    ];
+    c.pods.follow(Api::all(client()), all(), pods, drain());
+    c.services.follow(Api::all(client()), all(), vec![to_itself(&q.services)], drain());
+    c.endpoints.follow(Api::all(client()), all(), vec![to_itself(&q.services)], drain());
+    c.slices.follow(Api::all(client()), all(), vec![slices_to_services(&q.services)], drain());
+    let namespaces = vec![to_itself(&q.namespaces), to_itself(&q.accounts), crate::scheduling::on_namespace(context)];
+    c.namespaces.follow(Api::all(client()), all(), namespaces, drain());
+    c.accounts.follow(Api::all(client()), all(), vec![to_namespace(&q.accounts)], drain());
+    let root_ca = all().fields("metadata.name=kube-root-ca.crt");
+    c.root_cas.follow(Api::all(client()), root_ca, vec![to_namespace(&q.accounts)], drain());
+    c.nodes.follow(Api::all(client()), all(), vec![to_itself(&q.nodes), crate::scheduling::on_node(context)], drain());
+    let leases = Api::namespaced(client(), "kube-node-lease");
+    // A renewal needs no pass of its own: the pass that is due asks again only when the node stays silent.
+    c.leases.follow(leases, all(), Vec::new(), drain());
+    c.claims.follow(Api::all(client()), all(), vec![to_itself(&q.claims), claims_onward(context)], drain());
+    c.volumes.follow(Api::all(client()), all(), vec![to_itself(&q.volumes), volumes_to_claims(context)], drain());
+    c.classes.follow(Api::all(client()), all(), vec![classes_to_claims(context)], drain());
+}
+
+fn either<'a, K>(old: Option<&'a Arc<K>>, new: Option<&'a Arc<K>>) -> Option<&'a Arc<K>> {
+    new.or(old)
+}
+
+fn to_itself<K: Resource>(queue: &KeyQueue) -> Listener<K> {
+    let queue = queue.clone();
+    Box::new(move |old, new| {
+        if let Some(o) = either(old, new) {
+            queue.add(namespace(o.meta()), name(o.meta()));
+        }
+    })
+}
+
+fn to_namespace<K: Resource>(queue: &KeyQueue) -> Listener<K> {
+    let queue = queue.clone();
+    Box::new(move |old, new| {
+        if let Some(o) = either(old, new) {
+            queue.add("", namespace(o.meta()));
+        }
+    })
+}
+
+/// To the owner of that kind, of before and of now.
+fn to_controller<K: Resource>(queue: &KeyQueue, kind: &'static str) -> Listener<K> {
+    let queue = queue.clone();
+    Box::new(move |old, new| {
+        for o in [old, new].into_iter().flatten() {
+            if let Some(owner) = controller(o.meta()).filter(|r| r.kind == kind) {
+                queue.add(namespace(o.meta()), &owner.name);
+            }
+        }
+    })
+}
+
+/// A pod that ends lets a `Recreate` Deployment go on: to the Deployment above the pod's ReplicaSet.
+fn pods_to_deployments(context: &Arc<Context>) -> Listener<Pod> {
+    let weak = Arc::downgrade(context);
+    Box::new(move |old, new| {
+        let Some(c) = weak.upgrade() else { return };
+        let ended = new.is_none_or(|p| reconcile::pods::finished(p));
+        let Some(pod) = either(old, new).filter(|_| ended) else { return };
+        let Some(owner) = controller(&pod.metadata).filter(|r| r.kind == "ReplicaSet") else { return };
+        let ns = namespace(&pod.metadata);
+        let set = c.caches.sets.get(ns, &owner.name);
+        if let Some(d) = set.as_ref().and_then(|rs| controller(&rs.metadata)) {
+            c.queues.deployments.add(ns, &d.name);
+        }
+    })
+}
+
+/// A pod without an owner may be adopted by any ReplicaSet of its namespace.
+fn orphan_pods(context: &Arc<Context>) -> Listener<Pod> {
+    let weak = Arc::downgrade(context);
+    Box::new(move |_, new| {
+        let (Some(c), Some(pod)) = (weak.upgrade(), new) else { return };
+        if controller(&pod.metadata).is_some() || pod.metadata.labels.is_none() {
+            return;
+        }
+        for rs in c.caches.sets.in_namespace(namespace(&pod.metadata)) {
+            let selector = rs.spec.as_ref().map(|s| reconcile::labels::selector(&s.selector));
+            if selector.is_some_and(|s| reconcile::labels::matches(&s, &pod.metadata)) {
+                c.queues.sets.add(namespace(&rs.metadata), name(&rs.metadata));
+            }
+        }
+    })
+}
+
+fn orphan_sets(context: &Arc<Context>) -> Listener<k8s_openapi::api::apps::v1::ReplicaSet> {
+    let weak = Arc::downgrade(context);
+    Box::new(move |_, new| {
+        let (Some(c), Some(rs)) = (weak.upgrade(), new) else { return };
+        if controller(&rs.metadata).is_none() {
+            for d in c.caches.deployments.in_namespace(namespace(&rs.metadata)) {
+                c.queues.deployments.add(namespace(&d.metadata), name(&d.metadata));
+            }
+        }
+    })
+}
+
+/// To the Services that select the pod, before or now, when something changed that an endpoint tells.
+fn pods_to_services(context: &Arc<Context>) -> Listener<Pod> {
+    let weak = Arc::downgrade(context);
+    Box::new(move |old, new| {
+        let Some(c) = weak.upgrade() else { return };
+        if old.map(|p| endpoint_facts(p)) == new.map(|p| endpoint_facts(p)) {
+            return;
+        }
+        let Some(pod) = either(old, new) else { return };
+        for service in c.caches.services.in_namespace(namespace(&pod.metadata)) {
+            let Some(selector) = service.spec.as_ref().and_then(|s| s.selector.as_ref()) else { continue };
+            let fits =
+                |m: &ObjectMeta| selector.iter().all(|(k, v)| m.labels.as_ref().and_then(|l| l.get(k)) == Some(v));
+            if [old, new].into_iter().flatten().any(|p| fits(&p.metadata)) {
+                c.queues.services.add(namespace(&service.metadata), name(&service.metadata));
+            }
+        }
+    })
+}
+
+/// What an endpoint says of a pod.
+type EndpointFacts =
+    (Option<String>, bool, bool, bool, Option<std::collections::BTreeMap<String, String>>, Option<String>);
+
+fn endpoint_facts(pod: &Pod) -> EndpointFacts {
+    (
+        pod.status.as_ref().and_then(|s| s.pod_ip.clone()),
+        reconcile::pods::ready(pod),
+        reconcile::pods::finished(pod),
+        pod.metadata.deletion_timestamp.is_some(),
+        pod.metadata.labels.clone(),
+        pod.spec.as_ref().and_then(|s| s.node_name.clone()),
+    )
+}
+
+fn slices_to_services(queue: &KeyQueue) -> Listener<k8s_openapi::api::discovery::v1::EndpointSlice> {
+    let queue = queue.clone();
+    Box::new(move |old, new| {
+        for slice in [old, new].into_iter().flatten() {
+            if let Some(service) = slice.metadata.labels.as_ref().and_then(|l| l.get("kubernetes.io/service-name")) {
+                queue.add(namespace(&slice.metadata), service);
+            }
+        }
+    })
+}
+
+/// A claim that is on its way out goes when the last pod that uses it ends.
+fn pods_to_claims(context: &Arc<Context>) -> Listener<Pod> {
+    let weak = Arc::downgrade(context);
+    Box::new(move |old, new| {
+        let Some(c) = weak.upgrade() else { return };
+        let ended = new.is_none_or(|p| reconcile::pods::finished(p));
+        let Some(pod) = either(old, new).filter(|_| ended) else { return };
+        for volume in pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()) {
+            if let Some(claim) = &volume.persistent_volume_claim {
+                c.queues.claims.add(namespace(&pod.metadata), &claim.claim_name);
+            }
+        }
+    })
+}
+
+/// From a claim to its volume, to its StatefulSet, and to the pods that wait for it.
+fn claims_onward(context: &Arc<Context>) -> Listener<k8s_openapi::api::core::v1::PersistentVolumeClaim> {
+    let weak = Arc::downgrade(context);
+    Box::new(move |old, new| {
+        let Some(c) = weak.upgrade() else { return };
+        let Some(claim) = either(old, new) else { return };
+        for o in [old, new].into_iter().flatten() {
+            if let Some(volume) = o.spec.as_ref().and_then(|s| s.volume_name.as_deref()).filter(|v| !v.is_empty()) {
+                c.queues.volumes.add("", volume);
+            }
+        }
+        if new.is_none() {
+            let ns = namespace(&claim.metadata);
+            for set in c.caches.stateful_sets.in_namespace(ns) {
+                c.queues.stateful_sets.add(ns, name(&set.metadata));
+            }
+            let mut owned = c.caches.volumes.all();
+            owned.retain(|v| {
+                v.spec.as_ref().and_then(|s| s.claim_ref.as_ref()).is_some_and(|r| r.uid == claim.metadata.uid)
+            });
+            for volume in owned {
+                c.queues.volumes.add("", name(&volume.metadata));
+            }
+        }
+        crate::scheduling::claims_changed(&c, namespace(&claim.metadata));
+    })
+}
+
+fn volumes_to_claims(context: &Arc<Context>) -> Listener<k8s_openapi::api::core::v1::PersistentVolume> {
+    let weak = Arc::downgrade(context);
+    Box::new(move |old, new| {
+        let Some(c) = weak.upgrade() else { return };
+        let Some(volume) = either(old, new) else { return };
+        if let Some(r) = volume.spec.as_ref().and_then(|s| s.claim_ref.as_ref()) {
+            let text = |s: &Option<String>| s.clone().unwrap_or_default();
+            c.queues.claims.add(&text(&r.namespace), &text(&r.name));
+            return;
+        }
+        // A free volume may be what a waiting claim waits for.
+        for claim in c.caches.claims.all() {
+            let unbound = claim.spec.as_ref().and_then(|s| s.volume_name.as_deref()).is_none_or(str::is_empty);
+            if unbound {
+                c.queues.claims.add(namespace(&claim.metadata), name(&claim.metadata));
+            }
+        }
+    })
+}
+
+fn classes_to_claims(context: &Arc<Context>) -> Listener<k8s_openapi::api::storage::v1::StorageClass> {
+    let weak = Arc::downgrade(context);
+    Box::new(move |_, new| {
+        let (Some(c), Some(class)) = (weak.upgrade(), new) else { return };
+        for claim in c.caches.claims.all() {
+            if claim.spec.as_ref().and_then(|s| s.storage_class_name.as_deref()) == Some(name(&class.metadata)) {
+                c.queues.claims.add(namespace(&claim.metadata), name(&claim.metadata));
+            }
+        }
+    })
+}

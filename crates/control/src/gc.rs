@@ -1,0 +1,201 @@
+//! The garbage collector at work: a graph of owners and dependents over the metadata of every kind.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use futures::StreamExt;
+use http::Method;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use kube::core::{ApiResource, DynamicObject, GroupVersionKind, PartialObjectMeta};
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Api, ResourceExt};
+use parking_lot::RwLock;
+use reconcile::gc::{Dependent, FOREGROUND, Owner};
+use reconcile::plan::{Resource, namespace, terminating, uid};
+
+use crate::actuator::{ActError, is_not_found};
+use crate::controllers::{Context, KeyQueue, Pass, work};
+
+/// Kinds that own nothing and are owned by nobody, or come and go too often to be worth following.
+const NOT_FOLLOWED: [&str; 2] = ["Event", "Lease"];
+
+struct Entry {
+    resource: Resource,
+    meta: Arc<ObjectMeta>,
+}
+
+/// Objects by UID, and dependents by their owner's UID.
+#[derive(Default)]
+struct Graph {
+    objects: HashMap<String, Entry>,
+    dependents: HashMap<String, BTreeSet<String>>,
+}
+
+impl Graph {
+    fn set(&mut self, resource: Resource, meta: ObjectMeta) -> Option<Arc<ObjectMeta>> {
+        let id = uid(&meta).to_owned();
+        let old = self.remove(&id);
+        for owner in meta.owner_references.iter().flatten() {
+            self.dependents.entry(owner.uid.clone()).or_default().insert(id.clone());
+        }
+        self.objects.insert(id, Entry { resource, meta: Arc::new(meta) });
+        old
+    }
+
+    fn remove(&mut self, id: &str) -> Option<Arc<ObjectMeta>> {
+        let entry = self.objects.remove(id)?;
+        for owner in entry.meta.owner_references.iter().flatten() {
+            if let Some(set) = self.dependents.get_mut(&owner.uid) {
+                set.remove(id);
+                if set.is_empty() {
+                    self.dependents.remove(&owner.uid);
+                }
+            }
+        }
+        Some(entry.meta)
+    }
+
+    fn dependents_of(&self, id: &str) -> Vec<(Resource, Arc<ObjectMeta>)> {
+        let ids = self.dependents.get(id).into_iter().flatten();
+        ids.filter_map(|d| self.objects.get(d)).map(|e| (e.resource, e.meta.clone())).collect()
+    }
+}
+
+/// Follows every kind of the registry and starts the workers.
+pub fn start(context: &Arc<Context>) {
+    let graph: Arc<RwLock<Graph>> = Arc::default();
+    let queue = KeyQueue::default();
+    for kind in api::kinds::registry().all() {
+        let followed = kind.verbs.contains(&"watch") && !NOT_FOLLOWED.contains(&kind.kind);
+        if followed {
+            let resource = Resource { group: kind.group, version: kind.version, plural: kind.plural, kind: kind.kind };
+            follow(context, graph.clone(), queue.clone(), resource);
+        }
+    }
+    work(context, "garbage-collector", 2, queue, move |c, (_, id)| pass(c, graph.clone(), id));
+}
+
+fn follow(context: &Arc<Context>, graph: Arc<RwLock<Graph>>, queue: KeyQueue, resource: Resource) {
+    let gvk = GroupVersionKind::gvk(resource.group, resource.version, resource.kind);
+    let dynamic = ApiResource::from_gvk_with_plural(&gvk, resource.plural);
+    let api: Api<PartialObjectMeta<DynamicObject>> = Api::all_with(context.client.clone(), &dynamic);
+    let drain = context.drain.clone();
+    tokio::spawn(async move {
+        let mut stream = watcher(api, watcher::Config::default()).boxed();
+        let mut listed: Option<BTreeSet<String>> = None;
+        loop {
+            let event = tokio::select! {
+                () = drain.cancelled() => return,
+                event = stream.next() => event,
+            };
+            match event {
+                Some(Ok(Event::Init)) => listed = Some(BTreeSet::new()),
+                Some(Ok(Event::InitApply(o))) => {
+                    if let Some(seen) = &mut listed {
+                        seen.insert(o.uid().unwrap_or_default());
+                    }
+                    seen_object(&graph, &queue, resource, o);
+                }
+                Some(Ok(Event::InitDone)) => {
+                    if let Some(seen) = listed.take() {
+                        forget_missing(&graph, &queue, resource, &seen);
+                    }
+                }
+                Some(Ok(Event::Apply(o))) => seen_object(&graph, &queue, resource, o),
+                Some(Ok(Event::Delete(o))) => gone(&graph, &queue, &o.uid().unwrap_or_default()),
+                Some(Err(_)) => tokio::time::sleep(std::time::Duration::from_millis(500)).await,
+                None => return,
+            }
+        }
+    });
+}
+
+fn seen_object(graph: &RwLock<Graph>, queue: &KeyQueue, resource: Resource, object: PartialObjectMeta<DynamicObject>) {
+    let mut meta = object.metadata;
+    meta.managed_fields = None;
+    meta.annotations = None;
+    meta.labels = None;
+    let id = uid(&meta).to_owned();
+    let wanted = meta.owner_references.as_ref().is_some_and(|o| !o.is_empty()) || terminating(&meta);
+    let waits = waits_for_dependents(&meta);
+    let mut g = graph.write();
+    let old = g.set(resource, meta);
+    let owners_before = old.iter().flat_map(|m| m.owner_references.iter().flatten()).map(|o| o.uid.clone());
+    let owners_before: Vec<String> = owners_before.collect();
+    let dependents = if waits { g.dependents_of(&id) } else { Vec::new() };
+    drop(g);
+    if wanted {
+        queue.add("", &id);
+    }
+    // A reference that was dropped may be the last that its owner waits for.
+    owners_before.iter().for_each(|o| queue.add("", o));
+    dependents.iter().for_each(|(_, m)| queue.add("", uid(m)));
+}
+
+fn waits_for_dependents(meta: &ObjectMeta) -> bool {
+    terminating(meta) && meta.finalizers.iter().flatten().any(|f| f == FOREGROUND)
+}
+
+fn gone(graph: &RwLock<Graph>, queue: &KeyQueue, id: &str) {
+    let mut g = graph.write();
+    let old = g.remove(id);
+    let dependents = g.dependents_of(id);
+    drop(g);
+    for owner in old.iter().flat_map(|m| m.owner_references.iter().flatten()) {
+        queue.add("", &owner.uid);
+    }
+    dependents.iter().for_each(|(_, m)| queue.add("", uid(m)));
+}
+
+fn forget_missing(graph: &RwLock<Graph>, queue: &KeyQueue, resource: Resource, seen: &BTreeSet<String>) {
+    let missing: Vec<String> = {
+        let g = graph.read();
+        let of_kind = g.objects.iter().filter(|(id, e)| e.resource == resource && !seen.contains(*id));
+        of_kind.map(|(id, _)| id.clone()).collect()
+    };
+    missing.iter().for_each(|id| gone(graph, queue, id));
+}
+
+fn pass(c: Arc<Context>, graph: Arc<RwLock<Graph>>, id: String) -> Pass {
+    Box::pin(async move {
+        let found = {
+            let g = graph.read();
+            g.objects.get(&id).map(|e| (e.resource, e.meta.clone(), g.dependents_of(&id)))
+        };
+        let Some((resource, meta, dependents)) = found else { return Ok(None) };
+        let mut states = HashMap::new();
+        if !terminating(&meta) {
+            for owner in meta.owner_references.iter().flatten() {
+                states.insert(owner.uid.clone(), owner_state(&c, &graph, &meta, owner).await?);
+            }
+        }
+        let list: Vec<Dependent<'_>> =
+            dependents.iter().map(|(resource, meta)| Dependent { resource: *resource, meta }).collect();
+        let state = |o: &OwnerReference| states.get(&o.uid).copied().unwrap_or(Owner::Present);
+        c.carry_out(reconcile::gc::plan(resource, &meta, state, &list)).await
+    })
+}
+
+/// The graph says that an owner is there; that it is not, only the API server may say.
+async fn owner_state(
+    c: &Context,
+    graph: &RwLock<Graph>,
+    meta: &ObjectMeta,
+    owner: &OwnerReference,
+) -> Result<Owner, ActError> {
+    if let Some(e) = graph.read().objects.get(&owner.uid) {
+        return Ok(if waits_for_dependents(&e.meta) { Owner::WaitsForDependents } else { Owner::Present });
+    }
+    let Some(kind) = api::kinds::registry().by_api_version(&owner.api_version, &owner.kind) else {
+        return Ok(Owner::Present); // a kind that is not known here: never guess that it is gone
+    };
+    let root = if kind.group.is_empty() { "/api".into() } else { format!("/apis/{}", kind.group) };
+    let scope = if kind.namespaced { format!("/namespaces/{}", namespace(meta)) } else { String::new() };
+    let path = format!("{root}/{}{scope}/{}/{}", kind.version, kind.plural, owner.name);
+    match c.actuator.call(Method::GET, &path, None, None).await {
+        Ok(v) if v["metadata"]["uid"].as_str() == Some(owner.uid.as_str()) => Ok(Owner::Present),
+        Ok(_) => Ok(Owner::Absent),
+        Err(e) if is_not_found(&e) => Ok(Owner::Absent),
+        Err(e) => Err(e),
+    }
+}

@@ -1,0 +1,211 @@
+//! The scheduler at work: one task that knows the cluster, decides pod after pod, and assumes its own decisions at once.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
+use parking_lot::Mutex;
+use reconcile::plan::{Action, CLAIMS, PODS, Plan, name, namespace, uid};
+use reconcile::scheduler::{Cluster, Decision, Storage, wants_placement};
+use serde_json::json;
+
+use crate::actuator::ActError;
+use crate::cache::{Key, Listener};
+use crate::controllers::{Context, Pass, work};
+
+/// How long a pod that fits nowhere waits when nothing changes (the back-stop of kube-scheduler).
+const UNSCHEDULABLE_RETRY: Duration = Duration::from_secs(60);
+
+/// The state shared by the listeners and the passes.
+#[derive(Default)]
+pub struct Scheduler {
+    cluster: Mutex<Cluster>,
+    /// Pods that fitted nowhere, to be tried again when something changes.
+    waiting: Mutex<BTreeSet<Key>>,
+}
+
+/// Starts the one worker: decisions are made one after the other, each on all those before it.
+pub fn start(context: &Arc<Context>) {
+    work(context, "scheduler", 1, context.queues.scheduling.clone(), pass);
+}
+
+/// Feeds pods to the cluster's picture, and those without a node to the queue.
+pub fn on_pod(context: &Arc<Context>) -> Listener<Pod> {
+    let weak = Arc::downgrade(context);
+    Box::new(move |old, new| {
+        let Some(c) = weak.upgrade() else { return };
+        match (old, new) {
+            (_, Some(pod)) => {
+                let placed = pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).is_some_and(|n| !n.is_empty());
+                if placed {
+                    c.scheduler.cluster.lock().set_pod(pod);
+                }
+                if wants_placement(pod) {
+                    c.queues.scheduling.add(namespace(&pod.metadata), name(&pod.metadata));
+                }
+                if placed && reconcile::pods::finished(pod) {
+                    retry_waiting(&c);
+                }
+            }
+            (Some(pod), None) => {
+                c.scheduler.cluster.lock().remove_pod(uid(&pod.metadata));
+                let key = (namespace(&pod.metadata).to_owned(), name(&pod.metadata).to_owned());
+                c.scheduler.waiting.lock().remove(&key);
+                retry_waiting(&c);
+            }
+            (None, None) => {}
+        }
+    })
+}
+
+/// Feeds nodes to the cluster's picture.
+pub fn on_node(context: &Arc<Context>) -> Listener<Node> {
+    let weak = Arc::downgrade(context);
+    Box::new(move |old, new| {
+        let Some(c) = weak.upgrade() else { return };
+        match (old, new) {
+            (old, Some(node)) => {
+                c.scheduler.cluster.lock().set_node(node);
+                if old.is_none_or(|o| scheduling_facts(o) != scheduling_facts(node)) {
+                    retry_waiting(&c);
+                }
+            }
+            (Some(node), None) => c.scheduler.cluster.lock().remove_node(name(&node.metadata)),
+            (None, None) => {}
+        }
+    })
+}
+
+/// What of a node can make a pod fit that did not; heartbeats change none of it.
+fn scheduling_facts(node: &Node) -> serde_json::Value {
+    let allocatable = node.status.as_ref().and_then(|s| s.allocatable.as_ref());
+    json!([node.metadata.labels, node.spec, allocatable])
+}
+
+/// Feeds the labels of namespaces to the cluster's picture.
+pub fn on_namespace(context: &Arc<Context>) -> Listener<Namespace> {
+    let weak = Arc::downgrade(context);
+    Box::new(move |_, new| {
+        if let (Some(c), Some(ns)) = (weak.upgrade(), new) {
+            c.scheduler.cluster.lock().set_namespace(&ns.metadata);
+        }
+    })
+}
+
+/// Pods of the namespace that wait for a claim are tried again.
+pub fn claims_changed(context: &Context, ns: &str) {
+    let waiting: Vec<Key> = context.scheduler.waiting.lock().iter().filter(|(n, _)| n == ns).cloned().collect();
+    for (ns, pod) in waiting {
+        context.queues.scheduling.add(&ns, &pod);
+    }
+}
+
+fn retry_waiting(context: &Context) {
+    let waiting: Vec<Key> = context.scheduler.waiting.lock().iter().cloned().collect();
+    for (ns, pod) in waiting {
+        context.queues.scheduling.add(&ns, &pod);
+    }
+}
+
+fn pass(c: Arc<Context>, key: Key) -> Pass {
+    Box::pin(async move {
+        let pod = c.caches.pods.get(&key.0, &key.1);
+        let Some(pod) = pod.filter(|p| wants_placement(p)) else {
+            c.scheduler.waiting.lock().remove(&key);
+            return Ok(None);
+        };
+        let decision = decide(&c, &pod);
+        match decision {
+            Decision::Bind(node) => {
+                c.scheduler.waiting.lock().remove(&key);
+                bind(&c, &pod, node).await
+            }
+            Decision::SelectNodeForClaims { node, claims } => {
+                c.scheduler.waiting.lock().insert(key);
+                let mut plan = Plan::default();
+                for claim in claims {
+                    let patch = json!({"metadata": {"annotations": {reconcile::volume::SELECTED_NODE: node}}});
+                    plan.actions.push(Action::Patch {
+                        resource: CLAIMS,
+                        namespace: pod.metadata.namespace.clone(),
+                        name: claim,
+                        subresource: None,
+                        patch,
+                    });
+                }
+                c.carry_out(plan).await.map(|_| Some(UNSCHEDULABLE_RETRY))
+            }
+            Decision::Unschedulable(why) => {
+                c.scheduler.waiting.lock().insert(key);
+                c.carry_out(unschedulable(&pod, &why)).await.map(|_| Some(UNSCHEDULABLE_RETRY))
+            }
+        }
+    })
+}
+
+fn decide(c: &Context, pod: &Pod) -> Decision {
+    let names = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
+    let names: Vec<&str> =
+        names.filter_map(|v| v.persistent_volume_claim.as_ref()).map(|p| p.claim_name.as_str()).collect();
+    let ns = namespace(&pod.metadata);
+    let claims: Vec<_> = names.iter().map(|n| c.caches.claims.get(ns, n)).collect();
+    let missing = names.iter().zip(&claims).find(|(_, claim)| claim.is_none()).map(|(n, _)| (*n).to_owned());
+    let owned: Vec<_> = claims
+        .into_iter()
+        .flatten()
+        .map(|claim| {
+            let spec = claim.spec.as_ref();
+            let class = spec.and_then(|s| s.storage_class_name.as_deref()).and_then(|n| c.caches.classes.get("", n));
+            let bound = claim.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Bound");
+            let volume = spec.and_then(|s| s.volume_name.as_deref()).filter(|_| bound);
+            let volume = volume.and_then(|n| c.caches.volumes.get("", n));
+            (claim, class, volume)
+        })
+        .collect();
+    let storage =
+        Storage { claims: owned.iter().map(|(a, b, v)| (a.as_ref(), b.as_deref(), v.as_deref())).collect(), missing };
+    c.scheduler.cluster.lock().decide(pod, &storage)
+}
+
+async fn bind(c: &Context, pod: &Pod, node: String) -> Result<Option<Duration>, ActError> {
+    c.scheduler.cluster.lock().assume(pod, &node);
+    let message = format!("Successfully assigned {}/{} to {node}", namespace(&pod.metadata), name(&pod.metadata));
+    let mut plan = Plan::default();
+    plan.actions.push(Action::Bind {
+        namespace: namespace(&pod.metadata).to_owned(),
+        name: name(&pod.metadata).to_owned(),
+        uid: uid(&pod.metadata).to_owned(),
+        node,
+    });
+    plan.event(PODS, &pod.metadata, "Normal", "Scheduled", message);
+    let outcome = c.carry_out(plan).await;
+    if outcome.is_err() {
+        c.scheduler.cluster.lock().remove_pod(uid(&pod.metadata));
+    }
+    outcome
+}
+
+fn unschedulable(pod: &Pod, why: &str) -> Plan {
+    let mut plan = Plan::default();
+    let mut status = pod.status.clone().unwrap_or_default();
+    let conditions = status.conditions.get_or_insert_default();
+    let old = conditions.iter().find(|x| x.type_ == "PodScheduled");
+    if old.is_some_and(|x| x.status == "False" && x.message.as_deref() == Some(why)) {
+        return plan;
+    }
+    let since = old.filter(|x| x.status == "False").and_then(|x| x.last_transition_time.clone());
+    let condition = k8s_openapi::api::core::v1::PodCondition {
+        type_: "PodScheduled".into(),
+        status: "False".into(),
+        reason: Some("Unschedulable".into()),
+        message: Some(why.to_owned()),
+        last_transition_time: since.or_else(|| Some(reconcile::pods::time(k8s_openapi::jiff::Timestamp::now()))),
+        ..Default::default()
+    };
+    conditions.retain(|x| x.type_ != "PodScheduled");
+    conditions.push(condition);
+    plan.set_status(PODS, &pod.metadata, pod.status.as_ref(), &status);
+    plan.event(PODS, &pod.metadata, "Warning", "FailedScheduling", why);
+    plan
+}

@@ -1,0 +1,338 @@
+//! Making, starting, signalling and removing containers.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use image::{ImageInfo, RootFs};
+use shim::proto::{ContainerInit, Fault, Reply, Request};
+
+use super::teardown::mounts_below;
+use super::{Driver, Kill};
+use crate::context::{Context, blocking, failed, snapshot_key};
+use crate::link::{Link, error_of};
+use crate::oci::{ImageDefaults, Inputs, limits};
+use crate::record::{ContainerRecord, Phase};
+use crate::runtime::{ContainerSpec, ExitRecord, Resources, RuntimeError, SandboxSpec};
+use crate::{in_root, user};
+
+const SIGTERM: i32 = 15;
+const SIGKILL: i32 = 9;
+/// How long a killed container's cgroup may stay busy.
+const REMOVE_LIMIT: Duration = Duration::from_secs(10);
+
+/// The folder of a container in its sandbox's run folder: `config.json` and the mounted root.
+pub(crate) fn bundle_dir(pod_dir: &Path, id: &str) -> PathBuf {
+    pod_dir.join("c").join(id)
+}
+
+impl Driver {
+    pub(super) async fn create_container(&mut self, spec: ContainerSpec) -> Result<(), RuntimeError> {
+        self.drain_events().await;
+        let link = self.live()?;
+        let sandbox = self.record.as_ref().map(|r| r.spec.clone()).ok_or_else(|| self.not_found("sandbox"))?;
+        if let Some(existing) = self.containers.get(&spec.id).filter(|c| c.phase != Phase::Partial) {
+            let conflict = |message: &str| RuntimeError::Conflict { id: spec.id.clone(), message: message.to_owned() };
+            return match existing.spec == spec {
+                true => Ok(()),
+                false => Err(conflict("a container of that id exists with another spec")),
+            };
+        }
+        validate(&spec)?;
+        let id = spec.id.clone();
+        let made = self.make_container(&sandbox, spec).await;
+        let registered = match made {
+            Ok(init) => link.call("create container", &id, Request::Create(Box::new(init))).await.map(drop),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = registered {
+            if let Err(undo) = self.remove_container(&id).await {
+                tracing::warn!(container = id, error = %undo, "a container that could not be made is not fully undone");
+            }
+            return Err(error);
+        }
+        self.set_phase(&id, Phase::Created);
+        Ok(())
+    }
+
+    /// All but telling the shim: image, record, root file system, `config.json`.
+    async fn make_container(
+        &mut self,
+        sandbox: &SandboxSpec,
+        spec: ContainerSpec,
+    ) -> Result<ContainerInit, RuntimeError> {
+        let (images, reference) = (self.cx.images.clone(), spec.image.clone());
+        let image = blocking("look up image", move || {
+            let found = images.get(&reference).map_err(failed("look up image"))?;
+            found.ok_or(RuntimeError::NotFound { kind: "image", id: reference })
+        })
+        .await?;
+        let stop_signal = image.config.config().as_ref().and_then(|c| c.stop_signal().clone());
+        let stop_signal = match stop_signal.filter(|s| !s.is_empty()) {
+            None => SIGTERM,
+            Some(name) => parse_signal(&name)
+                .ok_or_else(|| RuntimeError::Invalid(format!("the image's stop signal {name:?} is none")))?,
+        };
+        let image_id = image.repo_digests.first().cloned().unwrap_or_else(|| image.id.to_string());
+        let image_digest = image.id.to_string();
+        let record = ContainerRecord { spec: spec.clone(), image_id, image_digest, stop_signal, phase: Phase::Partial };
+        self.cx.records.put_container(&record).map_err(failed("write record"))?;
+        self.containers.insert(spec.id.clone(), record);
+        let (cx, sandbox, cgroup) = (self.cx.clone(), sandbox.clone(), self.container_cgroup(sandbox, &spec.id));
+        blocking("create container", move || lay_out(&cx, &sandbox, &spec, &image, cgroup)).await
+    }
+
+    pub(super) async fn start_container(&mut self, id: &str) -> Result<(), RuntimeError> {
+        self.drain_events().await;
+        let phase = self.containers.get(id).map(|c| c.phase.clone());
+        match phase {
+            Some(Phase::Created) => {}
+            Some(Phase::Running(_)) => return Ok(()),
+            Some(Phase::Exited(_)) => {
+                let message = "the container has ended; make a new one".to_owned();
+                return Err(RuntimeError::Conflict { id: id.to_owned(), message });
+            }
+            Some(Phase::Partial) | None => return Err(no_container(id)),
+        }
+        let link = self.live()?;
+        let asked = link.ask("start container", Request::Start { id: id.to_owned() }).await;
+        let result = match asked.map(|a| a.reply) {
+            Ok(Reply::Started { started_at_ms, .. }) => {
+                self.set_phase(id, Phase::Running(started_at_ms));
+                Ok(())
+            }
+            Ok(Reply::Fault(fault)) => {
+                if let Fault::Start(message) | Fault::Failed(message) = &fault {
+                    self.set_exited(id, not_started(message));
+                }
+                Err(error_of("start container", id, fault))
+            }
+            Ok(other) => {
+                let message = format!("the shim answered {other:?}");
+                Err(RuntimeError::Failed { operation: "start container", message })
+            }
+            Err(error) => {
+                // Not known whether it runs, so it must not.
+                let (cgroup, limit) = (self.cgroup_of(id), REMOVE_LIMIT);
+                blocking("kill container", move || Ok(cgroup.map(|path| shim::cgroup::kill_all(&path, limit)))).await?;
+                self.set_exited(id, not_started(&error.to_string()));
+                Err(error)
+            }
+        };
+        // It may have ended by now; who asks next should see it.
+        self.drain_events().await;
+        result
+    }
+
+    fn cgroup_of(&self, id: &str) -> Option<String> {
+        self.record.as_ref().map(|r| self.container_cgroup(&r.spec, id))
+    }
+
+    pub(super) async fn signal_container(&mut self, id: &str, kill: Kill) -> Result<(), RuntimeError> {
+        self.drain_events().await;
+        let container = self.containers.get(id).ok_or_else(|| no_container(id))?;
+        if !matches!(container.phase, Phase::Running(_)) {
+            return Ok(());
+        }
+        let (signal, all) = match kill {
+            Kill::Ask => (container.stop_signal, false),
+            Kill::Force => (SIGKILL, true),
+        };
+        let request = Request::Signal { id: id.to_owned(), signal, all };
+        self.live()?.call("signal container", id, request).await.map(drop)
+    }
+
+    pub(super) async fn remove_container(&mut self, id: &str) -> Result<(), RuntimeError> {
+        self.drain_events().await;
+        let Some(container) = self.containers.get(id) else { return Ok(()) };
+        if matches!(container.phase, Phase::Running(_)) {
+            let message = "the container is running; stop it first".to_owned();
+            return Err(RuntimeError::Conflict { id: id.to_owned(), message });
+        }
+        let before = container.phase.clone();
+        if before != Phase::Partial {
+            self.set_phase(id, Phase::Partial);
+        }
+        if let Err(error) = self.clear_container(id).await {
+            // Still listed, so that the caller can ask again; partial on disk, so that a restart removes it.
+            if let Some(container) = self.containers.get_mut(id) {
+                container.phase = before;
+            }
+            self.publish();
+            return Err(error);
+        }
+        self.containers.remove(id);
+        self.publish();
+        self.cx.hint_container(&self.id, id);
+        Ok(())
+    }
+
+    async fn clear_container(&mut self, id: &str) -> Result<(), RuntimeError> {
+        if let Some(link) = self.link.clone().filter(Link::is_open) {
+            link.call("remove container", id, Request::Delete { id: id.to_owned() }).await?;
+        }
+        let (cx, bundle) = (self.cx.clone(), bundle_dir(&self.cx.pod_dir(&self.id), id));
+        let (cgroup, key) = (self.cgroup_of(id), snapshot_key(id));
+        blocking("remove container", move || take_apart(&cx, cgroup.as_deref(), &bundle, &key)).await?;
+        self.cx.records.remove_container(id).map_err(failed("remove record"))
+    }
+
+    pub(super) async fn update_container(&mut self, id: &str, resources: Resources) -> Result<(), RuntimeError> {
+        self.drain_events().await;
+        let container = self.containers.get(id).ok_or_else(|| no_container(id))?;
+        if let Phase::Exited(_) = container.phase {
+            let message = "the container has ended".to_owned();
+            return Err(RuntimeError::Conflict { id: id.to_owned(), message });
+        }
+        if let (Phase::Running(_), Some(path)) = (&container.phase, self.cgroup_of(id)) {
+            let (cx, limits) = (self.cx.clone(), resources.clone());
+            blocking("update limits", move || limits::apply(&path, &limits, &cx.host)).await?;
+        } else {
+            let message = "limits of a container that was not started cannot be changed".to_owned();
+            return Err(RuntimeError::Conflict { id: id.to_owned(), message });
+        }
+        if let Some(container) = self.containers.get_mut(id) {
+            container.spec.resources = resources;
+            self.cx.records.put_container(container).map_err(failed("write record"))?;
+        }
+        self.publish();
+        Ok(())
+    }
+}
+
+/// No such container in this sandbox.
+fn no_container(id: &str) -> RuntimeError {
+    RuntimeError::NotFound { kind: "container", id: id.to_owned() }
+}
+
+/// The record of a container that could not be started, as containerd writes it.
+fn not_started(message: &str) -> ExitRecord {
+    ExitRecord {
+        exit_code: 128,
+        signal: None,
+        oom_killed: false,
+        started_at_ms: 0,
+        finished_at_ms: shim::time::now_ms(),
+        start_error: Some(message.to_owned()),
+    }
+}
+
+fn validate(spec: &ContainerSpec) -> Result<(), RuntimeError> {
+    let id_ok = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
+    let id = &spec.id;
+    if id.is_empty() || id.len() > 64 || id.starts_with('.') || !id.chars().all(id_ok) {
+        let message =
+            format!("container id {id:?} must be 1 to 64 of a-z, A-Z, 0-9, '_', '.' and '-', not starting with '.'");
+        return Err(RuntimeError::Invalid(message));
+    }
+    Ok(())
+}
+
+/// `SIGINT`, `INT` or `2`.
+fn parse_signal(name: &str) -> Option<i32> {
+    if let Ok(number) = name.parse::<i32>() {
+        return (1..=64).contains(&number).then_some(number);
+    }
+    let upper = name.to_ascii_uppercase();
+    let full = if upper.starts_with("SIG") { upper } else { format!("SIG{upper}") };
+    full.parse::<nix::sys::signal::Signal>().ok().map(|s| s as i32)
+}
+
+/// Root file system, identity, `config.json`. Blocks.
+fn lay_out(
+    cx: &Arc<Context>,
+    sandbox: &SandboxSpec,
+    spec: &ContainerSpec,
+    image: &ImageInfo,
+    cgroup: String,
+) -> Result<ContainerInit, RuntimeError> {
+    let pod_dir = cx.pod_dir(&sandbox.id);
+    let bundle = bundle_dir(&pod_dir, &spec.id);
+    let rootfs = bundle.join("rootfs");
+    std::fs::create_dir_all(&rootfs).map_err(failed("make container folder"))?;
+    let layers = cx.images.snapshot(&snapshot_key(&spec.id), image).map_err(failed("make root file system"))?;
+    if !mounts_below(&rootfs).contains(&rootfs) {
+        layers.mount(&rootfs).map_err(failed("mount root file system"))?;
+    }
+    let config = image.config.config().clone().unwrap_or_default();
+    let user = user::resolve(&rootfs, config.user().as_deref().unwrap_or(""), &spec.security)?;
+    let defaults = ImageDefaults {
+        entrypoint: config.entrypoint().clone().unwrap_or_default(),
+        cmd: config.cmd().clone().unwrap_or_default(),
+        env: config.env().clone().unwrap_or_default(),
+        working_dir: config.working_dir().clone().filter(|d| !d.is_empty()),
+    };
+    let inputs = Inputs {
+        sandbox,
+        container: spec,
+        image: &defaults,
+        user: &user,
+        pod_dir: &pod_dir,
+        rootfs: &rootfs,
+        cgroup: &cgroup,
+        host: &cx.host,
+    };
+    make_working_dir(&rootfs, spec, inputs.working_dir())?;
+    let document = inputs.config()?;
+    let bytes = serde_json::to_vec(&document).map_err(failed("write config.json"))?;
+    std::fs::write(bundle.join("config.json"), bytes).map_err(failed("write config.json"))?;
+    Ok(ContainerInit {
+        id: spec.id.clone(),
+        bundle,
+        tty: spec.tty,
+        stdin: spec.stdin,
+        stdin_once: spec.stdin_once,
+        log_path: spec.log_path.clone(),
+        log_max_size: spec.log_max_size,
+        log_max_files: spec.log_max_files,
+        uid: user.uid,
+        gid: user.gid,
+        cgroup: cgroup.clone(),
+        own_pid_ns: !sandbox.host_pid && !sandbox.share_process_namespace,
+        oom_score_adj: spec.resources.oom_score_adj,
+    })
+}
+
+/// A working directory that the image lacks is made, in the mount that covers it if one does.
+fn make_working_dir(rootfs: &Path, spec: &ContainerSpec, dir: &str) -> Result<(), RuntimeError> {
+    let dir = Path::new(dir);
+    let covering = spec.mounts.iter().filter(|m| dir.starts_with(&m.target)).max_by_key(|m| m.target.as_os_str().len());
+    let made = match covering {
+        // A mount that is exactly the folder has it; a read-only one is as it is.
+        Some(m) if m.target == dir || m.read_only || !m.source.is_dir() => Ok(()),
+        Some(m) => in_root::create_dir_all(&m.source, dir.strip_prefix(&m.target).unwrap_or(dir)),
+        None => in_root::create_dir_all(rootfs, dir),
+    };
+    made.map_err(failed("make working directory"))
+}
+
+/// Undoes [`lay_out`] and what the container left. Blocks.
+pub(crate) fn take_apart(cx: &Context, cgroup: Option<&str>, bundle: &Path, key: &str) -> Result<(), RuntimeError> {
+    if let Some(path) = cgroup {
+        shim::cgroup::kill_all(path, REMOVE_LIMIT);
+        shim::cgroup::remove(path, REMOVE_LIMIT).map_err(failed("remove cgroup"))?;
+    }
+    let rootfs = bundle.join("rootfs");
+    for target in mounts_below(&rootfs) {
+        RootFs::unmount(&target).map_err(failed("unmount root file system"))?;
+    }
+    cx.images.remove_snapshot(key).map_err(failed("remove root file system"))?;
+    match std::fs::remove_dir_all(bundle) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(failed("remove container folder")(e)),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_by_name_and_number() {
+        assert_eq!(parse_signal("SIGINT"), Some(2));
+        assert_eq!(parse_signal("quit"), Some(3));
+        assert_eq!(parse_signal("37"), Some(37));
+        assert_eq!(parse_signal("SIGNOPE"), None);
+        assert_eq!(parse_signal("0"), None);
+    }
+}

@@ -1,0 +1,64 @@
+//! Limits, from the pod's terms to the kernel's, and onto existing cgroups.
+
+use libcgroups::common::{CgroupConfig, CgroupManager, ControllerOpt, create_cgroup_manager};
+use oci_spec::runtime::LinuxResources;
+use serde_json::{Value, json};
+
+use super::Host;
+use crate::runtime::{Resources, RuntimeError};
+
+/// The `resources` of the OCI spec. A limit whose controller the host lacks is left out: the engine says so once when it
+/// opens, and the container still runs.
+pub fn resources(limits: &Resources, privileged: bool, host: &Host) -> Value {
+    // Everything is denied first; the runtime then allows the standard devices.
+    let mut value = json!({ "devices": [{ "allow": privileged, "access": "rwm" }] });
+    add_limits(&mut value, limits, host);
+    value
+}
+
+fn add_limits(value: &mut Value, limits: &Resources, host: &Host) {
+    let has = |name: &str| host.controllers.contains(name);
+    if has("memory")
+        && let Some(bytes) = limits.memory_limit_bytes
+    {
+        value["memory"] = json!({ "limit": bytes });
+    }
+    if has("pids")
+        && let Some(most) = limits.pids_limit
+    {
+        value["pids"] = json!({ "limit": most });
+    }
+    if has("cpu") {
+        let mut cpu = serde_json::Map::new();
+        for (name, number) in [
+            ("shares", limits.cpu_shares.map(|n| json!(n.clamp(2, 262_144)))),
+            ("quota", limits.cpu_quota_us.map(|n| json!(n))),
+            ("period", limits.cpu_period_us.map(|n| json!(n))),
+        ] {
+            cpu.extend(number.map(|n| (name.to_owned(), n)));
+        }
+        if !cpu.is_empty() {
+            value["cpu"] = Value::Object(cpu);
+        }
+    }
+}
+
+/// Sets limits on a cgroup that exists. Blocks for a few writes.
+///
+/// # Errors
+/// [`RuntimeError::Failed`] with the kernel's reason, e.g. a memory limit below what is in use.
+pub fn apply(path: &str, limits: &Resources, host: &Host) -> Result<(), RuntimeError> {
+    let failed = |message: String| RuntimeError::Failed { operation: "set limits", message };
+    let mut value = json!({});
+    add_limits(&mut value, limits, host);
+    if value.as_object().is_some_and(serde_json::Map::is_empty) {
+        return Ok(());
+    }
+    let resources: LinuxResources = serde_json::from_value(value).map_err(|e| failed(e.to_string()))?;
+    let config =
+        CgroupConfig { cgroup_path: format!("/{path}").into(), systemd_cgroup: false, container_name: String::new() };
+    let manager = create_cgroup_manager(config).map_err(|e| failed(base::chain(&e)))?;
+    let options =
+        ControllerOpt { resources: &resources, disable_oom_killer: false, oom_score_adj: None, freezer_state: None };
+    manager.apply(&options).map_err(|e| failed(base::chain(&e)))
+}

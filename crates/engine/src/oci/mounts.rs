@@ -1,0 +1,91 @@
+//! What a container finds mounted.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+use shim::cgroup::Version;
+
+use super::Inputs;
+use crate::files;
+use crate::runtime::{Mount, Propagation, RuntimeError};
+
+fn mount(target: impl AsRef<Path>, kind: &str, source: impl AsRef<Path>, options: &[&str]) -> Value {
+    json!({ "destination": target.as_ref(), "type": kind, "source": source.as_ref(), "options": options })
+}
+
+/// All mounts, parents before children.
+pub fn all(inputs: &Inputs<'_>) -> Result<Vec<Value>, RuntimeError> {
+    let privileged = inputs.container.security.privileged;
+    let mut list = vec![
+        mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
+        mount("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
+        mount(
+            "/dev/pts",
+            "devpts",
+            "devpts",
+            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+        ),
+        mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
+    ];
+    let sys = ["nosuid", "noexec", "nodev", if privileged { "rw" } else { "ro" }];
+    list.push(mount("/sys", "sysfs", "sysfs", &sys));
+    list.extend(cgroups(inputs, privileged));
+    let chosen = |target: &str| inputs.container.mounts.iter().any(|m| m.target == Path::new(target));
+    if !chosen("/dev/shm") {
+        let shm = if inputs.sandbox.host_ipc { "/dev/shm".into() } else { inputs.pod_dir.join(files::SHM) };
+        list.push(mount("/dev/shm", "bind", shm, &["rbind", "rw", "nosuid", "nodev", "noexec"]));
+    }
+    for (target, file) in
+        [("/etc/hosts", files::HOSTS), ("/etc/hostname", files::HOSTNAME), ("/etc/resolv.conf", files::RESOLV)]
+    {
+        if !chosen(target) {
+            let mode = if inputs.container.security.read_only_rootfs { "ro" } else { "rw" };
+            list.push(mount(target, "bind", inputs.pod_dir.join(file), &["rbind", mode]));
+        }
+    }
+    for wanted in &inputs.container.mounts {
+        list.push(chosen_mount(wanted, privileged)?);
+    }
+    Ok(list)
+}
+
+/// On v2 a cgroup namespace shows the container its own tree. On v1 each tree is bound by hand, read-only:
+/// libcontainer's own way leaves them writable, and then root in the container could lift its limits.
+fn cgroups(inputs: &Inputs<'_>, privileged: bool) -> Vec<Value> {
+    let mode = if privileged { "rw" } else { "ro" };
+    if inputs.host.unified {
+        return vec![mount("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", mode])];
+    }
+    let base = Path::new("/sys/fs/cgroup");
+    let mut list = vec![mount(base, "tmpfs", "tmpfs", &["nosuid", "noexec", "nodev", "mode=755", "size=64k"])];
+    for tree in inputs.host.hierarchies.iter().filter(|t| t.version == Version::V1 && t.holds_containers()) {
+        let own = tree.root.join(inputs.cgroup);
+        let mut names: Vec<&str> = tree.root.file_name().and_then(|n| n.to_str()).into_iter().collect();
+        // `cpu,cpuacct` is also found under either name.
+        names.extend(tree.controllers.iter().map(String::as_str).filter(|c| !c.contains('=')));
+        names.sort_unstable();
+        names.dedup();
+        list.extend(
+            names.iter().map(|n| mount(base.join(n), "bind", &own, &["rbind", "nosuid", "noexec", "nodev", mode])),
+        );
+    }
+    list
+}
+
+fn chosen_mount(wanted: &Mount, privileged: bool) -> Result<Value, RuntimeError> {
+    if !wanted.target.is_absolute() || wanted.target == Path::new("/") {
+        return Err(RuntimeError::Invalid(format!("cannot mount on {}", wanted.target.display())));
+    }
+    let propagation = match wanted.propagation {
+        Propagation::Private => "rprivate",
+        Propagation::HostToContainer => "rslave",
+        Propagation::Bidirectional if privileged => "rshared",
+        Propagation::Bidirectional => {
+            return Err(RuntimeError::Invalid(
+                "bidirectional mount propagation needs a privileged container".to_owned(),
+            ));
+        }
+    };
+    let mode = if wanted.read_only { "ro" } else { "rw" };
+    Ok(mount(&wanted.target, "bind", &wanted.source, &["rbind", propagation, mode]))
+}

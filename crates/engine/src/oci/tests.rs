@@ -1,0 +1,136 @@
+use super::*;
+use crate::runtime::{Mount, Security};
+
+fn host() -> Host {
+    Host {
+        capabilities: capabilities::available(),
+        hierarchies: Vec::new(),
+        unified: false,
+        controllers: ["cpu", "memory"].map(str::to_owned).into(),
+    }
+}
+
+fn config(sandbox: &SandboxSpec, container: &ContainerSpec, image: &ImageDefaults) -> Result<Value, RuntimeError> {
+    let user = User { uid: 7, gid: 8, groups: vec![8], home: "/home/u".into() };
+    let inputs = Inputs {
+        sandbox,
+        container,
+        image,
+        user: &user,
+        pod_dir: Path::new("/run/p"),
+        rootfs: Path::new("/run/p/rootfs"),
+        cgroup: "wl/pod/c",
+        host: &host(),
+    };
+    inputs.config()
+}
+
+fn image() -> ImageDefaults {
+    ImageDefaults {
+        entrypoint: vec!["entry".into()],
+        cmd: vec!["arg".into()],
+        env: vec!["A=image".into(), "B=image".into()],
+        working_dir: Some("/work".into()),
+    }
+}
+
+fn strings(list: &[&str]) -> Vec<String> {
+    list.iter().map(|s| (*s).to_owned()).collect()
+}
+
+#[test]
+fn command_and_arguments_follow_kubernetes() {
+    for (command, args, want) in [
+        (&[][..], &[][..], &["entry", "arg"][..]),
+        (&["c"], &[], &["c"]),
+        (&["c"], &["x"], &["c", "x"]),
+        (&[], &["x"], &["entry", "x"]),
+    ] {
+        let spec = ContainerSpec { command: strings(command), args: strings(args), ..ContainerSpec::default() };
+        let made = config(&SandboxSpec::default(), &spec, &image()).unwrap();
+        assert_eq!(made["process"]["args"], json!(want));
+    }
+    let none = config(&SandboxSpec::default(), &ContainerSpec::default(), &ImageDefaults::default());
+    assert_eq!(none.unwrap_err().to_string(), "no command specified");
+}
+
+#[test]
+fn the_pod_overrides_the_images_environment() {
+    let sandbox = SandboxSpec { hostname: "pod-0".into(), ..SandboxSpec::default() };
+    let env = vec![("B".into(), "pod".into()), ("HOME".into(), "/else".into())];
+    let spec = ContainerSpec { env, tty: true, ..ContainerSpec::default() };
+    let made = config(&sandbox, &spec, &image()).unwrap();
+    let path = format!("PATH={DEFAULT_PATH}");
+    let want = [&path, "TERM=xterm", "HOSTNAME=pod-0", "HOME=/else", "A=image", "B=pod"];
+    assert_eq!(made["process"]["env"], json!(want));
+    assert_eq!(made["process"]["cwd"], "/work");
+}
+
+#[test]
+fn the_default_container_is_confined() {
+    let made = config(&SandboxSpec::default(), &ContainerSpec::default(), &image()).unwrap();
+    assert!(made["linux"]["seccomp"]["syscalls"].is_array());
+    assert!(made["linux"]["maskedPaths"].as_array().unwrap().contains(&json!("/proc/kcore")));
+    assert!(made["linux"]["readonlyPaths"].as_array().unwrap().contains(&json!("/proc/sys")));
+    assert_eq!(made["linux"]["resources"]["devices"], json!([{ "allow": false, "access": "rwm" }]));
+    assert!(made["process"].get("noNewPrivileges").is_none(), "only ever true: see the comment where it is set");
+    let typed: oci_spec::runtime::Spec = serde_json::from_value(made).unwrap();
+    assert_eq!(typed.process().as_ref().unwrap().user().uid(), 7);
+}
+
+#[test]
+fn privileged_is_not() {
+    let security = Security { privileged: true, ..Security::default() };
+    let spec = ContainerSpec { security, ..ContainerSpec::default() };
+    let made = config(&SandboxSpec::default(), &spec, &image()).unwrap();
+    assert!(made["linux"].get("seccomp").is_none() && made["linux"].get("maskedPaths").is_none());
+    assert!(!made["linux"]["devices"].as_array().unwrap().is_empty());
+}
+
+#[test]
+fn host_namespaces_are_left_out() {
+    let sandbox = SandboxSpec { host_network: true, host_pid: true, host_ipc: true, ..SandboxSpec::default() };
+    let made = config(&sandbox, &ContainerSpec::default(), &image()).unwrap();
+    assert_eq!(made["linux"]["namespaces"], json!([{ "type": "mount" }]));
+    let sandbox = SandboxSpec { share_process_namespace: true, ..SandboxSpec::default() };
+    let made = config(&sandbox, &ContainerSpec::default(), &image()).unwrap();
+    assert!(
+        made["linux"]["namespaces"].as_array().unwrap().contains(&json!({ "type": "pid", "path": "/run/p/ns/pid" }))
+    );
+}
+
+#[test]
+fn a_limit_without_its_controller_is_left_out() {
+    let limits = crate::runtime::Resources {
+        memory_limit_bytes: Some(1 << 20),
+        pids_limit: Some(5),
+        cpu_quota_us: Some(50_000),
+        cpu_period_us: Some(100_000),
+        ..Default::default()
+    };
+    let made = limits::resources(&limits, false, &host());
+    assert_eq!(made["memory"]["limit"], 1 << 20);
+    assert!(made.get("pids").is_none(), "this host has no pids controller");
+    assert_eq!(made["cpu"], json!({ "quota": 50_000, "period": 100_000 }));
+}
+
+#[test]
+fn a_mount_of_the_pod_replaces_ours_and_bidirectional_needs_privilege() {
+    let wanted = |target: &str, propagation| Mount {
+        source: "/src".into(),
+        target: target.into(),
+        read_only: true,
+        propagation,
+    };
+    let mounts = vec![wanted("/etc/hosts", Propagation::Private), wanted("/data", Propagation::HostToContainer)];
+    let spec = ContainerSpec { mounts, ..ContainerSpec::default() };
+    let made = config(&SandboxSpec::default(), &spec, &image()).unwrap();
+    let hosts: Vec<_> =
+        made["mounts"].as_array().unwrap().iter().filter(|m| m["destination"] == "/etc/hosts").cloned().collect();
+    assert_eq!(hosts.len(), 1);
+    assert_eq!(hosts[0]["source"], "/src");
+    assert_eq!(made["linux"]["rootfsPropagation"], "slave");
+    let mounts = vec![wanted("/data", Propagation::Bidirectional)];
+    let spec = ContainerSpec { mounts, ..ContainerSpec::default() };
+    assert!(matches!(config(&SandboxSpec::default(), &spec, &image()), Err(RuntimeError::Invalid(_))));
+}

@@ -1,0 +1,43 @@
+//! Images on one host: a content store that several processes share, pull and push, archives, and the overlay
+//! snapshots containers run on.
+//!
+//! Everything is named by digest and checked against it before it is used. Content arrives in `tmp/` or `ingest/` and
+//! becomes visible whole, by rename, after it is on disk; images and references follow. Removing waits for nobody:
+//! while content is being added it is put off. See [`layout`](self) for the folders.
+//!
+//! The registry client is our own, over reqwest: it bounds every body, resumes a blob by range, and words errors as
+//! Docker does.
+
+mod auth;
+mod compress;
+mod content;
+mod digest;
+mod error;
+mod gc;
+mod import;
+mod ingest;
+mod layout;
+mod load;
+mod manifest;
+mod progress;
+mod pull;
+mod push;
+mod reference;
+mod registry;
+mod retry;
+mod save;
+mod snapshot;
+mod store;
+mod unpack;
+
+pub use auth::Auth;
+pub use digest::Digest;
+pub use error::{ImageError, Result};
+pub use gc::{DiskUsage, Removed};
+pub use import::ImportConfig;
+pub use oci_spec;
+pub use progress::{Progress, ProgressEvent};
+pub use reference::{DEFAULT_REGISTRY, Reference};
+pub use save::ArchiveFormat;
+pub use snapshot::RootFs;
+pub use store::{ImageInfo, ImageStore, Options};

@@ -1,0 +1,5 @@
+//! Decisions: from what is wanted (services, host ports) to nftables text. Pure.
+
+pub(crate) mod flows;
+pub(crate) mod ruleset;
+pub(crate) mod services;

@@ -1,0 +1,35 @@
+//! What all parts of the agent share.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Service;
+use kube::runtime::reflector::Store;
+
+use crate::config::AgentConfig;
+use crate::events::Recorder;
+use crate::host::Host;
+use crate::images::Puller;
+use crate::objects::Objects;
+use crate::paths::Paths;
+use crate::runtime::Runtime;
+
+pub(crate) struct Context {
+    pub(crate) config: AgentConfig,
+    pub(crate) runtime: Arc<dyn Runtime>,
+    pub(crate) puller: Puller,
+    pub(crate) paths: Paths,
+    pub(crate) host: Host,
+    pub(crate) recorder: Recorder,
+    pub(crate) objects: Objects,
+    pub(crate) services: Store<Service>,
+    pub(crate) host_ips: Vec<IpAddr>,
+    /// Port of the HTTPS server.
+    pub(crate) server_port: Option<u16>,
+}
+
+impl Context {
+    pub(crate) fn client(&self) -> kube::Client {
+        self.config.client.clone()
+    }
+}

@@ -1,0 +1,93 @@
+//! What the host is and has.
+
+use std::path::Path;
+
+use nix::sys::sysinfo::sysinfo;
+use nix::sys::utsname::uname;
+
+/// Facts of the host, read once at the start.
+#[derive(Debug, Clone)]
+pub(crate) struct Host {
+    pub(crate) cpus: u64,
+    pub(crate) memory_bytes: u64,
+    pub(crate) disk_bytes: u64,
+    pub(crate) hostname: String,
+    pub(crate) kernel: String,
+    pub(crate) os_image: String,
+    pub(crate) machine_id: String,
+    pub(crate) boot_id: String,
+}
+
+fn line(path: &str) -> String {
+    std::fs::read_to_string(path).map(|s| s.trim().to_owned()).unwrap_or_default()
+}
+
+fn os_image() -> String {
+    let text = line("/etc/os-release");
+    let name = text.lines().find_map(|l| l.strip_prefix("PRETTY_NAME="));
+    name.map_or_else(|| "Linux".to_owned(), |n| n.trim_matches('"').to_owned())
+}
+
+/// The memory there is: the host's, or less where a cgroup of this process limits it.
+fn memory() -> u64 {
+    let total = sysinfo().map(|s| s.ram_total()).unwrap_or(0);
+    let limits = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
+    limits.iter().filter_map(|p| line(p).parse::<u64>().ok()).fold(total, u64::min)
+}
+
+impl Host {
+    /// Reads the facts; the disk is that of the data folder.
+    pub(crate) fn read(data: &Path) -> Self {
+        let names = uname().ok();
+        let text = |f: fn(&nix::sys::utsname::UtsName) -> &std::ffi::OsStr| {
+            names.as_ref().map(|n| f(n).to_string_lossy().into_owned()).unwrap_or_default()
+        };
+        let disk = nix::sys::statvfs::statvfs(data).map(|s| s.blocks() * s.fragment_size()).unwrap_or(0);
+        Host {
+            cpus: std::thread::available_parallelism().map_or(1, |n| n.get() as u64),
+            memory_bytes: memory(),
+            disk_bytes: disk,
+            hostname: text(|n| n.nodename()),
+            kernel: text(|n| n.release()),
+            os_image: os_image(),
+            machine_id: line("/etc/machine-id"),
+            boot_id: line("/proc/sys/kernel/random/boot_id"),
+        }
+    }
+
+    /// The architecture as Go and container images name it.
+    pub(crate) fn arch() -> &'static str {
+        match std::env::consts::ARCH {
+            "x86_64" => "amd64",
+            "aarch64" => "arm64",
+            other => other,
+        }
+    }
+
+    /// Bytes and inodes of the file system of `path` that are free, and how many there are.
+    pub(crate) fn disk(path: &Path) -> Option<Disk> {
+        let s = nix::sys::statvfs::statvfs(path).ok()?;
+        Some(Disk {
+            free: s.blocks_available() * s.fragment_size(),
+            total: s.blocks() * s.fragment_size(),
+            free_inodes: s.files_available(),
+            inodes: s.files(),
+        })
+    }
+
+    /// Memory that could be given out now, bytes (`MemAvailable`).
+    pub(crate) fn memory_available() -> Option<u64> {
+        let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+        let kib = text.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
+        kib.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok().map(|k| k * 1024)
+    }
+}
+
+/// Room on a file system.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Disk {
+    pub(crate) free: u64,
+    pub(crate) total: u64,
+    pub(crate) free_inodes: u64,
+    pub(crate) inodes: u64,
+}

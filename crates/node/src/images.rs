@@ -1,0 +1,141 @@
+//! Images as the agent needs them: present or pulled. The store behind it is the engine's; tests use a fake.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use futures::future::{BoxFuture, FutureExt, Shared};
+use parking_lot::Mutex;
+
+/// Credentials for a registry.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Credentials {
+    /// None.
+    Anonymous,
+    /// Basic authentication.
+    Basic {
+        /// User.
+        username: String,
+        /// Password or token.
+        password: String,
+    },
+}
+
+/// An image the node has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Present {
+    /// What to give to the runtime.
+    pub reference: String,
+    /// Digest reference for `status.imageID`.
+    pub image_id: String,
+    /// Size, bytes.
+    pub size_bytes: u64,
+    /// Names it goes by.
+    pub names: Vec<String>,
+}
+
+/// Why an image is not there.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ImageFailure {
+    /// The name is not one.
+    #[error("{0}")]
+    InvalidName(String),
+    /// The registry or the store failed.
+    #[error("{0}")]
+    Pull(String),
+}
+
+/// The image store of the node.
+pub trait Images: Send + Sync + 'static {
+    /// The image of that name, if it is on the node.
+    fn get<'a>(&'a self, reference: &'a str) -> BoxFuture<'a, Result<Option<Present>, ImageFailure>>;
+    /// Pulls it. Each of the credentials is tried in turn.
+    fn pull<'a>(
+        &'a self,
+        reference: &'a str,
+        credentials: &'a [Credentials],
+    ) -> BoxFuture<'a, Result<Present, ImageFailure>>;
+    /// All images, for the node's status.
+    fn list(&self) -> BoxFuture<'_, Vec<Present>>;
+    /// The registry a reference leads to, e.g. `docker.io` or `registry:5000`, with the path of the repository.
+    fn registry_of(&self, reference: &str) -> Option<(String, String)>;
+}
+
+type Pull = Shared<BoxFuture<'static, Result<Present, ImageFailure>>>;
+
+/// Pulls, one at a time for the same image and credentials: who comes later waits for the same pull.
+pub(crate) struct Puller {
+    images: Arc<dyn Images>,
+    running: Mutex<HashMap<(String, Vec<Credentials>), Pull>>,
+    slots: Arc<tokio::sync::Semaphore>,
+}
+
+/// Pulls at the same time on one node. More only share the same link and disk.
+const PULLS_AT_ONCE: usize = 4;
+
+/// Waits for a pull; when the last waiter goes away, the pull goes too.
+struct Waiter<'a> {
+    puller: &'a Puller,
+    pull: Option<Pull>,
+}
+
+impl Drop for Waiter<'_> {
+    fn drop(&mut self) {
+        self.pull = None;
+        self.puller.prune();
+    }
+}
+
+impl Puller {
+    pub(crate) fn new(images: Arc<dyn Images>) -> Self {
+        Puller { images, running: Mutex::default(), slots: Arc::new(tokio::sync::Semaphore::new(PULLS_AT_ONCE)) }
+    }
+
+    pub(crate) fn images(&self) -> &Arc<dyn Images> {
+        &self.images
+    }
+
+    pub(crate) async fn pull(&self, reference: &str, credentials: Vec<Credentials>) -> Result<Present, ImageFailure> {
+        let key = (reference.to_owned(), credentials);
+        let pull = {
+            let mut running = self.running.lock();
+            match running.get(&key).filter(|p| p.peek().is_none()) {
+                Some(pull) => pull.clone(),
+                None => {
+                    let pull = self.start(key.clone());
+                    running.insert(key, pull.clone());
+                    pull
+                }
+            }
+        };
+        let mut waiter = Waiter { puller: self, pull: Some(pull) };
+        match waiter.pull.as_mut() {
+            Some(pull) => pull.await,
+            None => Err(ImageFailure::Pull("the pull was given up".to_owned())),
+        }
+    }
+
+    /// Forgets pulls that are over or that nobody waits for.
+    fn prune(&self) {
+        let mut over = Vec::new();
+        let mut running = self.running.lock();
+        running.retain(|_, p| {
+            let wanted = p.peek().is_none() && p.strong_count().is_some_and(|n| n > 1);
+            if !wanted {
+                over.push(p.clone());
+            }
+            wanted
+        });
+        // Their futures are dropped outside the lock.
+        drop(running);
+    }
+
+    fn start(&self, (reference, credentials): (String, Vec<Credentials>)) -> Pull {
+        let (images, slots) = (self.images.clone(), self.slots.clone());
+        async move {
+            let _slot = slots.acquire_owned().await.map_err(|e| ImageFailure::Pull(e.to_string()))?;
+            images.pull(&reference, &credentials).await
+        }
+        .boxed()
+        .shared()
+    }
+}

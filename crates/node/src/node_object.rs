@@ -1,0 +1,282 @@
+//! The node object and its lease: what the cluster knows of this node.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base::rt::Drain;
+use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::api::core::v1::{
+    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeSpec, NodeStatus,
+    NodeSystemInfo,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference, Time};
+use kube::api::{Api, Patch, PatchParams, PostParams};
+use serde_json::json;
+
+use crate::config::AgentError;
+use crate::context::Context;
+use crate::events::node_reference;
+use crate::host::Host;
+
+/// The lease says that the node lives: renewed this often, believed this long.
+const LEASE_RENEW: Duration = Duration::from_secs(10);
+const LEASE_SECONDS: i32 = 40;
+const LEASE_NAMESPACE: &str = "kube-node-lease";
+/// The status is written when it changed, and at least this often.
+const STATUS_EVERY: Duration = Duration::from_secs(300);
+/// Pressure is declared below these: the kubelet's hard eviction thresholds, but of a large disk not a tenth.
+const MEMORY_LOW: u64 = 100 << 20;
+const DISK_LOW_PERCENT: u64 = 10;
+const DISK_LOW_MOST: u64 = 2 << 30;
+const INODES_LOW_PERCENT: u64 = 5;
+/// Images named in the status (the kubelet's limit).
+const IMAGES: usize = 50;
+
+/// The version the node reports: that of the API it speaks, with our own.
+fn version() -> String {
+    format!("v1.36.0+windlass.{}", env!("CARGO_PKG_VERSION"))
+}
+
+fn quantities(list: &[(&str, String)]) -> BTreeMap<String, Quantity> {
+    list.iter().map(|(k, v)| ((*k).to_owned(), Quantity(v.clone()))).collect()
+}
+
+/// Free bytes of a disk below which it is said to be under pressure.
+fn disk_reserve(total: u64) -> u64 {
+    (total / 100 * DISK_LOW_PERCENT).min(DISK_LOW_MOST)
+}
+
+fn capacity(ctx: &Context, reserve: bool) -> BTreeMap<String, Quantity> {
+    let host = &ctx.host;
+    // What keeps the node from declaring memory pressure is not given to pods.
+    let memory = if reserve { host.memory_bytes.saturating_sub(MEMORY_LOW) } else { host.memory_bytes };
+    let disk = if reserve { host.disk_bytes.saturating_sub(disk_reserve(host.disk_bytes)) } else { host.disk_bytes };
+    quantities(&[
+        ("cpu", host.cpus.to_string()),
+        ("memory", format!("{}Ki", memory / 1024)),
+        ("ephemeral-storage", format!("{}Ki", disk / 1024)),
+        ("pods", ctx.config.max_pods.to_string()),
+    ])
+}
+
+fn labels(ctx: &Context) -> BTreeMap<String, String> {
+    let mut labels = ctx.config.labels.clone();
+    for prefix in ["kubernetes.io", "beta.kubernetes.io"] {
+        labels.insert(format!("{prefix}/os"), "linux".to_owned());
+        labels.insert(format!("{prefix}/arch"), Host::arch().to_owned());
+    }
+    labels.insert("kubernetes.io/hostname".to_owned(), ctx.config.node_name.clone());
+    labels
+}
+
+fn condition(kind: &str, yes: bool, reason: &str, message: String, before: &[NodeCondition]) -> NodeCondition {
+    let now = Time(Timestamp::now());
+    let status = if yes { "True" } else { "False" };
+    let same = before.iter().find(|c| c.type_ == kind && c.status == status);
+    NodeCondition {
+        type_: kind.to_owned(),
+        status: status.to_owned(),
+        reason: Some(reason.to_owned()),
+        message: Some(message),
+        last_transition_time: same.and_then(|c| c.last_transition_time.clone()).or(Some(now.clone())),
+        last_heartbeat_time: Some(now),
+    }
+}
+
+fn conditions(ctx: &Context, before: &[NodeCondition]) -> Vec<NodeCondition> {
+    let available = Host::memory_available();
+    let memory_low = available.is_some_and(|b| b < MEMORY_LOW);
+    let disk = Host::disk(ctx.paths.data());
+    let disk_low = disk.is_some_and(|d| {
+        let few_inodes = d.inodes > 0 && d.free_inodes * 100 < d.inodes * INODES_LOW_PERCENT;
+        d.free < disk_reserve(d.total) || few_inodes
+    });
+    let word = |low: bool, bad: &'static str, good: &'static str| if low { bad } else { good };
+    let memory = word(memory_low, "KubeletHasInsufficientMemory", "KubeletHasSufficientMemory");
+    let space = word(disk_low, "KubeletHasDiskPressure", "KubeletHasNoDiskPressure");
+    let memory_text = available.map_or("memory not known".to_owned(), |b| format!("{} MiB available", b >> 20));
+    let disk_text =
+        disk.map_or("disk not known".to_owned(), |d| format!("{} of {} MiB free", d.free >> 20, d.total >> 20));
+    vec![
+        // Figures change all the time; they are told only while they matter, so that a quiet node writes nothing.
+        condition(
+            "MemoryPressure",
+            memory_low,
+            memory,
+            told(memory_low, memory_text, "kubelet has sufficient memory available"),
+            before,
+        ),
+        condition("DiskPressure", disk_low, space, told(disk_low, disk_text, "kubelet has no disk pressure"), before),
+        condition(
+            "PIDPressure",
+            false,
+            "KubeletHasSufficientPID",
+            "kubelet has sufficient PID available".into(),
+            before,
+        ),
+        condition("Ready", true, "KubeletReady", "kubelet is posting ready status".into(), before),
+    ]
+}
+
+fn told(low: bool, figures: String, fine: &str) -> String {
+    if low { figures } else { fine.to_owned() }
+}
+
+async fn images(ctx: &Context) -> Vec<ContainerImage> {
+    let mut all = ctx.puller.images().list().await;
+    all.sort_by_key(|i| std::cmp::Reverse(i.size_bytes));
+    all.into_iter()
+        .take(IMAGES)
+        .map(|i| ContainerImage { names: Some(i.names), size_bytes: i64::try_from(i.size_bytes).ok() })
+        .collect()
+}
+
+async fn status(ctx: &Context, before: &[NodeCondition]) -> NodeStatus {
+    let host = &ctx.host;
+    let address = |kind: &str, address: String| NodeAddress { type_: kind.to_owned(), address };
+    let mut addresses: Vec<_> = ctx.host_ips.iter().map(|ip| address("InternalIP", ip.to_string())).collect();
+    addresses.push(address("Hostname", ctx.config.node_name.clone()));
+    NodeStatus {
+        addresses: Some(addresses),
+        capacity: Some(capacity(ctx, false)),
+        allocatable: Some(capacity(ctx, true)),
+        conditions: Some(conditions(ctx, before)),
+        daemon_endpoints: ctx
+            .server_port
+            .map(|port| NodeDaemonEndpoints { kubelet_endpoint: Some(DaemonEndpoint { port: i32::from(port) }) }),
+        images: Some(images(ctx).await),
+        node_info: Some(NodeSystemInfo {
+            architecture: Host::arch().to_owned(),
+            boot_id: host.boot_id.clone(),
+            container_runtime_version: format!("windlass://{}", env!("CARGO_PKG_VERSION")),
+            kernel_version: host.kernel.clone(),
+            kube_proxy_version: String::new(),
+            kubelet_version: version(),
+            machine_id: host.machine_id.clone(),
+            operating_system: "linux".to_owned(),
+            os_image: host.os_image.clone(),
+            swap: None,
+            system_uuid: host.machine_id.clone(),
+        }),
+        ..NodeStatus::default()
+    }
+}
+
+/// Creates the node object, or takes over the one that is there.
+pub(crate) async fn register(ctx: &Context) -> Result<Node, AgentError> {
+    let api: Api<Node> = Api::all(ctx.client());
+    let name = &ctx.config.node_name;
+    let failed = |source: kube::Error| AgentError::Register { name: name.clone(), source: Box::new(source) };
+    let pod_cidr = ctx.config.instance.pod_cidr().to_string();
+    let node = Node {
+        metadata: ObjectMeta { name: Some(name.clone()), labels: Some(labels(ctx)), ..ObjectMeta::default() },
+        spec: Some(NodeSpec {
+            taints: Some(ctx.config.taints.clone()).filter(|t| !t.is_empty()),
+            pod_cidr: Some(pod_cidr.clone()),
+            pod_cidrs: Some(vec![pod_cidr]),
+            provider_id: Some(format!("windlass://{name}")),
+            ..NodeSpec::default()
+        }),
+        status: None,
+    };
+    let created = match api.create(&PostParams::default(), &node).await {
+        Ok(node) => node,
+        Err(kube::Error::Api(s)) if s.reason == "AlreadyExists" => {
+            let patch = json!({"metadata": {"labels": labels(ctx)}});
+            api.patch(name, &PatchParams::default(), &Patch::Strategic(patch)).await.map_err(failed)?
+        }
+        Err(error) => return Err(failed(error)),
+    };
+    let before = created.status.clone().and_then(|s| s.conditions).unwrap_or_default();
+    write_status(&api, ctx, &status(ctx, &before).await).await.map_err(failed)?;
+    ctx.recorder.normal(node_reference(name), "Starting", "Starting kubelet.");
+    Ok(created)
+}
+
+async fn write_status(api: &Api<Node>, ctx: &Context, status: &NodeStatus) -> Result<Node, kube::Error> {
+    let patch = json!({"status": status});
+    api.patch_status(&ctx.config.node_name, &PatchParams::default(), &Patch::Strategic(patch)).await
+}
+
+/// The status without what changes by itself, to see whether something else did.
+fn essence(status: &NodeStatus) -> NodeStatus {
+    let mut status = status.clone();
+    for c in status.conditions.iter_mut().flatten() {
+        c.last_heartbeat_time = None;
+    }
+    status
+}
+
+/// Renews the lease and writes the status when it changed, until told to drain.
+pub(crate) async fn heartbeat(ctx: Arc<Context>, node: Node, drain: Drain) {
+    let leases: Api<Lease> = Api::namespaced(ctx.client(), LEASE_NAMESPACE);
+    let nodes: Api<Node> = Api::all(ctx.client());
+    let mut conditions = Vec::new();
+    let mut reported: Option<(NodeStatus, tokio::time::Instant)> = None;
+    let mut tick = tokio::time::interval(LEASE_RENEW);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = tick.tick() => {}
+            () = drain.cancelled() => return,
+        }
+        if let Err(error) = renew(&leases, &ctx, &node).await {
+            tracing::warn!(%error, "node lease not renewed");
+        }
+        let now = status(&ctx, &conditions).await;
+        let same = reported
+            .as_ref()
+            .is_some_and(|(before, at)| at.elapsed() < STATUS_EVERY && essence(before) == essence(&now));
+        if same {
+            continue;
+        }
+        match write_status(&nodes, &ctx, &now).await {
+            Ok(_) => {
+                conditions = now.conditions.clone().unwrap_or_default();
+                reported = Some((now, tokio::time::Instant::now()));
+            }
+            Err(kube::Error::Api(s)) if s.code == 404 => {
+                tracing::warn!("the node object is gone: registering again");
+                if let Err(error) = register(&ctx).await {
+                    tracing::warn!(error = %base::chain(&error), "node not registered");
+                }
+            }
+            Err(error) => tracing::warn!(%error, "node status not written"),
+        }
+    }
+}
+
+async fn renew(api: &Api<Lease>, ctx: &Context, node: &Node) -> Result<(), kube::Error> {
+    let name = &ctx.config.node_name;
+    let now = MicroTime(Timestamp::now());
+    let patch = json!({"spec": {"renewTime": now, "holderIdentity": name, "leaseDurationSeconds": LEASE_SECONDS}});
+    match api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await {
+        Err(kube::Error::Api(s)) if s.code == 404 => {}
+        result => return result.map(drop),
+    }
+    let owner = OwnerReference {
+        api_version: "v1".to_owned(),
+        kind: "Node".to_owned(),
+        name: name.clone(),
+        uid: node.metadata.uid.clone().unwrap_or_default(),
+        ..OwnerReference::default()
+    };
+    let lease = Lease {
+        metadata: ObjectMeta {
+            name: Some(name.clone()),
+            namespace: Some(LEASE_NAMESPACE.to_owned()),
+            owner_references: Some(vec![owner]),
+            ..ObjectMeta::default()
+        },
+        spec: Some(LeaseSpec {
+            holder_identity: Some(name.clone()),
+            lease_duration_seconds: Some(LEASE_SECONDS),
+            renew_time: Some(now),
+            ..LeaseSpec::default()
+        }),
+    };
+    api.create(&PostParams::default(), &lease).await.map(drop)
+}

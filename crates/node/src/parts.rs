@@ -1,0 +1,98 @@
+//! What the agent works with, and how the engine is made into it.
+
+use std::sync::Arc;
+
+use engine::Engine;
+use engine::image::{Auth, ImageError, ImageInfo, Reference};
+use futures::future::BoxFuture;
+use net::Network;
+
+use crate::images::{Credentials, ImageFailure, Images, Present};
+use crate::runtime::Runtime;
+
+/// The parts of a node below the agent.
+#[derive(Clone)]
+pub struct Parts {
+    /// Runs containers.
+    pub runtime: Arc<dyn Runtime>,
+    /// Has images.
+    pub images: Arc<dyn Images>,
+    /// Forwards to Services; `None` leaves that to somebody else.
+    pub network: Option<Network>,
+}
+
+impl Parts {
+    /// Those of an engine.
+    pub fn of(engine: Arc<Engine>) -> Self {
+        let network = Some(engine.network().clone());
+        Parts { images: Arc::new(EngineImages(engine.clone())), network, runtime: engine }
+    }
+}
+
+struct EngineImages(Arc<Engine>);
+
+fn failure(error: ImageError) -> ImageFailure {
+    ImageFailure::Pull(base::chain(&error))
+}
+
+/// What the agent wants to know of an image known as `reference`.
+fn present(reference: &str, info: ImageInfo) -> Present {
+    let name: Option<Reference> = reference.parse().ok();
+    let repository = name.map(|n| n.repository());
+    let own = |digest: &&String| repository.as_ref().is_some_and(|r| digest.starts_with(&format!("{r}@")));
+    let by_digest = info.repo_digests.iter().find(own).or_else(|| info.repo_digests.first());
+    Present {
+        // By its own digest: the name may mean another image by the time the container is made.
+        reference: info.id.to_string(),
+        image_id: by_digest.cloned().unwrap_or_else(|| info.id.to_string()),
+        size_bytes: info.size_bytes,
+        names: info.repo_digests.iter().chain(&info.references).cloned().collect(),
+    }
+}
+
+impl Images for EngineImages {
+    fn get<'a>(&'a self, reference: &'a str) -> BoxFuture<'a, Result<Option<Present>, ImageFailure>> {
+        Box::pin(async move {
+            let (engine, name) = (self.0.clone(), reference.to_owned());
+            let found = tokio::task::spawn_blocking(move || engine.images().get(&name)).await;
+            let found = found.map_err(|e| ImageFailure::Pull(e.to_string()))?.map_err(failure)?;
+            Ok(found.map(|info| present(reference, info)))
+        })
+    }
+
+    fn pull<'a>(
+        &'a self,
+        reference: &'a str,
+        credentials: &'a [Credentials],
+    ) -> BoxFuture<'a, Result<Present, ImageFailure>> {
+        Box::pin(async move {
+            let mut last = ImageFailure::Pull("no way to ask for it".to_owned());
+            for way in credentials {
+                let auth = match way {
+                    Credentials::Anonymous => None,
+                    Credentials::Basic { username, password } => {
+                        Some(Auth::Basic { username: username.clone(), password: password.clone() })
+                    }
+                };
+                match self.0.images().pull(reference, auth, &()).await {
+                    Ok(info) => return Ok(present(reference, info)),
+                    Err(error) => last = failure(error),
+                }
+            }
+            Err(last)
+        })
+    }
+
+    fn list(&self) -> BoxFuture<'_, Vec<Present>> {
+        let engine = self.0.clone();
+        Box::pin(async move {
+            let all = tokio::task::spawn_blocking(move || engine.images().list().unwrap_or_default()).await;
+            all.unwrap_or_default().into_iter().map(|info| present("", info)).collect()
+        })
+    }
+
+    fn registry_of(&self, reference: &str) -> Option<(String, String)> {
+        let name: Reference = reference.parse().ok()?;
+        Some((name.registry().to_owned(), name.path().to_owned()))
+    }
+}

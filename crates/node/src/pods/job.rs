@@ -1,0 +1,347 @@
+//! Carrying out what was planned: each action as a task of its own.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use engine::runtime::RuntimeError;
+use jiff::SignedDuration;
+use k8s_openapi::api::core::v1::{Container, Pod};
+use kube::api::{Api, DeleteParams, Preconditions};
+use reconcile::pod::Failure;
+use reconcile::probe::{Kind, Outcome};
+use serde_json::Value;
+
+use super::{pull, report};
+use crate::context::Context;
+use crate::events::{Level, container_reference, pod_reference};
+use crate::images::Present;
+use crate::objects::{Handle, Key};
+use crate::paths::PodId;
+use crate::probes::{self, Target};
+use crate::spec::downward::Facts;
+use crate::spec::{self, ConfigError, Lookup};
+use crate::volumes::{Volumes, mounts};
+
+/// After the preStop hook a container has at least this long, however long the hook took.
+const LEAST_GRACE: Duration = Duration::from_secs(2);
+
+/// One pod as it is when something is done for it.
+#[derive(Clone)]
+pub(crate) struct Job {
+    pub(crate) ctx: Arc<Context>,
+    pub(crate) pod: Arc<Pod>,
+    pub(crate) id: PodId,
+    pub(crate) volumes: Arc<Volumes>,
+    pub(crate) handles: Arc<BTreeMap<Key, Handle>>,
+    pub(crate) pod_ips: Vec<IpAddr>,
+}
+
+fn config_failure(e: ConfigError) -> Failure {
+    Failure::new("CreateContainerConfigError", e.0)
+}
+
+fn runtime_failure(reason: &str, e: &RuntimeError) -> Failure {
+    Failure::new(reason, base::chain(e))
+}
+
+impl Job {
+    fn facts(&self) -> Facts<'_> {
+        Facts {
+            pod: &self.pod,
+            pod_ips: &self.pod_ips,
+            host_ips: &self.ctx.host_ips,
+            node_name: &self.ctx.config.node_name,
+            node_cpus: self.ctx.host.cpus,
+            node_memory: self.ctx.host.memory_bytes,
+            node_disk: self.ctx.host.disk_bytes,
+        }
+    }
+
+    /// The objects the pod refers to, as they are now.
+    async fn objects(&self) -> Result<Lookup, ConfigError> {
+        let mut found = Lookup::new();
+        for (key, handle) in self.handles.iter() {
+            found.insert(key.clone(), handle.get().await.map_err(|e| ConfigError(e.to_string()))?);
+        }
+        Ok(found)
+    }
+
+    fn container(&self, name: &str) -> Option<&Container> {
+        reconcile::pod::find(self.pod.spec.as_ref()?, name).map(|(_, c)| c)
+    }
+
+    fn named(&self, name: &str) -> Result<&Container, Failure> {
+        self.container(name).ok_or_else(|| Failure::new("InternalError", format!("no container {name:?}")))
+    }
+
+    fn warn(&self, failure: &Failure, reason: &'static str) {
+        self.ctx.recorder.warn(pod_reference(&self.pod), reason, failure.message.clone());
+    }
+
+    pub(super) async fn mount(&self) -> Result<(), Failure> {
+        let objects = self.objects().await.map_err(|e| Failure::new("FailedMount", e.0))?;
+        let result = self.volumes.mount(&self.pod, &self.facts(), &objects).await;
+        if let Err(failure) = &result {
+            self.warn(failure, "FailedMount");
+        }
+        result
+    }
+
+    pub(super) async fn run_sandbox(&self) -> Result<(), Failure> {
+        let host_dns = spec::sandbox::host_dns();
+        let cluster = spec::sandbox::Cluster {
+            domain: &self.ctx.config.cluster_domain,
+            dns_ip: self.ctx.config.dns_ip,
+            host_dns: &host_dns,
+            host_name: &self.ctx.host.hostname,
+        };
+        let made = match spec::sandbox::of_pod(&self.pod, &cluster) {
+            Ok(spec) => self.ctx.runtime.run_sandbox(spec).await.map_err(|e| base::chain(&e)),
+            Err(e) => Err(e.0),
+        };
+        made.map(drop).map_err(|e| {
+            let failure = Failure::new("FailedCreatePodSandBox", format!("Failed to create pod sandbox: {e}"));
+            self.warn(&failure, "FailedCreatePodSandBox");
+            failure
+        })
+    }
+
+    pub(super) async fn remove_sandbox(&self) -> Result<(), Failure> {
+        let about = pod_reference(&self.pod);
+        self.ctx.recorder.normal(about, "SandboxChanged", "Pod sandbox changed, it will be killed and re-created.");
+        self.drop_sandbox().await
+    }
+
+    async fn drop_sandbox(&self) -> Result<(), Failure> {
+        match self.ctx.runtime.remove_sandbox(&self.id.uid).await {
+            Ok(()) | Err(RuntimeError::NotFound { .. }) => Ok(()),
+            Err(e) => Err(runtime_failure("FailedKillPod", &e)),
+        }
+    }
+
+    pub(super) async fn stop_sandbox(&self) -> Result<(), Failure> {
+        match self.ctx.runtime.stop_sandbox(&self.id.uid).await {
+            Ok(()) | Err(RuntimeError::NotFound { .. }) => Ok(()),
+            Err(e) => {
+                let failure = runtime_failure("FailedKillPod", &e);
+                self.warn(&failure, "FailedKillPod");
+                Err(failure)
+            }
+        }
+    }
+
+    pub(super) async fn pull(&self, name: &str) -> Result<Present, Failure> {
+        let c = self.named(name)?;
+        let objects = self.objects().await.map_err(|e| Failure::new("ErrImagePull", e.0))?;
+        pull::ensure(&self.ctx, &self.pod, c, &objects).await
+    }
+
+    pub(super) async fn create(&self, name: &str, attempt: u32, image: Present) -> Result<(), Failure> {
+        let c = self.named(name)?;
+        let made = match self.container_spec(c, attempt, image).await {
+            Ok(spec) => match self.ctx.runtime.create_container(spec).await {
+                Ok(()) => Ok(()),
+                Err(RuntimeError::Invalid(message)) => Err(Failure::new("CreateContainerConfigError", message)),
+                Err(e) => Err(runtime_failure("CreateContainerError", &e)),
+            },
+            Err(e) => Err(config_failure(e)),
+        };
+        let about = container_reference(&self.pod, name);
+        match &made {
+            Ok(()) => self.ctx.recorder.normal(about, "Created", format!("Container created: {name}")),
+            Err(f) => self.ctx.recorder.warn(about, "Failed", format!("Error: {}", f.message)),
+        }
+        made
+    }
+
+    async fn container_spec(
+        &self,
+        c: &Container,
+        attempt: u32,
+        image: Present,
+    ) -> Result<engine::runtime::ContainerSpec, ConfigError> {
+        let facts = self.facts();
+        let objects = self.objects().await?;
+        let services = self.ctx.services.state();
+        let services = spec::env::of_services(&self.pod, services.iter().map(AsRef::as_ref));
+        let env = spec::env::of_container(c, &facts, &objects, &services)?;
+        let sources = self.volumes.sources(c, &env).await?;
+        let paths = &self.ctx.paths;
+        let termination_log = paths.termination_log(&self.id.uid, &c.name, attempt);
+        let log_path = paths.log(&self.id, &c.name, attempt);
+        prepare(&termination_log, &log_path).map_err(|e| ConfigError(format!("make files of container: {e}")))?;
+        let profiles = paths.seccomp();
+        let parts = spec::container::Parts {
+            attempt,
+            image: image.reference,
+            env,
+            sources,
+            log_path,
+            log_max_size: self.ctx.config.log_max_size,
+            log_max_files: self.ctx.config.log_max_files,
+            termination_log,
+            profiles: &profiles,
+        };
+        spec::container::spec(c, &facts, parts)
+    }
+
+    pub(super) async fn start(&self, name: &str, id: &str) -> Result<(), Failure> {
+        let about = container_reference(&self.pod, name);
+        match self.ctx.runtime.start_container(id).await {
+            Ok(()) => {
+                self.ctx.recorder.normal(about, "Started", format!("Container started: {name}"));
+                Ok(())
+            }
+            Err(e) => {
+                let failure = runtime_failure("RunContainerError", &e);
+                self.ctx.recorder.warn(about, "Failed", format!("Error: {}", failure.message));
+                Err(failure)
+            }
+        }
+    }
+
+    fn target<'a>(&'a self, c: &'a Container, id: &'a str) -> Target<'a> {
+        let host = self.pod.spec.as_ref().and_then(|s| s.host_network) == Some(true);
+        let own = if host { self.ctx.host_ips.first() } else { self.pod_ips.first() };
+        Target { runtime: self.ctx.runtime.as_ref(), container: c, id, ip: own.copied() }
+    }
+
+    pub(super) async fn post_start(&self, name: &str, id: &str) -> Result<(), Failure> {
+        let c = self.named(name)?;
+        let Some(handler) = c.lifecycle.as_ref().and_then(|l| l.post_start.as_ref()) else { return Ok(()) };
+        probes::hook(&self.target(c, id), handler, None).await.map_err(|message| {
+            let failure = Failure::new("FailedPostStartHook", format!("PostStartHook failed: {message}"));
+            self.ctx.recorder.warn(
+                container_reference(&self.pod, name),
+                "FailedPostStartHook",
+                failure.message.clone(),
+            );
+            failure
+        })
+    }
+
+    pub(super) async fn probe(&self, name: &str, id: &str, kind: Kind) -> Outcome {
+        let Some(c) = self.container(name) else { return Outcome::Unknown };
+        let probe = match kind {
+            Kind::Startup => c.startup_probe.as_ref(),
+            Kind::Readiness => c.readiness_probe.as_ref(),
+            Kind::Liveness => c.liveness_probe.as_ref(),
+        };
+        let Some(probe) = probe else { return Outcome::Unknown };
+        let (outcome, message) = probes::probe(&self.target(c, id), probe).await;
+        let about = || container_reference(&self.pod, name);
+        match outcome {
+            Outcome::Success => {}
+            Outcome::Failure => {
+                self.ctx.recorder.warn(about(), "Unhealthy", format!("{} probe failed: {message}", kind.title()));
+            }
+            Outcome::Unknown => {
+                self.ctx.recorder.warn(
+                    about(),
+                    "ProbeWarning",
+                    format!("{} probe could not be made: {message}", kind.title()),
+                );
+            }
+        }
+        outcome
+    }
+
+    pub(super) async fn kill(
+        &self,
+        name: &str,
+        id: &str,
+        grace: SignedDuration,
+        message: String,
+        again: bool,
+    ) -> Result<(), Failure> {
+        let about = container_reference(&self.pod, name);
+        if !again {
+            self.ctx.recorder.event(about.clone(), Level::Normal, "Killing", message);
+        }
+        let grace = Duration::try_from(grace).unwrap_or(Duration::ZERO);
+        let began = Instant::now();
+        let c = self.container(name);
+        let hook = c.and_then(|c| c.lifecycle.as_ref()?.pre_stop.as_ref());
+        if let (Some(c), Some(hook), false) = (c, hook, again || grace.is_zero()) {
+            let done = probes::hook(&self.target(c, id), hook, Some(grace)).await;
+            if let Err(message) = done {
+                self.ctx.recorder.warn(about, "FailedPreStopHook", format!("PreStopHook failed: {message}"));
+            }
+        }
+        let left = grace.saturating_sub(began.elapsed()).max(LEAST_GRACE.min(grace));
+        match self.ctx.runtime.stop_container(id, left).await {
+            Ok(()) | Err(RuntimeError::NotFound { .. }) => Ok(()),
+            Err(e) => {
+                let failure = runtime_failure("KillContainerError", &e);
+                self.warn(&failure, "FailedKillPod");
+                Err(failure)
+            }
+        }
+    }
+
+    pub(super) async fn remove_container(&self, name: &str, id: &str, attempt: u32) {
+        if let Err(error) = self.ctx.runtime.remove_container(id).await
+            && !matches!(error, RuntimeError::NotFound { .. })
+        {
+            tracing::warn!(pod = %self.id, container = name, error = %base::chain(&error), "old container not removed");
+            return;
+        }
+        let paths = &self.ctx.paths;
+        let log = paths.log(&self.id, name, attempt);
+        remove_logs(&log);
+        let _gone = std::fs::remove_file(paths.termination_log(&self.id.uid, name, attempt));
+    }
+
+    /// The last status, then everything of the pod on this node, then its object.
+    pub(super) async fn finish(&self, last: Option<Value>, gone: bool) -> Result<(), Failure> {
+        let fault = |message: String| Failure::new("FailedCleanup", message);
+        if let Some(patch) = last.filter(|_| !gone)
+            && let report::Written::No(error) = report::write(&self.ctx, &self.id, patch).await
+        {
+            return Err(fault(error));
+        }
+        self.drop_sandbox().await?;
+        let folder = self.ctx.paths.pod(&self.id.uid);
+        let logs = self.ctx.paths.pod_logs(&self.id.namespace, &self.id.name, &self.id.uid);
+        let cleared =
+            tokio::task::spawn_blocking(move || mounts::remove_tree(&folder).and_then(|()| mounts::remove_tree(&logs)));
+        cleared.await.map_err(|e| fault(e.to_string()))?.map_err(|e| fault(e.to_string()))?;
+        if gone {
+            return Ok(());
+        }
+        let params = DeleteParams {
+            grace_period_seconds: Some(0),
+            preconditions: Some(Preconditions { uid: Some(self.id.uid.clone()), resource_version: None }),
+            ..DeleteParams::default()
+        };
+        let api: Api<Pod> = Api::namespaced(self.ctx.client(), &self.id.namespace);
+        match api.delete(&self.id.name, &params).await {
+            Ok(_) => Ok(()),
+            Err(kube::Error::Api(s)) if s.code == 404 || s.code == 409 => Ok(()),
+            Err(e) => Err(fault(e.to_string())),
+        }
+    }
+}
+
+/// A container's log and the files it was rotated to.
+fn remove_logs(log: &std::path::Path) {
+    let (Some(folder), Some(name)) = (log.parent(), log.file_name()) else { return };
+    let name = name.to_string_lossy();
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(name.as_ref()) {
+            let _gone = std::fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// The files a container is given: an empty termination message that any user may write, and the folder of its log.
+fn prepare(termination_log: &std::path::Path, log: &std::path::Path) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    for folder in [termination_log.parent(), log.parent()].into_iter().flatten() {
+        std::fs::create_dir_all(folder)?;
+    }
+    let file = std::fs::OpenOptions::new().create(true).append(true).open(termination_log)?;
+    file.set_permissions(std::fs::Permissions::from_mode(0o666))
+}

@@ -1,0 +1,174 @@
+//! Follows the pods bound to this node and runs a worker for each.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use base::rt::Drain;
+use engine::runtime::RuntimeEvent;
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::Api;
+use kube::runtime::{WatchStreamExt, watcher};
+use parking_lot::Mutex;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
+
+use super::orphans;
+use super::worker::{Update, Worker};
+use crate::context::Context;
+use crate::paths::PodId;
+
+/// Pods by namespace and name.
+type ByName = HashMap<(String, String), Arc<Pod>>;
+
+/// The pods this node knows, for the parts that answer questions about them.
+#[derive(Clone, Default)]
+pub(crate) struct Pods {
+    by_name: Arc<Mutex<ByName>>,
+}
+
+impl Pods {
+    /// All of them.
+    pub(crate) fn all(&self) -> Vec<Arc<Pod>> {
+        self.by_name.lock().values().cloned().collect()
+    }
+
+    fn set(&self, id: &PodId, pod: Arc<Pod>) {
+        self.by_name.lock().insert((id.namespace.clone(), id.name.clone()), pod);
+    }
+
+    fn remove(&self, id: &PodId) {
+        let key = (id.namespace.clone(), id.name.clone());
+        let mut all = self.by_name.lock();
+        if all.get(&key).is_some_and(|p| p.metadata.uid.as_deref() == Some(&id.uid)) {
+            all.remove(&key);
+        }
+    }
+}
+
+struct Running {
+    id: PodId,
+    updates: watch::Sender<Update>,
+    nudge: Arc<Notify>,
+}
+
+pub(crate) struct Manager {
+    ctx: Arc<Context>,
+    pods: Pods,
+    workers: HashMap<String, Running>,
+    tasks: JoinSet<String>,
+    listed: Option<Vec<Arc<Pod>>>,
+    swept: bool,
+    drain: Drain,
+}
+
+impl Manager {
+    pub(crate) fn new(ctx: Arc<Context>, pods: Pods, drain: Drain) -> Self {
+        Manager { ctx, pods, workers: HashMap::new(), tasks: JoinSet::new(), listed: None, swept: false, drain }
+    }
+
+    pub(crate) async fn run(mut self) {
+        let api: Api<Pod> = Api::all(self.ctx.client());
+        let config = watcher::Config::default().fields(&format!("spec.nodeName={}", self.ctx.config.node_name));
+        let mut events = watcher(api, config).default_backoff().boxed();
+        let mut runtime = self.ctx.runtime.events();
+        loop {
+            tokio::select! {
+                event = events.next() => match event {
+                    Some(Ok(event)) => self.watched(event),
+                    Some(Err(error)) => tracing::warn!(%error, "watch of pods failed"),
+                    None => break,
+                },
+                event = runtime.recv() => match event {
+                    Ok(event) => self.hinted(&event),
+                    Err(RecvError::Lagged(_)) => self.workers.values().for_each(|w| w.nudge.notify_one()),
+                    Err(RecvError::Closed) => break,
+                },
+                Some(ended) = self.tasks.join_next() => self.ended(ended),
+                () = self.drain.cancelled() => break,
+            }
+        }
+        // Workers end at their next step; what they started in the runtime goes on.
+        self.tasks.shutdown().await;
+    }
+
+    fn watched(&mut self, event: watcher::Event<Pod>) {
+        match event {
+            watcher::Event::Apply(pod) => self.apply(Arc::new(pod)),
+            watcher::Event::Delete(pod) => self.gone(&PodId::of(&pod).uid.clone(), Some(Arc::new(pod))),
+            watcher::Event::Init => self.listed = Some(Vec::new()),
+            watcher::Event::InitApply(pod) => {
+                if let Some(list) = &mut self.listed {
+                    list.push(Arc::new(pod));
+                }
+            }
+            watcher::Event::InitDone => {
+                let list = self.listed.take().unwrap_or_default();
+                self.replace(list);
+            }
+        }
+    }
+
+    /// A complete list: what is not in it is no more.
+    fn replace(&mut self, list: Vec<Arc<Pod>>) {
+        let wanted: BTreeSet<String> = list.iter().map(|p| PodId::of(p).uid).collect();
+        let missing: Vec<String> = self.workers.keys().filter(|uid| !wanted.contains(*uid)).cloned().collect();
+        for uid in missing {
+            self.gone(&uid, None);
+        }
+        list.into_iter().for_each(|pod| self.apply(pod));
+        if !self.swept {
+            self.swept = true;
+            let known: BTreeSet<String> = self.workers.keys().cloned().chain(wanted).collect();
+            tokio::spawn(orphans::remove(self.ctx.clone(), known));
+        }
+    }
+
+    fn apply(&mut self, pod: Arc<Pod>) {
+        let id = PodId::of(&pod);
+        self.pods.set(&id, pod.clone());
+        if let Some(running) = self.workers.get(&id.uid) {
+            running.updates.send_replace(Update { pod, gone: false });
+            return;
+        }
+        let (updates, seen) = watch::channel(Update { pod, gone: false });
+        let nudge = Arc::new(Notify::new());
+        let worker = Worker::new(self.ctx.clone(), id.clone(), seen, nudge.clone(), self.drain.clone());
+        let uid = id.uid.clone();
+        self.tasks.spawn(async move {
+            worker.run().await;
+            uid
+        });
+        self.workers.insert(id.uid.clone(), Running { id, updates, nudge });
+    }
+
+    fn gone(&mut self, uid: &str, last: Option<Arc<Pod>>) {
+        let Some(running) = self.workers.get(uid) else { return };
+        self.pods.remove(&running.id);
+        running.updates.send_modify(|update| {
+            if let Some(pod) = last {
+                update.pod = pod;
+            }
+            update.gone = true;
+        });
+    }
+
+    fn hinted(&self, event: &RuntimeEvent) {
+        let (RuntimeEvent::Container { sandbox_id, .. } | RuntimeEvent::Sandbox { sandbox_id }) = event;
+        if let Some(worker) = self.workers.get(sandbox_id) {
+            worker.nudge.notify_one();
+        }
+    }
+
+    fn ended(&mut self, ended: Result<String, tokio::task::JoinError>) {
+        match ended {
+            Ok(uid) => {
+                if let Some(running) = self.workers.remove(&uid) {
+                    self.pods.remove(&running.id);
+                }
+            }
+            Err(error) => tracing::error!(%error, "a pod worker ended abnormally"),
+        }
+    }
+}

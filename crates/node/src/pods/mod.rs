@@ -1,0 +1,9 @@
+//! Pods on this node: a manager that follows them and a worker for each.
+
+pub(crate) mod job;
+pub(crate) mod manager;
+mod orphans;
+pub(crate) mod pull;
+mod report;
+mod view;
+mod worker;

@@ -1,0 +1,153 @@
+//! Writing a pod's status: only when it changed, the newest only, one write at a time.
+
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use kube::api::{Api, Patch, PatchParams};
+use serde_json::{Value, json};
+
+use crate::context::Context;
+use crate::paths::PodId;
+
+/// How a write ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Written {
+    Yes,
+    /// The object is gone or another one has its name.
+    Moot,
+    /// To be tried again.
+    No(String),
+}
+
+/// What was written and what is to be.
+#[derive(Debug, Default)]
+pub(super) struct Report {
+    sent: Option<Value>,
+    sending: Option<Value>,
+}
+
+impl Report {
+    /// Starts from what the API server has.
+    pub(super) fn new(status: Option<&PodStatus>) -> Self {
+        Report { sent: status.map(|s| json!(s)), sending: None }
+    }
+
+    /// The patch to write now, if the status differs from what was written and nothing is being written.
+    pub(super) fn next(&mut self, uid: &str, status: &PodStatus) -> Option<Value> {
+        let wanted = json!(status);
+        if self.sending.is_some() || self.sent.as_ref().is_some_and(|sent| covers(sent, &wanted)) {
+            return None;
+        }
+        let patch = patch(uid, &wanted, self.sent.as_ref());
+        self.sending = Some(wanted);
+        Some(patch)
+    }
+
+    /// A write ended.
+    pub(super) fn done(&mut self, written: &Written) {
+        let sent = self.sending.take();
+        if !matches!(written, Written::No(_)) {
+            self.sent = sent;
+        }
+    }
+}
+
+/// Whether writing `wanted` would change nothing in `sent`, which may hold more (other writers' conditions).
+fn covers(sent: &Value, wanted: &Value) -> bool {
+    let (Value::Object(sent), Value::Object(wanted)) = (sent, wanted) else { return false };
+    let gone =
+        ["reason", "message", "podIP", "podIPs"].iter().any(|k| sent.contains_key(*k) && !wanted.contains_key(*k));
+    !gone
+        && wanted.iter().all(|(key, value)| match (key.as_str(), sent.get(key)) {
+            (_, None) => false,
+            ("conditions", Some(before)) => {
+                value.as_array().into_iter().flatten().all(|c| before.as_array().is_some_and(|b| b.contains(c)))
+            }
+            (_, Some(before)) => before == value,
+        })
+}
+
+fn patch(uid: &str, wanted: &Value, sent: Option<&Value>) -> Value {
+    let mut status = wanted.clone();
+    let had = |key: &str| sent.and_then(|s| s.get(key)).is_some();
+    for key in ["reason", "message", "podIP", "podIPs", "initContainerStatuses"] {
+        if status.get(key).is_none() && had(key) {
+            status[key] = Value::Null;
+        }
+    }
+    // Conditions are merged by their type: what one no longer says must be taken away.
+    let before = sent.and_then(|s| s["conditions"].as_array()).cloned().unwrap_or_default();
+    for c in status["conditions"].as_array_mut().into_iter().flatten() {
+        let old = before.iter().find(|b| b["type"] == c["type"]);
+        for key in ["reason", "message"] {
+            if c.get(key).is_none() && old.is_some_and(|o| o.get(key).is_some()) {
+                c[key] = Value::Null;
+            }
+        }
+    }
+    // Addresses are merged by their value: a new one must replace the old.
+    if let Some(ips) = status.get("podIPs").and_then(Value::as_array)
+        && had("podIPs")
+        && sent.and_then(|s| s.get("podIPs")) != status.get("podIPs")
+    {
+        let mut list = vec![json!({"$patch": "replace"})];
+        list.extend(ips.iter().cloned());
+        status["podIPs"] = Value::Array(list);
+    }
+    json!({"metadata": {"uid": uid}, "status": status})
+}
+
+/// Writes a patch.
+pub(super) async fn write(ctx: &Context, id: &PodId, patch: Value) -> Written {
+    let api: Api<Pod> = Api::namespaced(ctx.client(), &id.namespace);
+    match api.patch_status(&id.name, &PatchParams::default(), &Patch::Strategic(patch)).await {
+        Ok(_) => Written::Yes,
+        Err(kube::Error::Api(s)) if s.code == 404 || s.code == 409 => Written::Moot,
+        Err(error) => Written::No(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(value: Value) -> PodStatus {
+        serde_json::from_value(value).expect("a status")
+    }
+
+    #[test]
+    fn the_same_status_is_written_once() {
+        let mut r = Report::default();
+        let s = status(json!({"phase": "Running"}));
+        assert!(r.next("u", &s).is_some());
+        assert!(r.next("u", &status(json!({"phase": "Failed"}))).is_none(), "one write at a time");
+        r.done(&Written::Yes);
+        assert!(r.next("u", &s).is_none());
+        assert!(r.next("u", &status(json!({"phase": "Failed"}))).is_some());
+    }
+
+    #[test]
+    fn a_failed_write_is_written_again() {
+        let mut r = Report::default();
+        let s = status(json!({"phase": "Running"}));
+        assert!(r.next("u", &s).is_some());
+        r.done(&Written::No("busy".into()));
+        assert!(r.next("u", &s).is_some());
+    }
+
+    #[test]
+    fn conditions_of_others_do_not_cause_writes_and_vanished_fields_are_removed() {
+        let both = status(
+            json!({"reason": "x", "podIPs": [{"ip": "1.1.1.1"}], "conditions": [{"type": "Ready", "status": "True", "message": "m"}, {"type": "other", "status": "True"}]}),
+        );
+        let mut r = Report::new(Some(&both));
+        let ours = status(
+            json!({"reason": "x", "podIPs": [{"ip": "1.1.1.1"}], "conditions": [{"type": "Ready", "status": "True", "message": "m"}]}),
+        );
+        assert!(r.next("u", &ours).is_none());
+        let next = json!({"podIPs": [{"ip": "2.2.2.2"}], "conditions": [{"type": "Ready", "status": "True"}]});
+        let patch = r.next("u", &status(next)).expect("a patch");
+        assert_eq!(patch["status"]["conditions"][0].get("message"), Some(&Value::Null));
+        assert_eq!(patch["status"]["reason"], Value::Null);
+        assert_eq!(patch["status"]["podIPs"], json!([{"$patch": "replace"}, {"ip": "2.2.2.2"}]));
+        assert_eq!(patch["metadata"]["uid"], "u");
+    }
+}

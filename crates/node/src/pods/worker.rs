@@ -1,0 +1,493 @@
+//! One pod's task: the only one that writes its state. It looks, decides, starts what is to be done, and waits for
+//! whatever comes next.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base::rt::Drain;
+use futures::StreamExt;
+use futures::stream::{BoxStream, SelectAll};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use reconcile::pod::{Action, ContainerView, Failure, Memory, Op, Plan, Sandbox, Snapshot, plan};
+use reconcile::probe::{Kind, Outcome};
+use tokio::sync::{Notify, watch};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::Instant;
+
+use super::job::Job;
+use super::report::{self, Report, Written};
+use super::view::{self, Messages, Seen};
+use crate::context::Context;
+use crate::events::{container_reference, pod_reference};
+use crate::images::Present;
+use crate::objects::{Handle, Key};
+use crate::paths::PodId;
+use crate::spec::refs;
+use crate::volumes::{Volumes, usage};
+
+/// A status that could not be written is tried again after this long.
+const STATUS_RETRY: Duration = Duration::from_secs(1);
+
+/// The pod as last seen.
+#[derive(Debug, Clone)]
+pub(super) struct Update {
+    pub(super) pod: Arc<Pod>,
+    /// Its object is no more.
+    pub(super) gone: bool,
+}
+
+/// How a task of the worker ended.
+enum Done {
+    Mounted(Result<(), Failure>),
+    Unmounted(Result<(), Failure>),
+    Refreshed(Result<(), Failure>),
+    SandboxMade(Result<(), Failure>),
+    SandboxRemoved(Result<(), Failure>, Vec<ContainerView>),
+    SandboxDown(Result<(), Failure>),
+    Pulled(String, u32, String, Result<Present, Failure>),
+    Created(String, Result<(), Failure>),
+    Started(String, Result<(), Failure>),
+    PostStart(String, String, Result<(), Failure>),
+    Probed(String, String, Kind, Outcome),
+    Killed(String, Result<(), Failure>),
+    Removed(String),
+    Finished(Result<(), Failure>),
+    Written(Written),
+    Measured(Option<Failure>),
+}
+
+pub(super) struct Worker {
+    ctx: Arc<Context>,
+    id: PodId,
+    updates: watch::Receiver<Update>,
+    nudge: Arc<Notify>,
+    drain: Drain,
+    pod: Arc<Pod>,
+    memory: Memory,
+    previous: PodStatus,
+    seen: Seen,
+    messages: Messages,
+    images: HashMap<String, (u32, Present)>,
+    volumes: Arc<Volumes>,
+    handles: Arc<BTreeMap<Key, Handle>>,
+    changes: SelectAll<BoxStream<'static, ()>>,
+    tasks: JoinSet<Done>,
+    running: BTreeMap<Op, AbortHandle>,
+    report: Report,
+    report_retry: Option<Instant>,
+    told: BTreeSet<(String, u32)>,
+    refreshing: bool,
+    stale_volumes: bool,
+    renew_at: Option<Timestamp>,
+    over: bool,
+    /// Limits on volumes that are measured, and when they are next.
+    limits: Vec<usage::Limit>,
+    measure_at: Option<Instant>,
+}
+
+/// What comes next.
+enum Next {
+    Done(Result<Done, tokio::task::JoinError>),
+    Updated,
+    Nudged,
+    ObjectChanged,
+    Time,
+    Drain,
+}
+
+impl Worker {
+    pub(super) fn new(
+        ctx: Arc<Context>,
+        id: PodId,
+        updates: watch::Receiver<Update>,
+        nudge: Arc<Notify>,
+        drain: Drain,
+    ) -> Self {
+        let pod = updates.borrow().pod.clone();
+        let volumes = Arc::new(Volumes::new(ctx.clone(), id.clone()));
+        Worker {
+            report: Report::new(pod.status.as_ref()),
+            previous: pod.status.clone().unwrap_or_default(),
+            memory: Memory::new(Timestamp::now()),
+            seen: Seen { sandbox: Sandbox::Absent, containers: Vec::new() },
+            messages: Messages::default(),
+            images: HashMap::new(),
+            handles: Arc::default(),
+            changes: SelectAll::new(),
+            tasks: JoinSet::new(),
+            running: BTreeMap::new(),
+            report_retry: None,
+            told: BTreeSet::new(),
+            refreshing: false,
+            stale_volumes: false,
+            renew_at: None,
+            over: false,
+            measure_at: None,
+            limits: usage::limits(&pod),
+            ctx,
+            id,
+            updates,
+            nudge,
+            drain,
+            pod,
+            volumes,
+        }
+    }
+
+    /// Runs until the pod is gone from the node, or the agent drains.
+    pub(super) async fn run(mut self) {
+        self.begin().await;
+        while !self.over {
+            let wake = self.step();
+            let next = self.wait(wake).await;
+            if !self.take(next).await {
+                return;
+            }
+        }
+    }
+
+    async fn begin(&mut self) {
+        self.observe().await;
+        self.memory = Memory::adopt(&self.previous, &self.seen.containers, Timestamp::now());
+        if let Some(failure) = crate::supported::refusal(&self.pod) {
+            self.ctx.recorder.warn(pod_reference(&self.pod), "UnsupportedPodSpec", failure.message.clone());
+            self.memory.refuse(failure);
+            return;
+        }
+        self.refer();
+        self.measure_at = (!self.limits.is_empty()).then(|| Instant::now() + usage::EVERY);
+    }
+
+    /// Watches the objects the pod refers to.
+    fn refer(&mut self) {
+        let handles: BTreeMap<Key, Handle> =
+            refs::keys(&self.pod).into_iter().map(|k| (k.clone(), self.ctx.objects.handle(k))).collect();
+        self.changes = handles
+            .values()
+            .map(|h| {
+                futures::stream::unfold(h.changes(), |mut rx| async move {
+                    rx.changed().await.ok()?;
+                    Some(((), rx))
+                })
+                .boxed()
+            })
+            .collect();
+        self.handles = Arc::new(handles);
+    }
+
+    /// Asks the runtime what is there.
+    async fn observe(&mut self) {
+        let sandboxes = self.ctx.runtime.sandboxes().await;
+        let sandbox = view::sandbox(sandboxes.iter().find(|s| s.spec.id == self.id.uid));
+        let statuses = self.ctx.runtime.containers(Some(&self.id.uid)).await;
+        let containers = view::containers(&self.pod, &statuses, &mut self.messages);
+        self.seen = Seen { sandbox, containers };
+    }
+
+    /// Decides and starts what is to be done. Returns when to look again at the latest.
+    fn step(&mut self) -> Option<Instant> {
+        let now = Timestamp::now();
+        let plan = plan(&Snapshot {
+            pod: &self.pod,
+            previous: &self.previous,
+            sandbox: self.seen.sandbox.clone(),
+            containers: &self.seen.containers,
+            memory: &self.memory,
+            host_ips: &self.ctx.host_ips,
+            now,
+        });
+        self.previous = plan.status.clone();
+        let killing: BTreeSet<Op> = self.running.keys().filter(|op| matches!(op, Op::Kill(_))).cloned().collect();
+        self.memory.accept(&plan, now);
+        self.tell(&plan);
+        let finishing = plan.actions.contains(&Action::Finish);
+        if !finishing && !self.memory.in_flight(&Op::Finish) {
+            self.write();
+        }
+        for action in plan.actions {
+            self.start(action, &killing);
+        }
+        self.refresh_if_due(now);
+        self.measure_if_due();
+        let wake = [plan.wake_at, self.renew_at].into_iter().flatten().min().map(|at| instant(at, now));
+        [wake, self.report_retry, self.measure_at].into_iter().flatten().min()
+    }
+
+    /// Events for containers that a crash back-off begins to hold back.
+    fn tell(&mut self, plan: &Plan) {
+        for (name, message) in &plan.held_back {
+            let attempt = self.seen.containers.iter().filter(|v| v.name == *name).map(|v| v.attempt).max().unwrap_or(0);
+            if self.told.insert((name.clone(), attempt)) {
+                let pod = format!("{}_{}({})", self.id.name, self.id.namespace, self.id.uid);
+                tracing::debug!(pod = %self.id, message, "held back");
+                let text = format!("Back-off restarting failed container {name} in pod {pod}");
+                self.ctx.recorder.warn(container_reference(&self.pod, name), "BackOff", text);
+            }
+        }
+        if self.told.len() > 64 {
+            self.told.clear();
+        }
+    }
+
+    fn write(&mut self) {
+        if self.memory_gone() || self.report_retry.is_some_and(|at| at > Instant::now()) {
+            return;
+        }
+        self.report_retry = None;
+        if let Some(patch) = self.report.next(&self.id.uid, &self.previous) {
+            let (ctx, id) = (self.ctx.clone(), self.id.clone());
+            self.tasks.spawn(async move { Done::Written(report::write(&ctx, &id, patch).await) });
+        }
+    }
+
+    fn memory_gone(&self) -> bool {
+        self.updates.borrow().gone
+    }
+
+    fn job(&self) -> Job {
+        Job {
+            ctx: self.ctx.clone(),
+            pod: self.pod.clone(),
+            id: self.id.clone(),
+            volumes: self.volumes.clone(),
+            handles: self.handles.clone(),
+            pod_ips: self.ips(),
+        }
+    }
+
+    fn ips(&self) -> Vec<IpAddr> {
+        let reported = self.previous.pod_ips.iter().flatten().filter_map(|p| p.ip.parse().ok());
+        match self.seen.sandbox {
+            Sandbox::Ready { ip: Some(ip) } => vec![ip],
+            _ => reported.collect(),
+        }
+    }
+
+    fn start(&mut self, action: Action, killing: &BTreeSet<Op>) {
+        let op = action.op();
+        let before = self.running.remove(&op);
+        // A new kill of the same container has less patience; anything else under this name is over or given up.
+        let again = matches!(op, Op::Kill(_)) && killing.contains(&op);
+        if let Some(before) = before {
+            before.abort();
+        }
+        let job = self.job();
+        let handle = match action {
+            Action::Abort(_) => return,
+            Action::MountVolumes => self.tasks.spawn(async move { Done::Mounted(job.mount().await) }),
+            Action::TearDownVolumes => self.tasks.spawn(async move { Done::Unmounted(job.volumes.unmount().await) }),
+            Action::RunSandbox => self.tasks.spawn(async move { Done::SandboxMade(job.run_sandbox().await) }),
+            Action::RemoveSandbox => {
+                let views = self.seen.containers.clone();
+                self.tasks.spawn(async move { Done::SandboxRemoved(job.remove_sandbox().await, views) })
+            }
+            Action::StopSandbox => self.tasks.spawn(async move { Done::SandboxDown(job.stop_sandbox().await) }),
+            Action::Pull { name, attempt } => {
+                let spec = self.pod.spec.as_ref();
+                let found = spec.and_then(|s| reconcile::pod::find(s, &name)).and_then(|(_, c)| c.image.clone());
+                let image = found.unwrap_or_default();
+                self.tasks.spawn(async move {
+                    let result = job.pull(&name).await;
+                    Done::Pulled(name, attempt, image, result)
+                })
+            }
+            Action::Create { name, attempt, .. } => {
+                let image = self.images.get(&name).filter(|(a, _)| *a == attempt).map(|(_, i)| i.clone());
+                self.tasks.spawn(async move {
+                    let result = match image {
+                        Some(image) => job.create(&name, attempt, image).await,
+                        None => Err(Failure::new("CreateContainerError", "its image was forgotten")),
+                    };
+                    Done::Created(name, result)
+                })
+            }
+            Action::Start { name, id } => self.tasks.spawn(async move {
+                let result = job.start(&name, &id).await;
+                Done::Started(name, result)
+            }),
+            Action::PostStart { name, id } => self.tasks.spawn(async move {
+                let result = job.post_start(&name, &id).await;
+                Done::PostStart(name, id, result)
+            }),
+            Action::Probe { name, id, kind } => self.tasks.spawn(async move {
+                let outcome = job.probe(&name, &id, kind).await;
+                Done::Probed(name, id, kind, outcome)
+            }),
+            Action::Kill { name, id, grace, message } => self.tasks.spawn(async move {
+                let result = job.kill(&name, &id, grace, message, again).await;
+                Done::Killed(name, result)
+            }),
+            Action::Remove { name, id, attempt } => self.tasks.spawn(async move {
+                job.remove_container(&name, &id, attempt).await;
+                Done::Removed(id)
+            }),
+            Action::Finish => {
+                let gone = self.memory_gone();
+                let last = self.report.next(&self.id.uid, &self.previous);
+                self.tasks.spawn(async move { Done::Finished(job.finish(last, gone).await) })
+            }
+        };
+        self.running.insert(op, handle);
+    }
+
+    /// Brings written volumes up to date after an object changed or when a token grows old.
+    fn refresh_if_due(&mut self, now: Timestamp) {
+        let renew = self.renew_at.is_some_and(|at| at <= now);
+        if !(self.stale_volumes || renew) || self.refreshing || !self.memory.volumes_ready() {
+            return;
+        }
+        self.stale_volumes = false;
+        self.renew_at = None;
+        self.refreshing = true;
+        let job = self.job();
+        self.tasks.spawn(async move { Done::Refreshed(job.mount().await) });
+    }
+
+    fn measure_if_due(&mut self) {
+        if self.measure_at.is_none_or(|at| at > Instant::now()) {
+            return;
+        }
+        self.measure_at = None;
+        let (ctx, uid, limits) = (self.ctx.clone(), self.id.uid.clone(), self.limits.clone());
+        self.tasks.spawn_blocking(move || Done::Measured(usage::exceeded(&ctx.paths, &uid, &limits)));
+    }
+
+    async fn wait(&mut self, wake: Option<Instant>) -> Next {
+        let far = Instant::now() + Duration::from_secs(86_400);
+        tokio::select! {
+            biased;
+            () = self.drain.cancelled() => Next::Drain,
+            Some(done) = self.tasks.join_next() => Next::Done(done),
+            Ok(()) = self.updates.changed() => Next::Updated,
+            () = self.nudge.notified() => Next::Nudged,
+            Some(()) = self.changes.next() => Next::ObjectChanged,
+            () = tokio::time::sleep_until(wake.unwrap_or(far)) => Next::Time,
+        }
+    }
+
+    /// Takes in what came. False when the worker is to end.
+    async fn take(&mut self, next: Next) -> bool {
+        match next {
+            Next::Drain => return false,
+            Next::Time => {}
+            Next::Nudged => self.observe().await,
+            Next::ObjectChanged => {
+                self.stale_volumes = true;
+                self.memory.retry_now();
+            }
+            Next::Updated => self.updated(),
+            Next::Done(Ok(done)) => {
+                let look =
+                    !matches!(done, Done::Probed(..) | Done::Written(_) | Done::Refreshed(_) | Done::Measured(_));
+                self.record(done).await;
+                if look {
+                    self.observe().await;
+                }
+            }
+            Next::Done(Err(error)) => {
+                if error.is_panic() {
+                    tracing::error!(pod = %self.id, %error, "a task of a pod panicked");
+                }
+            }
+        }
+        true
+    }
+
+    fn updated(&mut self) {
+        let update = self.updates.borrow_and_update().clone();
+        if update.gone {
+            self.memory.object_gone();
+        }
+        let debugged = |p: &Pod| p.spec.as_ref().and_then(|s| s.ephemeral_containers.as_ref()).map_or(0, Vec::len);
+        if debugged(&update.pod) > debugged(&self.pod) {
+            let message = "spec.ephemeralContainers is not supported by this node: they will not run";
+            self.ctx.recorder.warn(pod_reference(&update.pod), "UnsupportedPodSpec", message);
+        }
+        let meta = |p: &Pod| (p.metadata.labels.clone(), p.metadata.annotations.clone());
+        self.stale_volumes |= meta(&update.pod) != meta(&self.pod);
+        self.pod = update.pod;
+        // Somebody else may declare the pod failed: that is not taken back.
+        let declared = self.pod.status.as_ref().and_then(|s| s.phase.clone());
+        let ended = |p: &Option<String>| matches!(p.as_deref(), Some("Succeeded" | "Failed"));
+        if ended(&declared) && !ended(&self.previous.phase) {
+            let status = self.pod.status.clone().unwrap_or_default();
+            self.previous.phase = declared;
+            self.previous.reason = status.reason;
+            self.previous.message = status.message;
+        }
+    }
+
+    async fn record(&mut self, done: Done) {
+        let now = Timestamp::now();
+        let m = &mut self.memory;
+        match done {
+            Done::Mounted(result) => {
+                self.running.remove(&Op::Volumes);
+                m.volumes_mounted(result, now);
+                self.renew_at = self.volumes.renew_at().await;
+            }
+            Done::Unmounted(result) => m.volumes_unmounted(result, now),
+            Done::Refreshed(result) => {
+                self.refreshing = false;
+                self.renew_at = self.volumes.renew_at().await;
+                if result.is_err() {
+                    let soon = now.checked_add(jiff::SignedDuration::from_secs(60)).unwrap_or(now);
+                    self.renew_at = Some(self.renew_at.map_or(soon, |at| at.max(soon)));
+                }
+            }
+            Done::SandboxMade(result) => m.sandbox_made(result, now),
+            Done::SandboxRemoved(result, views) => m.sandbox_removed(result, &views, now),
+            Done::SandboxDown(result) => m.sandbox_down(result, now),
+            Done::Pulled(name, attempt, image, result) => {
+                let result = result.map(|present| {
+                    self.images.insert(name.clone(), (attempt, present));
+                });
+                self.running.remove(&Op::Pull(name.clone()));
+                m.pulled(&name, attempt, &image, result, now);
+            }
+            Done::Created(name, result) => m.created(&name, result, now),
+            Done::Started(name, result) => m.started(&name, result, now),
+            Done::PostStart(name, id, result) => m.post_start_done(&name, &id, result),
+            Done::Probed(name, id, kind, outcome) => {
+                m.probed(&self.pod, &name, &id, kind, outcome, now);
+            }
+            Done::Killed(name, result) => {
+                self.running.remove(&Op::Kill(name.clone()));
+                m.killed(&name, result, now);
+            }
+            Done::Removed(id) => {
+                self.running.remove(&Op::Remove(id.clone()));
+                m.removed(&id);
+            }
+            Done::Finished(result) => {
+                if let Err(failure) = &result {
+                    tracing::warn!(pod = %self.id, reason = failure.message, "pod not removed");
+                }
+                self.over = result.is_ok();
+                self.report.done(&Written::No(String::new()));
+                m.finished(result, now);
+            }
+            Done::Measured(None) => self.measure_at = Some(Instant::now() + usage::EVERY),
+            Done::Measured(Some(failure)) => {
+                self.ctx.recorder.warn(pod_reference(&self.pod), "Evicted", failure.message.clone());
+                m.evict(failure);
+            }
+            Done::Written(written) => {
+                if let Written::No(error) = &written {
+                    tracing::debug!(pod = %self.id, error, "status not written");
+                    self.report_retry = Some(Instant::now() + STATUS_RETRY);
+                }
+                self.report.done(&written);
+            }
+        }
+    }
+}
+
+fn instant(at: Timestamp, now: Timestamp) -> Instant {
+    let wait = Duration::try_from(at.duration_since(now)).unwrap_or(Duration::ZERO);
+    // A millisecond more, so that the time has come when the timer fires.
+    Instant::now() + wait + Duration::from_millis(1)
+}

@@ -1,0 +1,215 @@
+//! What this node cannot do. A pod that asks for it is refused with the field's name: nothing is accepted and ignored.
+
+use k8s_openapi::api::core::v1::{Container, LifecycleHandler, Pod, PodSpec, Probe, Volume};
+use reconcile::pod::{Failure, each};
+
+/// Kernel parameters that stay inside the pod and cannot hurt the node (the kubelet's safe set).
+const SAFE_SYSCTLS: [&str; 13] = [
+    "kernel.shm_rmid_forced",
+    "net.ipv4.ip_local_port_range",
+    "net.ipv4.tcp_syncookies",
+    "net.ipv4.ping_group_range",
+    "net.ipv4.ip_unprivileged_port_start",
+    "net.ipv4.ip_local_reserved_ports",
+    "net.ipv4.tcp_keepalive_time",
+    "net.ipv4.tcp_fin_timeout",
+    "net.ipv4.tcp_keepalive_intvl",
+    "net.ipv4.tcp_keepalive_probes",
+    "net.ipv4.tcp_rmem",
+    "net.ipv4.tcp_wmem",
+    "net.ipv4.tcp_slow_start_after_idle",
+];
+
+/// Why the pod cannot run here, if it cannot.
+pub(crate) fn refusal(pod: &Pod) -> Option<Failure> {
+    let spec = pod.spec.as_ref()?;
+    let field = pod_field(spec)
+        .or_else(|| pod_security(spec))
+        .or_else(|| spec.volumes.iter().flatten().find_map(volume))
+        .or_else(|| each(spec).find_map(|(_, c)| container(spec, c)));
+    if let Some(field) = field {
+        return Some(Failure::new(
+            "UnsupportedPodSpec",
+            format!("Pod was rejected: {field} is not supported by this node"),
+        ));
+    }
+    let os = spec.os.as_ref().map(|os| os.name.as_str()).filter(|os| *os != "linux");
+    if let Some(os) = os {
+        let message = format!("Failed to admit pod as the OS field {os:?} doesn't match node OS \"linux\"");
+        return Some(Failure::new("PodOSNotSupported", message));
+    }
+    forbidden_sysctl(spec).map(|name| {
+        Failure::new("SysctlForbidden", format!("forbidden sysctl: {name:?} is not in the set of safe sysctls"))
+    })
+}
+
+fn when(refused: bool, field: &str) -> Option<String> {
+    refused.then(|| field.to_owned())
+}
+
+fn pod_field(spec: &PodSpec) -> Option<String> {
+    when(spec.host_users == Some(false), "spec.hostUsers: false")
+        .or_else(|| when(spec.resource_claims.iter().flatten().next().is_some(), "spec.resourceClaims"))
+        .or_else(|| when(spec.ephemeral_containers.iter().flatten().next().is_some(), "spec.ephemeralContainers"))
+        .or_else(|| when(spec.runtime_class_name.as_deref().is_some_and(|n| !n.is_empty()), "spec.runtimeClassName"))
+        .or_else(|| {
+            let shared = spec.host_pid == Some(true) && spec.share_process_namespace == Some(true);
+            when(shared, "spec.shareProcessNamespace together with spec.hostPID")
+        })
+}
+
+fn pod_security(spec: &PodSpec) -> Option<String> {
+    let s = spec.security_context.as_ref()?;
+    let at = "spec.securityContext";
+    let local = s.app_armor_profile.as_ref().is_some_and(|p| p.type_ == "Localhost");
+    let selinux = s.se_linux_options.is_some();
+    let strict = s.supplemental_groups_policy.as_deref() == Some("Strict");
+    when(s.windows_options.is_some(), &format!("{at}.windowsOptions"))
+        .or_else(|| when(local, &format!("{at}.appArmorProfile of type Localhost")))
+        .or_else(|| when(selinux, &format!("{at}.seLinuxOptions")))
+        .or_else(|| when(strict, &format!("{at}.supplementalGroupsPolicy: Strict")))
+}
+
+fn forbidden_sysctl(spec: &PodSpec) -> Option<String> {
+    let list = spec.security_context.as_ref()?.sysctls.as_ref()?;
+    let host_network = spec.host_network == Some(true);
+    list.iter().map(|s| s.name.replace('/', ".")).find(|name| {
+        !SAFE_SYSCTLS.contains(&name.as_str())
+            || host_network && name.starts_with("net.")
+            || spec.host_ipc == Some(true) && name.starts_with("kernel.shm")
+    })
+}
+
+fn volume(v: &Volume) -> Option<String> {
+    let known = v.empty_dir.is_some()
+        || v.host_path.is_some()
+        || v.config_map.is_some()
+        || v.secret.is_some()
+        || v.downward_api.is_some()
+        || v.projected.is_some()
+        || v.persistent_volume_claim.is_some();
+    if !known {
+        return Some(format!("the source of volume {:?}", v.name));
+    }
+    let medium = v.empty_dir.as_ref().and_then(|e| e.medium.as_deref()).unwrap_or_default();
+    if !matches!(medium, "" | "Memory") {
+        return Some(format!("emptyDir.medium {medium:?} of volume {:?}", v.name));
+    }
+    let block =
+        matches!(v.host_path.as_ref().and_then(|h| h.type_.as_deref()), Some(t) if !HOST_PATH_TYPES.contains(&t));
+    if block {
+        return Some(format!("hostPath.type of volume {:?}", v.name));
+    }
+    v.projected.iter().flat_map(|p| p.sources.iter().flatten()).find_map(|s| {
+        let bundle = s.cluster_trust_bundle.is_some() || s.pod_certificate.is_some();
+        when(bundle, &format!("clusterTrustBundle or podCertificate in volume {:?}", v.name))
+    })
+}
+
+const HOST_PATH_TYPES: [&str; 8] =
+    ["", "DirectoryOrCreate", "Directory", "FileOrCreate", "File", "Socket", "CharDevice", "BlockDevice"];
+
+fn container(spec: &PodSpec, c: &Container) -> Option<String> {
+    let at = |field: &str| format!("{field} of container {:?}", c.name);
+    let s = c.security_context.as_ref();
+    let local = s.and_then(|s| s.app_armor_profile.as_ref()).is_some_and(|p| p.type_ == "Localhost");
+    let rules = c.restart_policy_rules.iter().flatten().any(|r| r.action != "Restart");
+    let claims = c.resources.as_ref().is_some_and(|r| r.claims.iter().flatten().next().is_some());
+    let signal = c.lifecycle.as_ref().is_some_and(|l| l.stop_signal.is_some());
+    let file_env = c.env.iter().flatten().filter_map(|e| e.value_from.as_ref()).any(|f| f.file_key_ref.is_some());
+    let recursive = c.volume_mounts.iter().flatten().any(|m| m.recursive_read_only.as_deref() == Some("Enabled"));
+    let privileged = s.and_then(|s| s.privileged) == Some(true);
+    let shared = c.volume_mounts.iter().flatten().any(|m| m.mount_propagation.as_deref() == Some("Bidirectional"));
+    when(s.is_some_and(|s| s.windows_options.is_some()), &at("securityContext.windowsOptions"))
+        .or_else(|| when(local, &at("securityContext.appArmorProfile of type Localhost")))
+        .or_else(|| when(s.is_some_and(|s| s.se_linux_options.is_some()), &at("securityContext.seLinuxOptions")))
+        .or_else(|| when(claims, &at("resources.claims")))
+        .or_else(|| when(c.volume_devices.iter().flatten().next().is_some(), &at("volumeDevices")))
+        .or_else(|| when(signal, &at("lifecycle.stopSignal")))
+        .or_else(|| when(rules, &at("a restartPolicyRules action other than Restart")))
+        .or_else(|| when(file_env, &at("env.valueFrom.fileKeyRef")))
+        .or_else(|| when(recursive, &at("volumeMounts.recursiveReadOnly: Enabled")))
+        .or_else(|| when(shared && !privileged, &at("mountPropagation: Bidirectional without privileged")))
+        .or_else(|| resource(c).map(|name| at(&format!("resource {name:?}"))))
+        .or_else(|| {
+            missing_volume(spec, c).map(|name| at(&format!("a mount of volume {name:?}, which the pod does not have,")))
+        })
+        .or_else(|| handlers(c).map(|f| at(&f)))
+}
+
+/// Extended resources need a device plugin, huge pages a controller; this node has neither.
+fn resource(c: &Container) -> Option<String> {
+    let r = c.resources.as_ref()?;
+    let names = r.limits.iter().chain(r.requests.iter()).flat_map(|m| m.keys());
+    names.into_iter().find(|n| !matches!(n.as_str(), "cpu" | "memory" | "ephemeral-storage")).cloned()
+}
+
+fn missing_volume(spec: &PodSpec, c: &Container) -> Option<String> {
+    let has = |name: &str| spec.volumes.iter().flatten().any(|v| v.name == name);
+    c.volume_mounts.iter().flatten().map(|m| m.name.clone()).find(|name| !has(name))
+}
+
+fn handlers(c: &Container) -> Option<String> {
+    let empty_hook =
+        |h: Option<&LifecycleHandler>| h.is_some_and(|h| h.exec.is_none() && h.http_get.is_none() && h.sleep.is_none());
+    let empty_probe = |p: Option<&Probe>| {
+        p.is_some_and(|p| p.exec.is_none() && p.http_get.is_none() && p.tcp_socket.is_none() && p.grpc.is_none())
+    };
+    let life = c.lifecycle.as_ref();
+    when(empty_hook(life.and_then(|l| l.post_start.as_ref())), "the handler of lifecycle.postStart")
+        .or_else(|| when(empty_hook(life.and_then(|l| l.pre_stop.as_ref())), "the handler of lifecycle.preStop"))
+        .or_else(|| when(empty_probe(c.startup_probe.as_ref()), "the handler of startupProbe"))
+        .or_else(|| when(empty_probe(c.readiness_probe.as_ref()), "the handler of readinessProbe"))
+        .or_else(|| when(empty_probe(c.liveness_probe.as_ref()), "the handler of livenessProbe"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn refused(spec: Value) -> String {
+        let mut all = json!({"containers": [{"name": "c"}]});
+        all.as_object_mut().expect("object").extend(spec.as_object().expect("object").clone());
+        let pod: Pod = serde_json::from_value(json!({"spec": all})).expect("a pod");
+        refusal(&pod).map(|f| f.message).unwrap_or_default()
+    }
+
+    #[test]
+    fn an_ordinary_pod_is_taken() {
+        assert_eq!(refused(json!({})), "");
+        assert_eq!(
+            refused(json!({"volumes": [{"name": "v", "emptyDir": {}}], "securityContext": {"sysctls": [
+            {"name": "net.ipv4.tcp_syncookies", "value": "1"}]}})),
+            ""
+        );
+    }
+
+    #[test]
+    fn what_is_not_supported_is_named() {
+        let c = |more: Value| {
+            let mut c = json!({"name": "c"});
+            c.as_object_mut().expect("object").extend(more.as_object().expect("object").clone());
+            json!({"containers": [c]})
+        };
+        for (spec, field) in [
+            (json!({"hostUsers": false}), "spec.hostUsers: false"),
+            (json!({"runtimeClassName": "gvisor"}), "spec.runtimeClassName"),
+            (json!({"ephemeralContainers": [{"name": "e"}]}), "spec.ephemeralContainers"),
+            (json!({"resourceClaims": [{"name": "r"}]}), "spec.resourceClaims"),
+            (json!({"securityContext": {"seLinuxOptions": {}}}), "seLinuxOptions"),
+            (json!({"securityContext": {"appArmorProfile": {"type": "Localhost"}}}), "appArmorProfile"),
+            (json!({"volumes": [{"name": "v", "nfs": {"path": "/", "server": "s"}}]}), "source of volume \"v\""),
+            (json!({"volumes": [{"name": "v", "emptyDir": {"medium": "HugePages"}}]}), "emptyDir.medium"),
+            (json!({"os": {"name": "windows"}}), "windows"),
+            (json!({"securityContext": {"sysctls": [{"name": "kernel.panic", "value": "1"}]}}), "kernel.panic"),
+            (c(json!({"lifecycle": {"stopSignal": "SIGUSR1"}})), "lifecycle.stopSignal"),
+            (c(json!({"resources": {"limits": {"nvidia.com/gpu": "1"}}})), "nvidia.com/gpu"),
+            (c(json!({"volumeMounts": [{"name": "gone", "mountPath": "/x"}]})), "\"gone\""),
+            (c(json!({"livenessProbe": {}})), "livenessProbe"),
+        ] {
+            let message = refused(spec);
+            assert!(message.contains(field), "{field}: {message}");
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! Claims: the folder of this node behind a bound volume, and giving released volumes back.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use base::rt::Drain;
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::{NodeSelectorTerm, PersistentVolume};
+use kube::api::{Api, DeleteParams, Preconditions};
+use kube::runtime::{WatchStreamExt, watcher};
+use reconcile::volume::{LOCAL_PATH, PROVISIONED_BY};
+
+use crate::context::Context;
+
+/// A volume found.
+pub(crate) struct Found {
+    pub(crate) path: PathBuf,
+    /// Files may be given to the pod's group: not on a plain path of the host.
+    pub(crate) owned: bool,
+}
+
+fn provisioned_here(pv: &PersistentVolume) -> bool {
+    let by = pv.metadata.annotations.as_ref().and_then(|a| a.get(PROVISIONED_BY));
+    by.is_some_and(|by| by == LOCAL_PATH)
+}
+
+/// The folder behind a persistent volume, made if it is one of the local-path class and was not used yet.
+pub(crate) fn locate(ctx: &Context, pv: &PersistentVolume) -> Result<Found, String> {
+    let name = pv.metadata.name.as_deref().unwrap_or_default();
+    let spec = pv.spec.as_ref().ok_or_else(|| format!("persistentvolume {name:?} has no spec"))?;
+    if !on_node(pv, &ctx.config.node_name) {
+        return Err(format!("persistentvolume {name:?} is not on node {:?}", ctx.config.node_name));
+    }
+    if spec.volume_mode.as_deref() == Some("Block") {
+        return Err(format!("persistentvolume {name:?}: volumeMode Block is not supported by this node"));
+    }
+    if let Some(host) = &spec.host_path {
+        let path = PathBuf::from(&host.path);
+        super::hostpath::check(&path, host.type_.as_deref().unwrap_or_default()).map_err(|e| e.to_string())?;
+        return Ok(Found { path, owned: false });
+    }
+    let Some(local) = &spec.local else {
+        return Err(format!("persistentvolume {name:?}: its volume source is not supported by this node"));
+    };
+    let path = PathBuf::from(&local.path);
+    if provisioned_here(pv) && path == ctx.paths.local_volume(name) {
+        make(&path).map_err(|e| format!("make {}: {e}", path.display()))?;
+    }
+    if !path.is_dir() {
+        return Err(format!("path {} does not exist", path.display()));
+    }
+    Ok(Found { path, owned: true })
+}
+
+/// A volume's folder may be written by any user: which one, its pods decide.
+fn make(path: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    if path.is_dir() {
+        return Ok(());
+    }
+    std::fs::create_dir_all(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777))
+}
+
+fn term_matches(term: &NodeSelectorTerm, node: &str) -> bool {
+    term.match_expressions.iter().flatten().all(|e| {
+        let host = e.key == "kubernetes.io/hostname";
+        let listed = e.values.iter().flatten().any(|v| v == node);
+        // Only the host name is known to place local volumes; other keys were the scheduler's to judge.
+        !host || (e.operator == "In") == listed
+    })
+}
+
+fn on_node(pv: &PersistentVolume, node: &str) -> bool {
+    let required = pv.spec.as_ref().and_then(|s| s.node_affinity.as_ref()?.required.as_ref());
+    required.is_none_or(|r| r.node_selector_terms.iter().any(|t| term_matches(t, node)))
+}
+
+/// Whether this node is to remove the volume's data and then its object.
+fn is_ours_to_remove(pv: &PersistentVolume, node: &str) -> bool {
+    let released = pv.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Released");
+    let delete = pv.spec.as_ref().and_then(|s| s.persistent_volume_reclaim_policy.as_deref()) == Some("Delete");
+    let placed = pv.spec.as_ref().is_some_and(|s| s.node_affinity.is_some());
+    released && delete && placed && provisioned_here(pv) && on_node(pv, node)
+}
+
+/// A volume that could not be removed is tried again after this long.
+const RETRY: Duration = Duration::from_secs(10);
+
+/// Follows persistent volumes and removes those of the local-path class on this node once they are released.
+pub(crate) async fn reclaim(ctx: Arc<Context>, drain: Drain) {
+    let api: Api<PersistentVolume> = Api::all(ctx.client());
+    let mut events = watcher(api.clone(), watcher::Config::default()).default_backoff().boxed();
+    let mut left: BTreeMap<String, PersistentVolume> = BTreeMap::new();
+    loop {
+        let event = tokio::select! {
+            event = events.next() => event,
+            () = tokio::time::sleep(RETRY), if !left.is_empty() => {
+                for (name, pv) in std::mem::take(&mut left) {
+                    if !remove(&ctx, &api, &pv).await {
+                        left.insert(name, pv);
+                    }
+                }
+                continue;
+            }
+            () = drain.cancelled() => return,
+        };
+        match event {
+            None => return,
+            Some(Ok(watcher::Event::Apply(pv) | watcher::Event::InitApply(pv))) => {
+                let name = pv.metadata.name.clone().unwrap_or_default();
+                left.remove(&name);
+                if is_ours_to_remove(&pv, &ctx.config.node_name) && !remove(&ctx, &api, &pv).await {
+                    left.insert(name, pv);
+                }
+            }
+            Some(Ok(watcher::Event::Delete(pv))) => {
+                left.remove(pv.metadata.name.as_deref().unwrap_or_default());
+            }
+            Some(Ok(_)) => {}
+            Some(Err(error)) => tracing::debug!(%error, "watch of persistent volumes failed"),
+        }
+    }
+}
+
+/// Removes a volume's data and then its object; false when that is to be tried again.
+async fn remove(ctx: &Context, api: &Api<PersistentVolume>, pv: &PersistentVolume) -> bool {
+    let name = pv.metadata.name.clone().unwrap_or_default();
+    let path = ctx.paths.local_volume(&name);
+    let given = pv.spec.as_ref().and_then(|s| s.local.as_ref()).map(|l| PathBuf::from(&l.path));
+    // Never remove what is not exactly the folder this node would have made.
+    if given.as_ref() != Some(&path) || !super::atomic::is_safe(&name) {
+        tracing::warn!(volume = name, "released volume has a path that is not its own: left alone");
+        return true;
+    }
+    let gone = tokio::task::spawn_blocking(move || super::mounts::remove_tree(&path)).await;
+    if let Ok(Err(error)) = gone {
+        tracing::warn!(volume = name, %error, "released volume not removed");
+        return false;
+    }
+    let params = DeleteParams {
+        preconditions: Some(Preconditions { uid: pv.metadata.uid.clone(), resource_version: None }),
+        ..DeleteParams::default()
+    };
+    match api.delete(&name, &params).await {
+        Ok(_) => true,
+        Err(kube::Error::Api(s)) if s.code == 404 || s.code == 409 => true,
+        Err(error) => {
+            tracing::warn!(volume = name, %error, "object of a released volume not deleted");
+            false
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn pv(phase: &str, policy: &str, by: &str, node: &str) -> PersistentVolume {
+        serde_json::from_value(json!({
+            "metadata": {"name": "pv", "annotations": {PROVISIONED_BY: by}},
+            "spec": {"persistentVolumeReclaimPolicy": policy, "local": {"path": "/x"},
+                "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [
+                    {"key": "kubernetes.io/hostname", "operator": "In", "values": [node]}]}]}}},
+            "status": {"phase": phase},
+        }))
+        .expect("a volume")
+    }
+
+    #[test]
+    fn only_released_volumes_of_our_class_on_our_node_are_removed() {
+        assert!(is_ours_to_remove(&pv("Released", "Delete", LOCAL_PATH, "n"), "n"));
+        for other in [
+            pv("Bound", "Delete", LOCAL_PATH, "n"),
+            pv("Released", "Retain", LOCAL_PATH, "n"),
+            pv("Released", "Delete", "other", "n"),
+            pv("Released", "Delete", LOCAL_PATH, "m"),
+        ] {
+            assert!(!is_ours_to_remove(&other, "n"));
+        }
+    }
+}

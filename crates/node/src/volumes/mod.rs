@@ -1,0 +1,266 @@
+//! The volumes of a pod on this host.
+
+pub(crate) mod atomic;
+pub(crate) mod claim;
+pub(crate) mod hostpath;
+pub(crate) mod mounts;
+pub(crate) mod ownership;
+pub(crate) mod payload;
+pub(crate) mod subpath;
+pub(crate) mod token;
+pub(crate) mod usage;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use api::quantity::Quantity;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Container, EmptyDirVolumeSource, PersistentVolume, Pod, Volume};
+use kube::api::Api;
+use reconcile::pod::Failure;
+use tokio::sync::Mutex;
+
+use crate::context::Context;
+use crate::objects::{Content, Key, Kind};
+use crate::paths::PodId;
+use crate::spec::container::Source;
+use crate::spec::downward::Facts;
+use crate::spec::expand::expand;
+use crate::spec::{ConfigError, Lookup};
+use ownership::Owner;
+
+/// A volume that is set up.
+#[derive(Debug, Clone)]
+struct Mounted {
+    path: PathBuf,
+    read_only: bool,
+}
+
+#[derive(Default)]
+struct State {
+    mounted: BTreeMap<String, Mounted>,
+    tokens: token::Tokens,
+}
+
+/// The volumes of one pod.
+pub(crate) struct Volumes {
+    ctx: Arc<Context>,
+    id: PodId,
+    state: Mutex<State>,
+}
+
+/// Why a volume is not there, in the words of a `FailedMount` event.
+fn failed(volume: &str, why: impl std::fmt::Display) -> Failure {
+    Failure::new("FailedMount", format!("MountVolume.SetUp failed for volume {volume:?} : {why}"))
+}
+
+/// Files of secrets and tokens live in memory; this bounds them (a secret has at most 1 MiB, updates hold two copies).
+const PAYLOAD_TMPFS: &str = "size=64m,mode=0755";
+
+fn fs_group(pod: &Pod) -> Option<u32> {
+    let group = pod.spec.as_ref()?.security_context.as_ref()?.fs_group?;
+    u32::try_from(group).ok()
+}
+
+impl Volumes {
+    pub(crate) fn new(ctx: Arc<Context>, id: PodId) -> Self {
+        Volumes { ctx, id, state: Mutex::default() }
+    }
+
+    /// Sets up all volumes; done before, it brings the written ones up to date.
+    pub(crate) async fn mount(&self, pod: &Pod, facts: &Facts<'_>, objects: &Lookup) -> Result<(), Failure> {
+        let mut state = self.state.lock().await;
+        for v in pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()) {
+            let mounted = if payload::is_payload(v) {
+                self.payload(&mut state.tokens, v, facts, objects).await?
+            } else {
+                self.other(pod, v, objects).await?
+            };
+            state.mounted.insert(v.name.clone(), mounted);
+        }
+        Ok(())
+    }
+
+    /// When a token is to be renewed.
+    pub(crate) async fn renew_at(&self) -> Option<Timestamp> {
+        self.state.lock().await.tokens.renew_at()
+    }
+
+    async fn payload(
+        &self,
+        tokens: &mut token::Tokens,
+        v: &Volume,
+        facts: &Facts<'_>,
+        objects: &Lookup,
+    ) -> Result<Mounted, Failure> {
+        let wishes = payload::wishes(v);
+        // Wishes of the pod's other volumes are kept too: `fulfil` forgets what is not wished for.
+        let all: Vec<_> =
+            facts.pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()).flat_map(payload::wishes).collect();
+        let issued = if wishes.is_empty() {
+            BTreeMap::new()
+        } else {
+            let client = self.ctx.client();
+            tokens
+                .fulfil(&client, facts.pod, &all)
+                .await
+                .map_err(|e| failed(&v.name, format!("failed to fetch token: {e}")))?
+        };
+        let files = payload::of_volume(v, facts, objects, &issued).map_err(|e| failed(&v.name, e))?;
+        let path = self.ctx.paths.volume(&self.id.uid, &v.name);
+        let owner = Owner { group: fs_group(facts.pod), read_only: true };
+        let in_memory = v.secret.is_some() || v.projected.is_some();
+        let at = path.clone();
+        blocking(&v.name, move || {
+            std::fs::create_dir_all(&at)?;
+            if in_memory {
+                mounts::tmpfs(&at, PAYLOAD_TMPFS)?;
+            }
+            std::fs::set_permissions(&at, std::fs::Permissions::from_mode(0o755))?;
+            owner.folder(&at)?;
+            atomic::write(&at, &files, &owner).map(drop)
+        })
+        .await?;
+        Ok(Mounted { path, read_only: true })
+    }
+
+    async fn other(&self, pod: &Pod, v: &Volume, objects: &Lookup) -> Result<Mounted, Failure> {
+        if let Some(e) = &v.empty_dir {
+            return self.empty_dir(pod, v, e).await;
+        }
+        if let Some(h) = &v.host_path {
+            let path = PathBuf::from(&h.path);
+            let (at, kind) = (path.clone(), h.type_.clone().unwrap_or_default());
+            blocking(&v.name, move || hostpath::check(&at, &kind)).await?;
+            return Ok(Mounted { path, read_only: false });
+        }
+        if let Some(c) = &v.persistent_volume_claim {
+            let mounted = self.claim(pod, v, &c.claim_name, objects).await?;
+            return Ok(Mounted { read_only: c.read_only == Some(true), ..mounted });
+        }
+        Err(failed(&v.name, "its source is not supported by this node"))
+    }
+
+    async fn empty_dir(&self, pod: &Pod, v: &Volume, e: &EmptyDirVolumeSource) -> Result<Mounted, Failure> {
+        let path = self.ctx.paths.volume(&self.id.uid, &v.name);
+        let memory = e.medium.as_deref() == Some("Memory");
+        let limit =
+            e.size_limit.as_ref().and_then(|q| Quantity::parse(&q.0).ok()).map(Quantity::value).filter(|b| *b > 0);
+        let options = limit.map_or("mode=0777".to_owned(), |bytes| format!("mode=0777,size={bytes}"));
+        let owner = Owner { group: fs_group(pod), read_only: false };
+        let at = path.clone();
+        blocking(&v.name, move || {
+            let fresh = !at.exists();
+            std::fs::create_dir_all(&at)?;
+            let mounted = memory && !mounts::is_mounted(&at)?;
+            if mounted {
+                mounts::tmpfs(&at, &options)?;
+            }
+            // Only once: afterwards the folder is the containers'.
+            if fresh || mounted {
+                std::fs::set_permissions(&at, std::fs::Permissions::from_mode(0o777))?;
+                owner.folder(&at)?;
+            }
+            Ok(())
+        })
+        .await?;
+        Ok(Mounted { path, read_only: false })
+    }
+
+    async fn claim(&self, pod: &Pod, v: &Volume, claim: &str, objects: &Lookup) -> Result<Mounted, Failure> {
+        let key = Key { kind: Kind::Claim, namespace: self.id.namespace.clone(), name: claim.to_owned() };
+        let name = match objects.get(&key).cloned().flatten().as_deref() {
+            Some(Content::Claim { volume: Some(name), bound: true }) => name.clone(),
+            Some(_) => return Err(failed(&v.name, format!("persistentvolumeclaim {claim:?} is not bound"))),
+            None => return Err(failed(&v.name, format!("persistentvolumeclaim {claim:?} not found"))),
+        };
+        let api: Api<PersistentVolume> = Api::all(self.ctx.client());
+        let pv = api.get(&name).await.map_err(|e| failed(&v.name, format!("get persistentvolume {name:?}: {e}")))?;
+        let ctx = self.ctx.clone();
+        let owner = Owner { group: fs_group(pod), read_only: false };
+        let security = pod.spec.as_ref().and_then(|s| s.security_context.as_ref());
+        let on_mismatch = security.and_then(|s| s.fs_group_change_policy.as_deref()) == Some("OnRootMismatch");
+        let path = blocking(&v.name, move || {
+            let found = claim::locate(&ctx, &pv).map_err(io::Error::other)?;
+            if found.owned {
+                owner.tree(&found.path, on_mismatch)?;
+            }
+            Ok(found.path)
+        })
+        .await?;
+        Ok(Mounted { path, read_only: false })
+    }
+
+    /// Where the volume mounts of a container are found, in their order; subpaths are bound for it.
+    pub(crate) async fn sources(&self, c: &Container, env: &[(String, String)]) -> Result<Vec<Source>, ConfigError> {
+        let state = self.state.lock().await;
+        let mut sources = Vec::new();
+        for (index, m) in c.volume_mounts.iter().flatten().enumerate() {
+            let mounted = state.mounted.get(&m.name);
+            let mounted = mounted.ok_or_else(|| ConfigError::new(format!("volume {:?} is not mounted", m.name)))?;
+            let lookup = |name: &str| env.iter().find(|(k, _)| k == name).map(|(_, v)| v.clone());
+            let subpath = match (&m.sub_path, &m.sub_path_expr) {
+                (Some(p), _) if !p.is_empty() => Some(p.clone()),
+                (_, Some(e)) if !e.is_empty() => Some(expand(e, lookup)),
+                _ => None,
+            };
+            let path = match subpath {
+                None => mounted.path.clone(),
+                Some(subpath) => {
+                    let target = self.ctx.paths.subpaths(&self.id.uid, &c.name).join(index.to_string());
+                    bind_subpath(&mounted.path, &subpath, &target).await.map_err(|e| {
+                        let message = format!(
+                            "failed to prepare subPath for volumeMount {:?} of container {:?}: {e}",
+                            m.name, c.name
+                        );
+                        ConfigError(message)
+                    })?;
+                    target
+                }
+            };
+            sources.push(Source { path, read_only: mounted.read_only });
+        }
+        Ok(sources)
+    }
+
+    /// Takes all away, and the pod's folder with it.
+    pub(crate) async fn unmount(&self) -> Result<(), Failure> {
+        let mut state = self.state.lock().await;
+        let folder = self.ctx.paths.pod(&self.id.uid);
+        let result = tokio::task::spawn_blocking(move || clear(&folder)).await;
+        match result {
+            Ok(Ok(())) => {
+                *state = State::default();
+                Ok(())
+            }
+            Ok(Err(e)) => Err(Failure::new("FailedUnmount", e.to_string())),
+            Err(e) => Err(Failure::new("FailedUnmount", e.to_string())),
+        }
+    }
+}
+
+/// Volumes and subpaths of a pod go; its termination messages stay until the pod is removed.
+fn clear(folder: &Path) -> io::Result<()> {
+    mounts::remove_tree(&folder.join("subpaths"))?;
+    mounts::remove_tree(&folder.join("volumes"))
+}
+
+async fn bind_subpath(volume: &Path, subpath: &str, target: &Path) -> io::Result<()> {
+    let (volume, subpath, target) = (volume.to_path_buf(), subpath.to_owned(), target.to_path_buf());
+    tokio::task::spawn_blocking(move || subpath::bind(&volume, &subpath, &target)).await.map_err(io::Error::other)?
+}
+
+async fn blocking<T, F>(volume: &str, work: F) -> Result<T, Failure>
+where
+    T: Send + 'static,
+    F: FnOnce() -> io::Result<T> + Send + 'static,
+{
+    match tokio::task::spawn_blocking(work).await {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(e)) => Err(failed(volume, e)),
+        Err(e) => Err(failed(volume, e)),
+    }
+}

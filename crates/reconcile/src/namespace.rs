@@ -1,0 +1,112 @@
+//! Namespace: when one is deleted, everything in it goes first.
+
+use k8s_openapi::api::core::v1::Namespace;
+use serde_json::{Value, json};
+
+use crate::plan::{NAMESPACES, Plan, name, terminating};
+
+const FINALIZER: &str = "kubernetes";
+
+/// What is left in a terminating namespace, by resource (`pods.v1.`, …) and by finalizer.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Remaining {
+    /// Objects by resource.
+    pub objects: Vec<(String, usize)>,
+    /// Objects that wait for a finalizer, by its name.
+    pub finalizers: Vec<(String, usize)>,
+}
+
+/// Decides for one namespace. The caller has asked for the deletion of all content and counted what is left.
+pub fn plan(ns: &Namespace, remaining: &Remaining) -> Plan {
+    let mut plan = Plan::default();
+    let held = ns.spec.iter().flat_map(|s| s.finalizers.iter().flatten()).any(|f| f == FINALIZER);
+    if !terminating(&ns.metadata) || !held {
+        return plan;
+    }
+    if remaining.objects.is_empty() {
+        let rest: Vec<&String> =
+            ns.spec.iter().flat_map(|s| s.finalizers.iter().flatten()).filter(|f| *f != FINALIZER).collect();
+        let mut body = serde_json::to_value(ns).expect("a namespace always serialises");
+        body["apiVersion"] = "v1".into();
+        body["kind"] = "Namespace".into();
+        body["spec"]["finalizers"] = json!(rest);
+        plan.actions.push(crate::plan::Action::Update {
+            resource: NAMESPACES,
+            namespace: None,
+            name: name(&ns.metadata).to_owned(),
+            subresource: Some("finalize"),
+            body,
+        });
+        return plan;
+    }
+    let conditions = conditions(remaining);
+    let old = ns.status.as_ref().and_then(|s| s.conditions.as_ref()).map(|c| {
+        c.iter().map(|c| (c.type_.clone(), c.status.clone(), c.message.clone().unwrap_or_default())).collect::<Vec<_>>()
+    });
+    let new: Vec<_> = conditions
+        .iter()
+        .map(|c| {
+            let text = |k: &str| c[k].as_str().unwrap_or_default().to_owned();
+            (text("type"), text("status"), text("message"))
+        })
+        .collect();
+    if old.as_ref() != Some(&new) {
+        plan.actions.push(crate::plan::Action::Patch {
+            resource: NAMESPACES,
+            namespace: None,
+            name: name(&ns.metadata).to_owned(),
+            subresource: Some("status"),
+            patch: json!({"metadata": {"uid": ns.metadata.uid}, "status": {"conditions": conditions}}),
+        });
+    }
+    plan
+}
+
+fn conditions(remaining: &Remaining) -> Vec<Value> {
+    let condition = |type_: &str, yes: bool, reason: &str, message: String| json!({"type": type_, "status": if yes { "True" } else { "False" }, "reason": reason, "message": message});
+    let list = |items: &[(String, usize)], what: &str| {
+        items.iter().map(|(n, c)| format!("{n} {what} {c} resource instances")).collect::<Vec<_>>().join(", ")
+    };
+    let mut all = vec![condition(
+        "NamespaceContentRemaining",
+        true,
+        "SomeResourcesRemain",
+        format!("Some resources are remaining: {}", list(&remaining.objects, "has")),
+    )];
+    if !remaining.finalizers.is_empty() {
+        let message =
+            format!("Some content in the namespace has finalizers remaining: {}", list(&remaining.finalizers, "in"));
+        all.push(condition("NamespaceFinalizersRemaining", true, "SomeFinalizersRemain", message));
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::Action;
+
+    fn terminating_namespace() -> Namespace {
+        serde_json::from_value(
+            json!({"metadata": {"name": "x", "uid": "u", "deletionTimestamp": "2026-01-01T00:00:00Z"},
+            "spec": {"finalizers": ["kubernetes"]}}),
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn an_empty_namespace_is_let_go() {
+        let p = plan(&terminating_namespace(), &Remaining::default());
+        let Action::Update { subresource, body, .. } = &p.actions[0] else { panic!("{p:?}") };
+        assert_eq!((*subresource, &body["spec"]["finalizers"]), (Some("finalize"), &json!([])));
+    }
+
+    #[test]
+    fn what_remains_is_told() {
+        let r = Remaining { objects: vec![("pods.".into(), 2)], finalizers: vec![] };
+        let p = plan(&terminating_namespace(), &r);
+        let Action::Patch { patch, .. } = &p.actions[0] else { panic!("{p:?}") };
+        let message = patch["status"]["conditions"][0]["message"].as_str().unwrap();
+        assert_eq!(message, "Some resources are remaining: pods. has 2 resource instances");
+    }
+}

@@ -1,0 +1,324 @@
+//! Where a pod goes: filter the nodes that could take it, score what is left, take the best. The [`Cluster`] is kept up to
+//! date event by event, so that a decision costs what the number of nodes costs, not the number of pods.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod, Toleration};
+use k8s_openapi::api::storage::v1::StorageClass;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+use crate::node_lifecycle::tolerates;
+use crate::plan::{name, namespace, terminating, uid};
+use crate::pods;
+
+mod affinity;
+mod resources;
+mod spread;
+#[cfg(test)]
+mod tests;
+
+pub use resources::Amounts;
+
+/// The scheduler's name in `spec.schedulerName`.
+pub const NAME: &str = "default-scheduler";
+
+/// A pod as the scheduler sees it.
+#[derive(Debug, Clone)]
+struct Placed {
+    meta: ObjectMeta,
+    amounts: Amounts,
+    ports: BTreeSet<(String, i32)>,
+    /// Its required anti-affinity binds those that come later, too.
+    anti_affinity: Option<k8s_openapi::api::core::v1::PodAntiAffinity>,
+}
+
+/// A node and what is on it.
+#[derive(Debug, Default)]
+struct Host {
+    node: Option<Node>,
+    capacity: Amounts,
+    used: Amounts,
+    pods: BTreeMap<String, Placed>,
+}
+
+/// Nodes with the pods assigned to them.
+#[derive(Debug, Default)]
+pub struct Cluster {
+    hosts: BTreeMap<String, Host>,
+    /// Where each pod is, by UID.
+    assigned: BTreeMap<String, String>,
+    /// Labels of namespaces, for affinity terms that select them.
+    namespaces: BTreeMap<String, BTreeMap<String, String>>,
+}
+
+/// Claims of a pod with what decides about their place.
+#[derive(Debug, Default)]
+pub struct Storage<'a> {
+    /// Each claim with its class and, once bound, its volume.
+    pub claims: Vec<(&'a PersistentVolumeClaim, Option<&'a StorageClass>, Option<&'a PersistentVolume>)>,
+    /// The first claim that does not exist.
+    pub missing: Option<String>,
+}
+
+/// What was decided for a pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    /// It goes to this node.
+    Bind(String),
+    /// Its claims must first get volumes on this node.
+    SelectNodeForClaims {
+        /// The node.
+        node: String,
+        /// The claims.
+        claims: Vec<String>,
+    },
+    /// No node can take it now; the sentence goes to its `PodScheduled` condition.
+    Unschedulable(String),
+}
+
+impl Cluster {
+    /// Adds or replaces a node.
+    pub fn set_node(&mut self, node: &Node) {
+        let host = self.hosts.entry(name(&node.metadata).to_owned()).or_default();
+        host.capacity = Amounts::allocatable(node);
+        host.node = Some(node.clone());
+    }
+
+    /// Forgets a node; pods assigned to it stay known until they are gone.
+    pub fn remove_node(&mut self, node: &str) {
+        if let Some(host) = self.hosts.get_mut(node) {
+            host.node = None;
+            if host.pods.is_empty() {
+                self.hosts.remove(node);
+            }
+        }
+    }
+
+    /// Notes the labels of a namespace.
+    pub fn set_namespace(&mut self, meta: &ObjectMeta) {
+        self.namespaces.insert(name(meta).to_owned(), meta.labels.clone().unwrap_or_default());
+    }
+
+    /// Adds, moves or forgets a pod according to its state now.
+    pub fn set_pod(&mut self, pod: &Pod) {
+        let node = pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).unwrap_or_default();
+        self.remove_pod(uid(&pod.metadata));
+        if !node.is_empty() && !pods::finished(pod) {
+            self.assume(pod, node);
+        }
+    }
+
+    /// Counts a pod as running on a node: at once when it is decided, before the API server has confirmed it.
+    pub fn assume(&mut self, pod: &Pod, node: &str) {
+        let id = uid(&pod.metadata).to_owned();
+        self.remove_pod(&id);
+        let placed = Placed {
+            meta: pod.metadata.clone(),
+            amounts: Amounts::of_pod(pod),
+            ports: host_ports(pod),
+            anti_affinity: pod
+                .spec
+                .as_ref()
+                .and_then(|s| s.affinity.as_ref())
+                .and_then(|a| a.pod_anti_affinity.clone()),
+        };
+        let host = self.hosts.entry(node.to_owned()).or_default();
+        host.used.add(&placed.amounts);
+        host.pods.insert(id.clone(), placed);
+        self.assigned.insert(id, node.to_owned());
+    }
+
+    /// Forgets a pod.
+    pub fn remove_pod(&mut self, id: &str) {
+        let Some(node) = self.assigned.remove(id) else { return };
+        let Some(host) = self.hosts.get_mut(&node) else { return };
+        if let Some(placed) = host.pods.remove(id) {
+            host.used.subtract(&placed.amounts);
+        }
+        if host.node.is_none() && host.pods.is_empty() {
+            self.hosts.remove(&node);
+        }
+    }
+
+    /// Decides for one pod.
+    pub fn decide(&self, pod: &Pod, storage: &Storage<'_>) -> Decision {
+        if let Some(claim) = &storage.missing {
+            return Decision::Unschedulable(format!("persistentvolumeclaim {claim:?} not found"));
+        }
+        for (claim, class, volume) in &storage.claims {
+            if let Some(why) = unready_claim(claim, *class, *volume) {
+                return Decision::Unschedulable(why);
+            }
+        }
+        let nodes: Vec<(&Host, &Node)> = self.hosts.values().filter_map(|h| Some((h, h.node.as_ref()?))).collect();
+        if nodes.is_empty() {
+            return Decision::Unschedulable("no nodes available to schedule pods".into());
+        }
+        let want = Want::new(pod);
+        let mut reasons: BTreeMap<String, usize> = BTreeMap::new();
+        let mut feasible = Vec::new();
+        for (host, node) in &nodes {
+            match self.filter(&want, host, node, storage) {
+                Ok(()) => feasible.push((*host, *node)),
+                Err(whys) => whys.into_iter().for_each(|w| *reasons.entry(w).or_default() += 1),
+            }
+        }
+        let best = feasible
+            .iter()
+            .max_by_key(|(host, node)| (self.score(&want, host, node), std::cmp::Reverse(name(&node.metadata))));
+        let Some((_, node)) = best else { return Decision::Unschedulable(explain(nodes.len(), &reasons)) };
+        let node = name(&node.metadata).to_owned();
+        let waiting: Vec<String> = storage
+            .claims
+            .iter()
+            .filter(|(c, _, v)| v.is_none() && crate::volume::selected_node(c).is_none())
+            .map(|(c, _, _)| name(&c.metadata).to_owned())
+            .collect();
+        let unbound = storage.claims.iter().any(|(_, _, v)| v.is_none());
+        if unbound { Decision::SelectNodeForClaims { node, claims: waiting } } else { Decision::Bind(node) }
+    }
+
+    fn filter(&self, want: &Want<'_>, host: &Host, node: &Node, storage: &Storage<'_>) -> Result<(), Vec<String>> {
+        let spec = node.spec.as_ref();
+        let unschedulable = spec.and_then(|s| s.unschedulable) == Some(true);
+        if unschedulable && !want.tolerates_unschedulable() {
+            return Err(vec!["node(s) were unschedulable".into()]);
+        }
+        for taint in spec.iter().flat_map(|s| s.taints.iter().flatten()) {
+            let hard = taint.effect == "NoSchedule" || taint.effect == "NoExecute";
+            if hard && !want.tolerations.iter().any(|t| tolerates(t, taint)) {
+                let value = taint.value.as_deref().unwrap_or_default();
+                return Err(vec![format!("node(s) had untolerated taint {{{}: {value}}}", taint.key)]);
+            }
+        }
+        if !affinity::node_fits(want.pod, node) {
+            return Err(vec!["node(s) didn't match Pod's node affinity/selector".into()]);
+        }
+        if host.pods.values().any(|p| conflicts(&p.ports, &want.ports)) {
+            return Err(vec!["node(s) didn't have free ports for the requested pod ports".into()]);
+        }
+        let short = want.amounts.short_of(&host.capacity, &host.used);
+        if !short.is_empty() {
+            return Err(short);
+        }
+        for (claim, _, volume) in &storage.claims {
+            let elsewhere = volume.is_some_and(|v| !affinity::volume_fits(v, node));
+            let picked = crate::volume::selected_node(claim);
+            if elsewhere || (volume.is_none() && picked.is_some_and(|n| n != name(&node.metadata))) {
+                return Err(vec!["node(s) had volume node affinity conflict".into()]);
+            }
+        }
+        affinity::pods_fit(self, want.pod, node)?;
+        spread::fits(self, want.pod, node)
+    }
+
+    /// Larger is better; every part is 0 to 100 times its weight.
+    fn score(&self, want: &Want<'_>, host: &Host, node: &Node) -> i64 {
+        let balance = want.amounts.free_share_after(&host.capacity, &host.used);
+        let soft_taints = node.spec.iter().flat_map(|s| s.taints.iter().flatten());
+        let disliked = soft_taints
+            .filter(|t| t.effect == "PreferNoSchedule" && !want.tolerations.iter().any(|o| tolerates(o, t)))
+            .count();
+        let siblings = host.pods.values().filter(|p| want.is_sibling(&p.meta)).count();
+        balance + 2 * affinity::node_preference(want.pod, node) + 2 * affinity::pod_preference(self, want.pod, node)
+            - 300 * i64::try_from(disliked).unwrap_or(0)
+            - 20 * i64::try_from(siblings).unwrap_or(0)
+            - spread::penalty(self, want.pod, node)
+    }
+}
+
+/// What the pod asks for, worked out once.
+struct Want<'a> {
+    pod: &'a Pod,
+    amounts: Amounts,
+    ports: BTreeSet<(String, i32)>,
+    tolerations: &'a [Toleration],
+    owner: Option<&'a str>,
+}
+
+impl<'a> Want<'a> {
+    fn new(pod: &'a Pod) -> Self {
+        Want {
+            pod,
+            amounts: Amounts::of_pod(pod),
+            ports: host_ports(pod),
+            tolerations: pod.spec.as_ref().and_then(|s| s.tolerations.as_deref()).unwrap_or_default(),
+            owner: crate::plan::controller(&pod.metadata).map(|o| o.uid.as_str()),
+        }
+    }
+
+    fn tolerates_unschedulable(&self) -> bool {
+        let taint = k8s_openapi::api::core::v1::Taint {
+            key: "node.kubernetes.io/unschedulable".into(),
+            effect: "NoSchedule".into(),
+            ..Default::default()
+        };
+        self.tolerations.iter().any(|t| tolerates(t, &taint))
+    }
+
+    fn is_sibling(&self, meta: &ObjectMeta) -> bool {
+        self.owner.is_some_and(|o| crate::plan::controlled_by(meta, o))
+    }
+}
+
+/// Protocol and port, with the address left out when it is every address.
+fn host_ports(pod: &Pod) -> BTreeSet<(String, i32)> {
+    let containers = pod.spec.iter().flat_map(|s| &s.containers);
+    containers
+        .flat_map(|c| c.ports.iter().flatten())
+        .filter_map(|p| {
+            let port = p.host_port.filter(|n| *n > 0)?;
+            let ip = p.host_ip.as_deref().filter(|ip| !ip.is_empty() && *ip != "0.0.0.0").unwrap_or("*");
+            Some((format!("{}/{ip}", p.protocol.as_deref().unwrap_or("TCP")), port))
+        })
+        .collect()
+}
+
+fn conflicts(a: &BTreeSet<(String, i32)>, b: &BTreeSet<(String, i32)>) -> bool {
+    b.iter().any(|(what, port)| {
+        a.iter().any(|(other, n)| {
+            let (p1, ip1) = what.split_once('/').unwrap_or((what, "*"));
+            let (p2, ip2) = other.split_once('/').unwrap_or((other, "*"));
+            n == port && p1 == p2 && (ip1 == ip2 || ip1 == "*" || ip2 == "*")
+        })
+    })
+}
+
+/// Why a claim keeps its pod from every node.
+fn unready_claim(
+    claim: &PersistentVolumeClaim,
+    class: Option<&StorageClass>,
+    volume: Option<&PersistentVolume>,
+) -> Option<String> {
+    let claim_name = name(&claim.metadata);
+    if terminating(&claim.metadata) {
+        return Some(format!("persistentvolumeclaim {claim_name:?} is being deleted"));
+    }
+    if claim.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Lost") {
+        return Some(format!("persistentvolumeclaim {claim_name:?} bound to non-existent persistentvolume"));
+    }
+    let delayed = class.is_some_and(|c| c.volume_binding_mode.as_deref() == Some("WaitForFirstConsumer"));
+    (volume.is_none() && !delayed).then(|| "pod has unbound immediate PersistentVolumeClaims".into())
+}
+
+fn explain(total: usize, reasons: &BTreeMap<String, usize>) -> String {
+    let mut parts: Vec<String> = reasons.iter().map(|(why, n)| format!("{n} {why}")).collect();
+    parts.sort();
+    format!("0/{total} nodes are available: {}.", parts.join(", "))
+}
+
+/// Whether this scheduler is asked to place the pod.
+pub fn wants_placement(pod: &Pod) -> bool {
+    let Some(spec) = &pod.spec else { return false };
+    let gated = spec.scheduling_gates.as_ref().is_some_and(|g| !g.is_empty());
+    spec.node_name.as_deref().is_none_or(str::is_empty)
+        && spec.scheduler_name.as_deref().is_none_or(|s| s == NAME)
+        && !gated
+        && !terminating(&pod.metadata)
+        && !pods::finished(pod)
+}
+
+/// The namespace and name of a pod, for messages.
+pub fn key(pod: &Pod) -> String {
+    format!("{}/{}", namespace(&pod.metadata), name(&pod.metadata))
+}

@@ -1,0 +1,114 @@
+//! Amounts of CPU, memory and countable things.
+
+use std::collections::BTreeMap;
+
+use api::quantity::Quantity;
+use k8s_openapi::api::core::v1::{Container, Node, Pod, ResourceRequirements};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Typed;
+
+/// Amounts by resource name; CPU in thousandths, everything else in units.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Amounts(BTreeMap<String, i64>);
+
+fn amount(resource: &str, q: &Typed) -> i64 {
+    let Ok(q) = Quantity::parse(&q.0) else { return 0 };
+    if resource == "cpu" { q.milli_value() } else { q.value() }
+}
+
+impl Amounts {
+    /// What a node can give.
+    pub fn allocatable(node: &Node) -> Self {
+        let status = node.status.as_ref();
+        let map = status.and_then(|s| s.allocatable.as_ref().or(s.capacity.as_ref()));
+        Amounts(map.into_iter().flatten().map(|(k, v)| (k.clone(), amount(k, v))).collect())
+    }
+
+    fn requests(resources: Option<&ResourceRequirements>) -> Self {
+        let map = resources.and_then(|r| r.requests.as_ref());
+        Amounts(map.into_iter().flatten().map(|(k, v)| (k.clone(), amount(k, v))).collect())
+    }
+
+    /// What a pod needs at its most: its containers and sidecars together, or an init container with the sidecars before
+    /// it, plus overhead (KEP-753). One pod counts as one of `pods`.
+    pub fn of_pod(pod: &Pod) -> Self {
+        let Some(spec) = &pod.spec else { return Amounts::default() };
+        let of = |c: &Container| Amounts::requests(c.resources.as_ref());
+        let mut running = Amounts::default();
+        spec.containers.iter().for_each(|c| running.add(&of(c)));
+        let mut sidecars = Amounts::default();
+        let mut peak = Amounts::default();
+        for c in spec.init_containers.iter().flatten() {
+            if c.restart_policy.as_deref() == Some("Always") {
+                sidecars.add(&of(c));
+                peak.raise_to(&sidecars);
+            } else {
+                let mut at = sidecars.clone();
+                at.add(&of(c));
+                peak.raise_to(&at);
+            }
+        }
+        running.add(&sidecars);
+        running.raise_to(&peak);
+        let pod_level = Amounts::requests(spec.resources.as_ref());
+        for (k, v) in pod_level.0 {
+            running.0.insert(k, v);
+        }
+        for (k, v) in spec.overhead.iter().flatten() {
+            *running.0.entry(k.clone()).or_default() += amount(k, v);
+        }
+        running.0.insert("pods".into(), 1);
+        running
+    }
+
+    /// Adds another.
+    pub fn add(&mut self, other: &Amounts) {
+        for (k, v) in &other.0 {
+            let own = self.0.entry(k.clone()).or_default();
+            *own = own.saturating_add(*v);
+        }
+    }
+
+    /// Takes another away.
+    pub fn subtract(&mut self, other: &Amounts) {
+        for (k, v) in &other.0 {
+            let own = self.0.entry(k.clone()).or_default();
+            *own = own.saturating_sub(*v);
+        }
+    }
+
+    fn raise_to(&mut self, other: &Amounts) {
+        for (k, v) in &other.0 {
+            let own = self.0.entry(k.clone()).or_default();
+            *own = (*own).max(*v);
+        }
+    }
+
+    fn get(&self, resource: &str) -> i64 {
+        self.0.get(resource).copied().unwrap_or(0)
+    }
+
+    /// What is missing on a node, in Kubernetes' words.
+    pub fn short_of(&self, capacity: &Amounts, used: &Amounts) -> Vec<String> {
+        let mut short = Vec::new();
+        for (resource, wanted) in &self.0 {
+            if *wanted > 0 && *wanted > capacity.get(resource) - used.get(resource) {
+                short.push(if resource == "pods" {
+                    "Too many pods".into()
+                } else {
+                    format!("Insufficient {resource}")
+                });
+            }
+        }
+        short
+    }
+
+    /// The share of CPU and memory left once this is placed, 0 to 100.
+    pub fn free_share_after(&self, capacity: &Amounts, used: &Amounts) -> i64 {
+        let share = |resource: &str| {
+            let all = capacity.get(resource);
+            let free = all - used.get(resource) - self.get(resource);
+            if all > 0 { free.max(0).saturating_mul(100) / all } else { 0 }
+        };
+        (share("cpu") + share("memory")) / 2
+    }
+}

@@ -1,0 +1,360 @@
+//! StatefulSet: pods with names that last, made and replaced one after the other, each with its own claims.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet, StatefulSetSpec, StatefulSetStatus};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, PersistentVolumeClaimVolumeSource, Pod, Volume};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde_json::{Value, json};
+
+use crate::labels;
+use crate::plan::{
+    CLAIMS, CONTROLLER_REVISIONS, PODS, Plan, STATEFUL_SETS, controlled_by, name, namespace, owner_reference,
+    short_hash, terminating, uid,
+};
+use crate::pods;
+
+#[cfg(test)]
+mod tests;
+
+const REVISION_LABEL: &str = "controller-revision-hash";
+const POD_NAME_LABEL: &str = "statefulset.kubernetes.io/pod-name";
+const INDEX_LABEL: &str = "apps.kubernetes.io/pod-index";
+
+/// Decides for one StatefulSet, given every pod, claim and revision of its namespace.
+pub fn plan(
+    set: &StatefulSet,
+    all_pods: &[&Pod],
+    all_claims: &[&PersistentVolumeClaim],
+    all_revisions: &[&ControllerRevision],
+    now: Timestamp,
+) -> Plan {
+    let mut plan = Plan::default();
+    let Some(spec) = &set.spec else { return plan };
+    if terminating(&set.metadata) {
+        return plan;
+    }
+    let Some(revisions) = Revisions::settle(set, spec, all_revisions, &mut plan) else { return plan };
+    let selector = labels::selector(&spec.selector);
+    let own_uid = uid(&set.metadata);
+    let mut by_ordinal: BTreeMap<i64, &Pod> = BTreeMap::new();
+    let mine =
+        all_pods.iter().filter(|p| controlled_by(&p.metadata, own_uid) && labels::matches(&selector, &p.metadata));
+    for pod in mine {
+        if let Some(n) = ordinal(set, name(&pod.metadata)) {
+            by_ordinal.insert(n, pod);
+        }
+    }
+    let state = State {
+        set,
+        spec,
+        revisions,
+        pods: by_ordinal,
+        taken: foreign_names(all_pods, own_uid),
+        claims: all_claims,
+        now,
+    };
+    state.act(&mut plan);
+    let status = state.status(&mut plan);
+    plan.set_status(STATEFUL_SETS, &set.metadata, set.status.as_ref(), &status);
+    state.trim_history(all_revisions, &mut plan);
+    plan
+}
+
+fn foreign_names<'a>(pods_: &[&'a Pod], own_uid: &str) -> Vec<&'a str> {
+    pods_.iter().filter(|p| !controlled_by(&p.metadata, own_uid)).map(|p| name(&p.metadata)).collect()
+}
+
+fn ordinal(set: &StatefulSet, pod: &str) -> Option<i64> {
+    pod.strip_prefix(name(&set.metadata))?.strip_prefix('-')?.parse().ok()
+}
+
+/// The template now and the one that pods not yet updated keep.
+struct Revisions {
+    current: String,
+    update: String,
+    /// The template of `current`, when it differs.
+    current_template: Option<Value>,
+}
+
+impl Revisions {
+    /// Makes sure that the template of now is recorded; `None` while it is being recorded.
+    fn settle(set: &StatefulSet, spec: &StatefulSetSpec, all: &[&ControllerRevision], plan: &mut Plan) -> Option<Self> {
+        let mine: Vec<_> = all.iter().filter(|r| controlled_by(&r.metadata, uid(&set.metadata))).collect();
+        let template = serde_json::to_value(&spec.template).expect("a template always serialises");
+        let data = |t: &Value| {
+            let mut t = t.clone();
+            t["$patch"] = "replace".into();
+            json!({"spec": {"template": t}})
+        };
+        let wanted = data(&template);
+        let newest = mine.iter().map(|r| r.revision).max().unwrap_or(0);
+        let found = mine.iter().find(|r| r.data.as_ref().is_some_and(|d| d.0 == wanted));
+        let Some(found) = found else {
+            let hash = short_hash(&template, set.status.as_ref().and_then(|s| s.collision_count).unwrap_or(0));
+            let revision = ControllerRevision {
+                metadata: ObjectMeta {
+                    name: Some(format!("{}-{hash}", name(&set.metadata))),
+                    namespace: set.metadata.namespace.clone(),
+                    labels: spec.template.metadata.as_ref().and_then(|m| m.labels.clone()),
+                    owner_references: Some(vec![owner_reference(STATEFUL_SETS, &set.metadata)]),
+                    ..Default::default()
+                },
+                data: Some(k8s_openapi::apimachinery::pkg::runtime::RawExtension(wanted)),
+                revision: newest + 1,
+            };
+            plan.create(CONTROLLER_REVISIONS, set.metadata.namespace.as_deref(), &revision);
+            return None;
+        };
+        if found.revision < newest {
+            // A rollback: the old record becomes the newest.
+            let patch = json!({"metadata": {"uid": found.metadata.uid}, "revision": newest + 1});
+            plan.patch(CONTROLLER_REVISIONS, &found.metadata, patch);
+        }
+        let update = name(&found.metadata).to_owned();
+        let recorded = set.status.as_ref().and_then(|s| s.current_revision.clone()).filter(|c| !c.is_empty());
+        let current = recorded.unwrap_or_else(|| update.clone());
+        let current_template = mine
+            .iter()
+            .find(|r| name(&r.metadata) == current && current != update)
+            .and_then(|r| r.data.as_ref()?.0.pointer("/spec/template").cloned());
+        Some(Revisions { current, update, current_template })
+    }
+}
+
+struct State<'a> {
+    set: &'a StatefulSet,
+    spec: &'a StatefulSetSpec,
+    revisions: Revisions,
+    /// Its pods, by ordinal.
+    pods: BTreeMap<i64, &'a Pod>,
+    /// Names of pods that belong to others.
+    taken: Vec<&'a str>,
+    claims: &'a [&'a PersistentVolumeClaim],
+    now: Timestamp,
+}
+
+impl State<'_> {
+    fn first(&self) -> i64 {
+        self.spec.ordinals.as_ref().and_then(|o| o.start).unwrap_or(0).into()
+    }
+
+    fn end(&self) -> i64 {
+        self.first() + i64::from(self.spec.replicas.unwrap_or(1))
+    }
+
+    fn parallel(&self) -> bool {
+        self.spec.pod_management_policy.as_deref() == Some("Parallel")
+    }
+
+    fn min_ready(&self) -> i32 {
+        self.spec.min_ready_seconds.unwrap_or(0)
+    }
+
+    fn healthy(&self, pod: &Pod) -> bool {
+        !terminating(&pod.metadata) && pods::available(pod, self.min_ready(), self.now) == Ok(true)
+    }
+
+    /// Creation upwards, then removal downwards, then update downwards; one pod at a time unless `Parallel`.
+    fn act(&self, plan: &mut Plan) {
+        for n in self.first()..self.end() {
+            let blocked = match self.pods.get(&n) {
+                None => {
+                    self.create(n, plan);
+                    true
+                }
+                // A pod that ended for good is replaced under the same name.
+                Some(p) if pods::finished(p) && !terminating(&p.metadata) => {
+                    plan.delete(PODS, &p.metadata, None);
+                    true
+                }
+                Some(p) => {
+                    self.ensure_claims(n, plan);
+                    !self.healthy(p)
+                }
+            };
+            if blocked && !self.parallel() {
+                return;
+            }
+        }
+        let surplus = self.pods.iter().rev().filter(|(n, _)| **n < self.first() || **n >= self.end());
+        for (_, pod) in surplus {
+            if !terminating(&pod.metadata) {
+                plan.delete(PODS, &pod.metadata, None);
+            }
+            if !self.parallel() {
+                return;
+            }
+        }
+        self.roll(plan);
+    }
+
+    /// Replaces the highest pod of an old revision once all above it are healthy.
+    fn roll(&self, plan: &mut Plan) {
+        let strategy = self.spec.update_strategy.as_ref();
+        if strategy.and_then(|s| s.type_.as_deref()) == Some("OnDelete") {
+            return;
+        }
+        let partition = strategy.and_then(|s| s.rolling_update.as_ref()).and_then(|r| r.partition).unwrap_or(0);
+        let from = self.first() + i64::from(partition);
+        for (_, pod) in self.pods.range(from..self.end().max(from)).rev() {
+            if revision_of(pod) != Some(self.revisions.update.as_str()) {
+                if !terminating(&pod.metadata) {
+                    plan.delete(PODS, &pod.metadata, None);
+                }
+                return;
+            }
+            if !self.healthy(pod) {
+                return;
+            }
+        }
+    }
+
+    fn create(&self, n: i64, plan: &mut Plan) {
+        let pod_name = format!("{}-{n}", name(&self.set.metadata));
+        if self.taken.contains(&pod_name.as_str()) {
+            let message = format!(
+                "create Pod {pod_name} in StatefulSet {} failed error: a pod of that name belongs to another",
+                name(&self.set.metadata)
+            );
+            plan.event(STATEFUL_SETS, &self.set.metadata, "Warning", "FailedCreate", message);
+            return;
+        }
+        if !self.ensure_claims(n, plan) {
+            return;
+        }
+        let (template, revision) = self.template_for(n);
+        let owner = owner_reference(STATEFUL_SETS, &self.set.metadata);
+        let mut pod = pods::from_template(&template, owner, namespace(&self.set.metadata));
+        pod.metadata.name = Some(pod_name.clone());
+        let labels = pod.metadata.labels.get_or_insert_default();
+        labels.insert(REVISION_LABEL.into(), revision);
+        labels.insert(POD_NAME_LABEL.into(), pod_name.clone());
+        labels.insert(INDEX_LABEL.into(), n.to_string());
+        let spec = pod.spec.get_or_insert_default();
+        spec.hostname = Some(pod_name);
+        spec.subdomain = self.spec.service_name.clone().filter(|s| !s.is_empty());
+        let volumes = spec.volumes.get_or_insert_default();
+        for claim in self.spec.volume_claim_templates.iter().flatten() {
+            let volume = name(&claim.metadata).to_owned();
+            volumes.retain(|v| v.name != volume);
+            let source = PersistentVolumeClaimVolumeSource { claim_name: self.claim_name(claim, n), read_only: None };
+            volumes.push(Volume { name: volume, persistent_volume_claim: Some(source), ..Default::default() });
+        }
+        plan.create(PODS, self.set.metadata.namespace.as_deref(), &pod);
+    }
+
+    /// Pods below the partition keep the current revision, also when they are made again.
+    fn template_for(&self, n: i64) -> (k8s_openapi::api::core::v1::PodTemplateSpec, String) {
+        let strategy = self.spec.update_strategy.as_ref();
+        let partition = strategy.and_then(|s| s.rolling_update.as_ref()).and_then(|r| r.partition).unwrap_or(0);
+        let old = self.revisions.current_template.as_ref().filter(|_| n < self.first() + i64::from(partition));
+        let old = old.and_then(|t| serde_json::from_value(t.clone()).ok());
+        match old {
+            Some(template) => (template, self.revisions.current.clone()),
+            None => (self.spec.template.clone(), self.revisions.update.clone()),
+        }
+    }
+
+    fn claim_name(&self, claim: &PersistentVolumeClaim, n: i64) -> String {
+        format!("{}-{}-{n}", name(&claim.metadata), name(&self.set.metadata))
+    }
+
+    /// Makes the claims of an ordinal; false while one of them is on its way out.
+    fn ensure_claims(&self, n: i64, plan: &mut Plan) -> bool {
+        let selector_labels = self.spec.selector.match_labels.clone().unwrap_or_default();
+        let mut usable = true;
+        for template in self.spec.volume_claim_templates.iter().flatten() {
+            let claim_name = self.claim_name(template, n);
+            let existing = self.claims.iter().find(|c| name(&c.metadata) == claim_name);
+            if existing.is_some_and(|c| terminating(&c.metadata)) {
+                usable = false;
+            }
+            if existing.is_some() {
+                continue;
+            }
+            let mut labels = template.metadata.labels.clone().unwrap_or_default();
+            labels.extend(selector_labels.clone());
+            let owned = self.deleted_with_set();
+            let claim = PersistentVolumeClaim {
+                metadata: ObjectMeta {
+                    name: Some(claim_name),
+                    namespace: self.set.metadata.namespace.clone(),
+                    labels: Some(labels),
+                    annotations: template.metadata.annotations.clone(),
+                    owner_references: owned.then(|| vec![owner_reference(STATEFUL_SETS, &self.set.metadata)]),
+                    ..Default::default()
+                },
+                spec: template.spec.clone(),
+                status: None,
+            };
+            plan.create(CLAIMS, self.set.metadata.namespace.as_deref(), &claim);
+        }
+        usable
+    }
+
+    fn deleted_with_set(&self) -> bool {
+        let policy = self.spec.persistent_volume_claim_retention_policy.as_ref();
+        policy.and_then(|p| p.when_deleted.as_deref()) == Some("Delete")
+    }
+
+    fn status(&self, plan: &mut Plan) -> StatefulSetStatus {
+        let count = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
+        let some = |n: i32| (n > 0).then_some(n);
+        let wanted: Vec<&Pod> = self.pods.values().copied().filter(|p| !pods::finished(p)).collect();
+        let of = |rev: &str| {
+            count(wanted.iter().filter(|p| !terminating(&p.metadata) && revision_of(p) == Some(rev)).count())
+        };
+        let mut available = 0;
+        for pod in &wanted {
+            match pods::available(pod, self.min_ready(), self.now) {
+                Ok(true) if !terminating(&pod.metadata) => available += 1,
+                Ok(_) => {}
+                Err(left) => plan.requeue(left),
+            }
+        }
+        let r = &self.revisions;
+        let replicas = count(wanted.len());
+        let target = self.spec.replicas.unwrap_or(1);
+        let ready = count(wanted.iter().filter(|p| pods::ready(p)).count());
+        let updated = of(&r.update);
+        let rolled = updated == target && replicas == target && ready == target;
+        let on_delete = self.spec.update_strategy.as_ref().and_then(|s| s.type_.as_deref()) == Some("OnDelete");
+        let current = if rolled && !on_delete { r.update.clone() } else { r.current.clone() };
+        StatefulSetStatus {
+            replicas,
+            ready_replicas: some(ready),
+            available_replicas: Some(available),
+            current_replicas: some(of(&current)),
+            updated_replicas: some(updated),
+            current_revision: Some(current),
+            update_revision: Some(r.update.clone()),
+            observed_generation: self.set.metadata.generation,
+            collision_count: Some(self.set.status.as_ref().and_then(|s| s.collision_count).unwrap_or(0)),
+            conditions: self.set.status.as_ref().and_then(|s| s.conditions.clone()),
+        }
+    }
+
+    /// Forgets the oldest revisions that no pod uses, beyond the limit.
+    fn trim_history(&self, all: &[&ControllerRevision], plan: &mut Plan) {
+        let limit = usize::try_from(self.spec.revision_history_limit.unwrap_or(10)).unwrap_or(usize::MAX);
+        let live = |r: &str| {
+            r == self.revisions.current
+                || r == self.revisions.update
+                || self.pods.values().any(|p| revision_of(p) == Some(r))
+        };
+        let mut unused: Vec<_> = all
+            .iter()
+            .filter(|r| controlled_by(&r.metadata, uid(&self.set.metadata)) && !live(name(&r.metadata)))
+            .collect();
+        unused.sort_by_key(|r| r.revision);
+        for r in unused.iter().take(unused.len().saturating_sub(limit)) {
+            plan.delete(CONTROLLER_REVISIONS, &r.metadata, None);
+        }
+    }
+}
+
+fn revision_of(pod: &Pod) -> Option<&str> {
+    pod.metadata.labels.as_ref()?.get(REVISION_LABEL).map(String::as_str)
+}

@@ -1,0 +1,318 @@
+//! Binding of claims to volumes, the built-in `local-path` class, and the protection of what is in use.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{
+    LocalVolumeSource, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, ObjectReference, PersistentVolume,
+    PersistentVolumeClaim, PersistentVolumeSpec, Pod, VolumeNodeAffinity,
+};
+use k8s_openapi::api::storage::v1::StorageClass;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde_json::{Value, json};
+
+use crate::labels;
+use crate::plan::{Action, CLAIMS, Plan, VOLUMES, name, namespace, terminating, uid};
+use crate::pods;
+
+#[cfg(test)]
+mod tests;
+
+/// The provisioner of the built-in class.
+pub const LOCAL_PATH: &str = "windlass.dev/local-path";
+/// Who made a volume; the node that has it removes its data when it is released.
+pub const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
+/// The node that the scheduler picked for a claim's first pod.
+pub const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
+const BIND_COMPLETED: &str = "pv.kubernetes.io/bind-completed";
+const BOUND_BY_CONTROLLER: &str = "pv.kubernetes.io/bound-by-controller";
+const CLAIM_PROTECTION: &str = "kubernetes.io/pvc-protection";
+const VOLUME_PROTECTION: &str = "kubernetes.io/pv-protection";
+
+/// Decides for one claim. `volumes` are all volumes, `in_use` whether a pod that has not ended uses it, `root` the folder
+/// of local volumes on every node.
+pub fn plan_claim(
+    claim: &PersistentVolumeClaim,
+    volumes: &[&PersistentVolume],
+    class: Option<&StorageClass>,
+    in_use: bool,
+    root: &str,
+) -> Plan {
+    let mut plan = Plan::default();
+    if terminating(&claim.metadata) {
+        if !in_use {
+            drop_finalizer(CLAIMS, &claim.metadata, CLAIM_PROTECTION, &mut plan);
+        }
+        return plan;
+    }
+    let Some(spec) = &claim.spec else { return plan };
+    let bound_name = spec.volume_name.as_deref().filter(|v| !v.is_empty());
+    if let Some(wanted) = bound_name {
+        follow(claim, volumes.iter().copied().find(|v| name(&v.metadata) == wanted), &mut plan);
+        return plan;
+    }
+    let delayed = class.is_some_and(|c| c.volume_binding_mode.as_deref() == Some("WaitForFirstConsumer"));
+    let selected = annotation(&claim.metadata, SELECTED_NODE);
+    if let Some(volume) = best_match(claim, volumes, delayed && selected.is_none()) {
+        bind(claim, volume, &mut plan);
+        return plan;
+    }
+    let provisioner = class.map(|c| c.provisioner.as_str());
+    match (provisioner, selected) {
+        (Some(LOCAL_PATH), Some(node)) => provision(claim, class, node, root, &mut plan),
+        (Some(_), None) if delayed => {
+            note(claim, "WaitForFirstConsumer", "waiting for first consumer to be created before binding", &mut plan)
+        }
+        (Some(LOCAL_PATH), None) => note(
+            claim,
+            "ProvisioningFailed",
+            "volumes of this class are made on the node of their first pod: its volumeBindingMode must be WaitForFirstConsumer",
+            &mut plan,
+        ),
+        (Some(other), _) => {
+            let message = format!(
+                "Waiting for a volume to be created either by the external provisioner '{other}' or manually by the system administrator. If volume creation is delayed, please verify that the provisioner is running and correctly registered."
+            );
+            note(claim, "ExternalProvisioning", &message, &mut plan);
+        }
+        (None, _) => note(
+            claim,
+            "FailedBinding",
+            "no persistent volumes available for this claim and no storage class is set",
+            &mut plan,
+        ),
+    }
+    set_phase(claim, "Pending", None, &mut plan);
+    plan
+}
+
+/// Decides for one volume, given its claim if that still exists.
+pub fn plan_volume(volume: &PersistentVolume, claim: Option<&PersistentVolumeClaim>) -> Plan {
+    let mut plan = Plan::default();
+    let reference = volume.spec.as_ref().and_then(|s| s.claim_ref.as_ref());
+    let phase = volume.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or_default();
+    if terminating(&volume.metadata) {
+        let bound = claim.is_some_and(|c| claims(c, volume));
+        if !bound {
+            drop_finalizer(VOLUMES, &volume.metadata, VOLUME_PROTECTION, &mut plan);
+        }
+        return plan;
+    }
+    let Some(reference) = reference else {
+        set_volume_phase(volume, phase, "Available", &mut plan);
+        return plan;
+    };
+    let reserved = reference.uid.as_deref().is_none_or(str::is_empty);
+    let same = claim.is_some_and(|c| Some(uid(&c.metadata)) == reference.uid.as_deref());
+    if reserved {
+        // Set aside by hand for a claim of that name: free until the claim takes it.
+        set_volume_phase(volume, phase, "Available", &mut plan);
+    } else if same {
+        if claim.is_some_and(|c| claims(c, volume)) {
+            set_volume_phase(volume, phase, "Bound", &mut plan);
+        }
+    } else {
+        // The claim is gone. `Delete` is carried out by the node that has the data.
+        set_volume_phase(volume, phase, "Released", &mut plan);
+    }
+    plan
+}
+
+fn claims(claim: &PersistentVolumeClaim, volume: &PersistentVolume) -> bool {
+    claim.spec.as_ref().and_then(|s| s.volume_name.as_deref()) == Some(name(&volume.metadata))
+}
+
+fn annotation<'a>(meta: &'a ObjectMeta, key: &str) -> Option<&'a str> {
+    meta.annotations.as_ref()?.get(key).map(String::as_str)
+}
+
+/// The node that was picked for a claim that waits for its first pod.
+pub fn selected_node(claim: &PersistentVolumeClaim) -> Option<&str> {
+    annotation(&claim.metadata, SELECTED_NODE)
+}
+
+/// Whether a pod that has not ended names the claim.
+pub fn in_use(claim: &PersistentVolumeClaim, pods_: &[&Pod]) -> bool {
+    let wanted = name(&claim.metadata);
+    pods_.iter().filter(|p| namespace(&p.metadata) == namespace(&claim.metadata) && !pods::finished(p)).any(|p| {
+        p.spec
+            .iter()
+            .flat_map(|s| s.volumes.iter().flatten())
+            .any(|v| v.persistent_volume_claim.as_ref().is_some_and(|c| c.claim_name == wanted))
+    })
+}
+
+fn capacity(v: Option<&BTreeMap<String, k8s_openapi::apimachinery::pkg::api::resource::Quantity>>) -> i64 {
+    v.and_then(|m| m.get("storage")).and_then(|q| api::quantity::Quantity::parse(&q.0).ok()).map_or(0, |q| q.value())
+}
+
+/// The smallest volume that is large enough and fits in every other way; one set aside for this claim first.
+fn best_match<'a>(
+    claim: &PersistentVolumeClaim,
+    volumes: &[&'a PersistentVolume],
+    reserved_only: bool,
+) -> Option<&'a PersistentVolume> {
+    let spec = claim.spec.as_ref()?;
+    let wanted = capacity(spec.resources.as_ref().and_then(|r| r.requests.as_ref()));
+    let selector = spec.selector.as_ref().map(labels::selector);
+    let class = spec.storage_class_name.as_deref().unwrap_or_default();
+    let mode = spec.volume_mode.as_deref().unwrap_or("Filesystem");
+    let fits = |v: &&&PersistentVolume| {
+        let Some(s) = &v.spec else { return false };
+        let modes = s.access_modes.as_deref().unwrap_or_default();
+        !terminating(&v.metadata)
+            && capacity(s.capacity.as_ref()) >= wanted
+            && s.storage_class_name.as_deref().unwrap_or_default() == class
+            && s.volume_mode.as_deref().unwrap_or("Filesystem") == mode
+            && spec.access_modes.iter().flatten().all(|m| modes.contains(m))
+            && selector.as_ref().is_none_or(|sel| labels::matches(sel, &v.metadata))
+    };
+    let reserved = |v: &PersistentVolume| {
+        v.spec.as_ref().and_then(|s| s.claim_ref.as_ref()).map(|r| {
+            r.namespace == claim.metadata.namespace
+                && r.name == claim.metadata.name
+                && r.uid.as_deref().is_none_or(|u| u.is_empty() || u == uid(&claim.metadata))
+        })
+    };
+    if let Some(v) = volumes.iter().find(|v| reserved(v) == Some(true)) {
+        return Some(v);
+    }
+    if reserved_only {
+        return None;
+    }
+    let free = volumes.iter().filter(fits).filter(|v| reserved(v).is_none());
+    free.min_by_key(|v| (capacity(v.spec.as_ref().and_then(|s| s.capacity.as_ref())), name(&v.metadata).to_owned()))
+        .copied()
+}
+
+/// First the volume, with the claim's UID; then the claim. Either half alone is finished by the next pass.
+fn bind(claim: &PersistentVolumeClaim, volume: &PersistentVolume, plan: &mut Plan) {
+    let reference = volume.spec.as_ref().and_then(|s| s.claim_ref.as_ref());
+    if reference.and_then(|r| r.uid.as_deref()) != Some(uid(&claim.metadata)) {
+        let mut meta = json!({"uid": volume.metadata.uid, "resourceVersion": volume.metadata.resource_version});
+        if reference.is_none() {
+            meta["annotations"] = json!({BOUND_BY_CONTROLLER: "yes"});
+        }
+        plan.patch(VOLUMES, &volume.metadata, json!({"metadata": meta, "spec": {"claimRef": claim_reference(claim)}}));
+    }
+    let annotations = json!({BIND_COMPLETED: "yes", BOUND_BY_CONTROLLER: "yes"});
+    let meta = json!({"uid": claim.metadata.uid, "resourceVersion": claim.metadata.resource_version, "annotations": annotations});
+    plan.patch(CLAIMS, &claim.metadata, json!({"metadata": meta, "spec": {"volumeName": name(&volume.metadata)}}));
+}
+
+fn claim_reference(claim: &PersistentVolumeClaim) -> ObjectReference {
+    ObjectReference {
+        api_version: Some("v1".into()),
+        kind: Some("PersistentVolumeClaim".into()),
+        namespace: claim.metadata.namespace.clone(),
+        name: claim.metadata.name.clone(),
+        uid: claim.metadata.uid.clone(),
+        ..Default::default()
+    }
+}
+
+/// A claim that names its volume: bound when the volume names it back, lost when the volume is gone.
+fn follow(claim: &PersistentVolumeClaim, volume: Option<&PersistentVolume>, plan: &mut Plan) {
+    let Some(volume) = volume else {
+        if annotation(&claim.metadata, BIND_COMPLETED).is_some() {
+            set_phase(claim, "Lost", None, plan);
+        } else {
+            set_phase(claim, "Pending", None, plan); // named by hand, and not there yet
+        }
+        return;
+    };
+    let reference = volume.spec.as_ref().and_then(|s| s.claim_ref.as_ref());
+    match reference
+        .map(|r| (r.namespace == claim.metadata.namespace && r.name == claim.metadata.name, r.uid.as_deref()))
+    {
+        Some((_, Some(u))) if u == uid(&claim.metadata) => set_phase(claim, "Bound", Some(volume), plan),
+        None | Some((true, None | Some(""))) => bind(claim, volume, plan),
+        Some(_) => set_phase(
+            claim,
+            if annotation(&claim.metadata, BIND_COMPLETED).is_some() { "Lost" } else { "Pending" },
+            None,
+            plan,
+        ),
+    }
+}
+
+fn set_phase(claim: &PersistentVolumeClaim, phase: &str, volume: Option<&PersistentVolume>, plan: &mut Plan) {
+    let mut status = json!({"phase": phase});
+    if let Some(spec) = volume.and_then(|v| v.spec.as_ref()) {
+        status["accessModes"] = json!(spec.access_modes);
+        status["capacity"] = json!(spec.capacity);
+    }
+    let old = serde_json::to_value(&claim.status).unwrap_or(Value::Null);
+    let same = ["phase", "accessModes", "capacity"].iter().all(|k| status[*k].is_null() || status[*k] == old[*k]);
+    if !same {
+        plan.actions.push(Action::Patch {
+            resource: CLAIMS,
+            namespace: claim.metadata.namespace.clone(),
+            name: name(&claim.metadata).to_owned(),
+            subresource: Some("status"),
+            patch: json!({"metadata": {"uid": claim.metadata.uid}, "status": status}),
+        });
+    }
+}
+
+fn set_volume_phase(volume: &PersistentVolume, old: &str, phase: &str, plan: &mut Plan) {
+    if old != phase {
+        plan.actions.push(Action::Patch {
+            resource: VOLUMES,
+            namespace: None,
+            name: name(&volume.metadata).to_owned(),
+            subresource: Some("status"),
+            patch: json!({"metadata": {"uid": volume.metadata.uid}, "status": {"phase": phase}}),
+        });
+    }
+}
+
+fn provision(claim: &PersistentVolumeClaim, class: Option<&StorageClass>, node: &str, root: &str, plan: &mut Plan) {
+    let Some(spec) = &claim.spec else { return };
+    let volume_name = format!("pvc-{}", uid(&claim.metadata));
+    let requests = spec.resources.as_ref().and_then(|r| r.requests.clone()).unwrap_or_default();
+    let storage = requests.get("storage").cloned().unwrap_or_default();
+    let on_node = NodeSelectorRequirement {
+        key: "kubernetes.io/hostname".into(),
+        operator: "In".into(),
+        values: Some(vec![node.to_owned()]),
+    };
+    let term = NodeSelectorTerm { match_expressions: Some(vec![on_node]), match_fields: None };
+    let volume = PersistentVolume {
+        metadata: ObjectMeta {
+            name: Some(volume_name.clone()),
+            annotations: Some([(PROVISIONED_BY.to_owned(), LOCAL_PATH.to_owned())].into()),
+            finalizers: Some(vec![VOLUME_PROTECTION.into()]),
+            ..Default::default()
+        },
+        spec: Some(PersistentVolumeSpec {
+            access_modes: spec.access_modes.clone(),
+            capacity: Some([("storage".to_owned(), storage)].into()),
+            claim_ref: Some(claim_reference(claim)),
+            local: Some(LocalVolumeSource { path: format!("{root}/{volume_name}"), fs_type: None }),
+            node_affinity: Some(VolumeNodeAffinity {
+                required: Some(NodeSelector { node_selector_terms: vec![term] }),
+            }),
+            persistent_volume_reclaim_policy: class.and_then(|c| c.reclaim_policy.clone()).or(Some("Delete".into())),
+            storage_class_name: spec.storage_class_name.clone(),
+            volume_mode: spec.volume_mode.clone(),
+            ..Default::default()
+        }),
+        status: None,
+    };
+    plan.create(VOLUMES, None, &volume);
+    let message = format!("Successfully provisioned volume {volume_name}");
+    plan.event(CLAIMS, &claim.metadata, "Normal", "ProvisioningSucceeded", message);
+}
+
+fn note(claim: &PersistentVolumeClaim, reason: &'static str, message: &str, plan: &mut Plan) {
+    let type_ = if reason == "ProvisioningFailed" { "Warning" } else { "Normal" };
+    plan.event(CLAIMS, &claim.metadata, type_, reason, message);
+}
+
+fn drop_finalizer(resource: crate::plan::Resource, meta: &ObjectMeta, finalizer: &str, plan: &mut Plan) {
+    if meta.finalizers.iter().flatten().any(|f| f == finalizer) {
+        let rest: Vec<&String> = meta.finalizers.iter().flatten().filter(|f| *f != finalizer).collect();
+        let m = json!({"uid": meta.uid, "resourceVersion": meta.resource_version, "finalizers": rest});
+        plan.patch(resource, meta, json!({"metadata": m}));
+    }
+}

@@ -1,0 +1,154 @@
+//! The last steps before the container's own program runs. Ours instead of libcontainer's default because errors are to
+//! read as the field knows them, and because libcontainer runs exec'd commands without the container's seccomp filter.
+
+use std::ffi::CString;
+use std::os::fd::RawFd;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use libcontainer::capabilities::drop_privileges;
+use libcontainer::oci_spec::runtime::{LinuxCapabilities, LinuxSeccomp, Spec};
+use libcontainer::syscall::syscall::SyscallType;
+use libcontainer::workload::{Executor, ExecutorError, ExecutorValidationError};
+use nix::errno::Errno;
+
+/// Replaces the process by the container's program.
+#[derive(Clone)]
+pub(crate) struct Program {
+    /// Close-on-exec end of a pipe: closes silently when exec succeeds, carries the reason when it does not.
+    pub failure: RawFd,
+    /// Filter and final capabilities of an exec'd command; the container's own process gets both from libcontainer.
+    pub confine: Option<Confinement>,
+}
+
+/// What libcontainer leaves out for commands run in a container.
+#[derive(Clone)]
+pub(crate) struct Confinement {
+    /// The container's filter.
+    pub seccomp: LinuxSeccomp,
+    /// Capabilities to end with; until the filter is loaded the process has CAP_SYS_ADMIN besides.
+    pub capabilities: Option<LinuxCapabilities>,
+}
+
+/// The program, looked up as execvp(3) does, or why not, in the words of Go's os/exec that operators know from runc.
+fn find(program: &str, path_variable: &str) -> Result<PathBuf, String> {
+    let quoted = format!("exec: {program:?}");
+    if program.is_empty() {
+        return Err(format!("{quoted}: executable file not found in $PATH"));
+    }
+    if program.contains('/') {
+        return check(Path::new(program)).map(|()| PathBuf::from(program)).map_err(|e| match e {
+            Errno::ENOENT => format!("{quoted}: stat {program}: no such file or directory"),
+            e => format!("{quoted}: {}", words(e)),
+        });
+    }
+    let mut denied = false;
+    for dir in path_variable.split(':') {
+        let candidate = Path::new(if dir.is_empty() { "." } else { dir }).join(program);
+        match check(&candidate) {
+            Ok(()) => return Ok(candidate),
+            Err(Errno::EACCES) => denied = true,
+            Err(_) => {}
+        }
+    }
+    Err(if denied {
+        format!("{quoted}: permission denied")
+    } else {
+        format!("{quoted}: executable file not found in $PATH")
+    })
+}
+
+fn check(path: &Path) -> Result<(), Errno> {
+    let metadata = path.metadata().map_err(|e| e.raw_os_error().map_or(Errno::EIO, Errno::from_raw))?;
+    if metadata.is_dir() {
+        return Err(Errno::EISDIR);
+    }
+    if metadata.permissions().mode() & 0o111 == 0 {
+        return Err(Errno::EACCES);
+    }
+    Ok(())
+}
+
+fn words(errno: Errno) -> String {
+    let text = errno.desc();
+    let mut letters = text.chars();
+    letters.next().map(|c| c.to_lowercase().collect::<String>() + letters.as_str()).unwrap_or_default()
+}
+
+fn program_of(spec: &Spec) -> Result<(PathBuf, Vec<CString>), String> {
+    let process = spec.process().as_ref().ok_or("no process in the spec")?;
+    let args = process.args().as_ref().filter(|a| !a.is_empty()).ok_or("no command specified")?;
+    let environment = process.env().as_deref().unwrap_or_default();
+    let path = environment.iter().find_map(|e| e.strip_prefix("PATH=")).unwrap_or("");
+    let found = find(&args[0], path)?;
+    let args: Result<Vec<_>, _> = args.iter().map(|a| CString::new(a.as_bytes())).collect();
+    Ok((found, args.map_err(|_| "an argument contains a NUL byte")?))
+}
+
+impl Program {
+    fn run(&self, spec: &Spec) -> Result<(), String> {
+        let (path, args) = program_of(spec)?;
+        let path = CString::new(path.into_os_string().into_encoded_bytes()).map_err(|e| e.to_string())?;
+        if let Some(confine) = &self.confine {
+            libcontainer::seccomp::initialize_seccomp(&confine.seccomp).map_err(|e| chain("seccomp", &e))?;
+            if let Some(capabilities) = &confine.capabilities {
+                drop_privileges(capabilities, &*SyscallType::default().create_syscall())
+                    .map_err(|e| chain("capabilities", &e))?;
+            }
+        }
+        let error = match nix::unistd::execv(&path, &args) {
+            Err(error) => error,
+            Ok(never) => match never {},
+        };
+        // ENOENT for a file that is there: its interpreter (`#!`) or loader is not.
+        Err(format!("exec {}: {}", path.to_string_lossy(), words(error)))
+    }
+}
+
+impl Executor for Program {
+    fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
+        let Err(message) = self.run(spec) else { unreachable!("exec does not come back") };
+        crate::sys::write_inherited(self.failure, message.as_bytes());
+        Err(ExecutorError::Other(message))
+    }
+
+    fn validate(&self, spec: &Spec) -> Result<(), ExecutorValidationError> {
+        program_of(spec).map(drop).map_err(|message| {
+            crate::sys::write_inherited(self.failure, message.as_bytes());
+            ExecutorValidationError::ArgValidationError(message)
+        })
+    }
+}
+
+/// An error and its causes on one line.
+pub(crate) fn chain(what: &str, error: &dyn std::error::Error) -> String {
+    let mut text = format!("{what}: {error}");
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let part = error.to_string();
+        // libcontainer wraps the same words several times over.
+        if !text.contains(&part) {
+            text.push_str(": ");
+            text.push_str(&part);
+        }
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_read_as_runc_words_them() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("plain"), "").unwrap();
+        let path = dir.path().to_str().unwrap();
+        assert_eq!(find("foo", path).unwrap_err(), "exec: \"foo\": executable file not found in $PATH");
+        assert_eq!(find("plain", path).unwrap_err(), "exec: \"plain\": permission denied");
+        assert_eq!(find("/no/such", path).unwrap_err(), "exec: \"/no/such\": stat /no/such: no such file or directory");
+        assert_eq!(find(path, "").unwrap_err(), format!("exec: {path:?}: is a directory"));
+        assert_eq!(find("sh", "/nowhere:/bin").unwrap(), Path::new("/bin/sh"));
+    }
+}

@@ -1,0 +1,141 @@
+//! A sandbox's ground: namespaces made by the shim, which then lives in them, and pinned by bind mounts so that they
+//! outlive it and others can join them by path. No pause container is needed.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+use crate::proto::SandboxInit;
+use crate::{cgroup, sys};
+
+/// Folder of the pinned namespaces in a sandbox's run folder.
+pub const NS_DIR: &str = "ns";
+
+/// What went wrong while making a sandbox.
+#[derive(Debug, thiserror::Error)]
+#[error("{step}")]
+pub struct SandboxError {
+    step: String,
+    #[source]
+    source: io::Error,
+}
+
+fn at<E: Into<io::Error>>(step: impl Into<String>) -> impl FnOnce(E) -> SandboxError {
+    let step = step.into();
+    move |e| SandboxError { step, source: e.into() }
+}
+
+/// The pinned namespace of that kind (`net`, `ipc`, `uts`, `pid`).
+pub fn pin(pod_dir: &Path, kind: &str) -> PathBuf {
+    pod_dir.join(NS_DIR).join(kind)
+}
+
+/// Makes this process the sandbox's: own session, subreaper, own cgroup, own namespaces, pinned. Answers the first
+/// process of the shared process namespace, if one is asked for.
+pub(crate) fn enter(init: &SandboxInit) -> Result<Option<Pid>, SandboxError> {
+    nix::sys::prctl::set_child_subreaper(true).map_err(at("become subreaper"))?;
+    cgroup::join(&init.shim_cgroup);
+    // The OOM killer should take a container, not its keeper; not every host lets us say so.
+    let _ = std::fs::write("/proc/self/oom_score_adj", "-998");
+    let ns_dir = init.pod_dir.join(NS_DIR);
+    std::fs::create_dir_all(&ns_dir).map_err(at("make namespace folder"))?;
+    let wanted = [
+        ("net", CloneFlags::CLONE_NEWNET, init.own_net),
+        ("ipc", CloneFlags::CLONE_NEWIPC, init.own_ipc),
+        ("uts", CloneFlags::CLONE_NEWUTS, init.hostname.is_some()),
+    ];
+    let flags = wanted.iter().filter(|w| w.2).fold(CloneFlags::empty(), |f, w| f | w.1);
+    unshare(flags).map_err(at("unshare"))?;
+    for (kind, ..) in wanted.iter().filter(|w| w.2) {
+        bind(Path::new(&format!("/proc/self/ns/{kind}")), &ns_dir.join(kind))?;
+    }
+    if init.own_net {
+        sys::loopback_up().map_err(at("bring loopback up"))?;
+    }
+    if let Some(name) = &init.hostname {
+        nix::unistd::sethostname(name).map_err(at("set host name"))?;
+    }
+    let pod_init = if init.shared_pid { Some(start_pod_init(&ns_dir.join("pid"))?) } else { None };
+    for (name, value) in &init.sysctls {
+        set_sysctl(name, value)?;
+    }
+    Ok(pod_init)
+}
+
+fn bind(source: &Path, target: &Path) -> Result<(), SandboxError> {
+    std::fs::File::create(target).map_err(at(format!("make {}", target.display())))?;
+    mount(Some(source), target, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+        .map_err(at(format!("pin {}", source.display())))
+}
+
+/// Our own namespaces are the sandbox's, so `/proc/sys` shows the sandbox's values.
+fn set_sysctl(name: &str, value: &str) -> Result<(), SandboxError> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "._-/".contains(c);
+    if !name.chars().all(plain) || name.split(['.', '/']).any(str::is_empty) {
+        return Err(at(format!("sysctl {name:?}"))(io::Error::from_raw_os_error(libc::EINVAL)));
+    }
+    // Dots separate, as in sysctl(8); where a component holds a dot (an interface name) it is written with slashes.
+    let path = if name.contains('/') { name.to_owned() } else { name.replace('.', "/") };
+    std::fs::write(Path::new("/proc/sys").join(path), value).map_err(at(format!("sysctl {name}")))
+}
+
+/// A process namespace needs a first process, and dies with it. Ours reaps orphans and does nothing else.
+fn start_pod_init(pin: &Path) -> Result<Pid, SandboxError> {
+    unshare(CloneFlags::CLONE_NEWPID).map_err(at("unshare process namespace"))?;
+    let child = match sys::fork().map_err(at("fork pod init"))? {
+        sys::Fork::Parent(child) => child,
+        sys::Fork::Child => run_pod_init(),
+    };
+    // Later children of ours (workers) belong to the host's namespace again.
+    let own = std::fs::File::open("/proc/self/ns/pid").map_err(at("open own process namespace"))?;
+    setns(own, CloneFlags::CLONE_NEWPID).map_err(at("return to own process namespace"))?;
+    bind(Path::new(&format!("/proc/{child}/ns/pid")), pin)?;
+    Ok(child)
+}
+
+fn run_pod_init() -> ! {
+    sys::reset_signals();
+    let _ = sys::die_with_parent();
+    let _ = nix::sys::prctl::set_name(c"pod-init");
+    let _ = nix::unistd::setsid();
+    let mut wanted = SigSet::empty();
+    wanted.add(Signal::SIGCHLD);
+    let _ = wanted.thread_block();
+    close_all_but_stdio();
+    loop {
+        while let Ok(status) = waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            if status == WaitStatus::StillAlive {
+                break;
+            }
+        }
+        let _ = wanted.wait();
+    }
+}
+
+fn close_all_but_stdio() {
+    let Ok(entries) = std::fs::read_dir("/proc/self/fd") else { return };
+    let fds: Vec<i32> = entries
+        .filter_map(Result::ok)
+        .filter_map(|e| e.file_name().to_str()?.parse().ok())
+        .filter(|&n| n > 2)
+        .collect();
+    for fd in fds {
+        let _ = nix::unistd::close(fd);
+    }
+}
+
+/// Unpins every namespace of the sandbox. What is not there is not an error.
+pub fn unpin(pod_dir: &Path) {
+    for kind in ["net", "ipc", "uts", "pid"] {
+        let pin = pin(pod_dir, kind);
+        if pin.exists() {
+            let _ = umount2(&pin, MntFlags::MNT_DETACH);
+            let _ = std::fs::remove_file(&pin);
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! The process that calls libcontainer. The shim forks one for every start and exec: what libcontainer allocates, what
+//! it does to the calling process (`oom_score_adj`, dumpable, working directory) and how long it takes stay out of the
+//! shim, which keeps serving. The container's processes are made as siblings, so they are the shim's children.
+//!
+//! ```text
+//! shim ──fork── worker ── libcontainer ──clone(PARENT)── intermediate ──clone(PARENT)── init → exec
+//!   ▲  └──────────────────── children of the shim ─────────┘───────────────────────────┘
+//!   └─ report socket: Pid, Console + fd, Started | Failed
+//! ```
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use libcontainer::container::Container;
+use libcontainer::container::builder::ContainerBuilder;
+use libcontainer::oci_spec::runtime::{Capability, LinuxCapabilities, Process, Spec};
+use libcontainer::syscall::syscall::SyscallType;
+use nix::fcntl::OFlag;
+use serde::{Deserialize, Serialize};
+
+use crate::executor::{Confinement, Program, chain};
+use crate::{cgroup, devices, sys, wire};
+
+/// What a worker tells the shim.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Report {
+    /// The process exists (it may have ended since).
+    Pid(i32),
+    /// The terminal's master follows as a descriptor.
+    Console,
+    /// The program runs.
+    Started,
+    /// It does not, for this reason.
+    Failed(String),
+}
+
+/// The container's ends of its streams; absent ones are `/dev/null`.
+#[derive(Default)]
+pub(crate) struct Stdio {
+    pub stdin: Option<OwnedFd>,
+    pub stdout: Option<OwnedFd>,
+    pub stderr: Option<OwnedFd>,
+}
+
+/// What a worker is to do.
+pub(crate) struct Job {
+    /// The container.
+    pub id: String,
+    /// Folder of libcontainer's state.
+    pub state_dir: PathBuf,
+    /// Folder with `config.json`.
+    pub bundle: PathBuf,
+    /// A terminal instead of streams.
+    pub tty: bool,
+    /// The streams.
+    pub stdio: Stdio,
+    /// `oom_score_adj` to try for.
+    pub oom_score_adj: Option<i32>,
+    /// Program and arguments of an exec; `None` starts the container itself.
+    pub exec: Option<Vec<String>>,
+    /// A name for this job's files, unique in the sandbox.
+    pub serial: u64,
+}
+
+/// Forks a worker. The result is its process id and the socket it reports on.
+pub(crate) fn spawn(job: Job) -> io::Result<(i32, OwnedFd)> {
+    let (ours, theirs) = wire::pair()?;
+    match sys::fork()? {
+        sys::Fork::Parent(pid) => Ok((pid.as_raw(), ours)),
+        sys::Fork::Child => {
+            drop(ours);
+            sys::reset_signals();
+            // Without it, what it makes could outlive a shim that was killed, and whoever cleaned up after that.
+            let _ = sys::die_with_parent();
+            let report = match run(job, &theirs) {
+                Ok(()) => Report::Started,
+                Err(message) => Report::Failed(message),
+            };
+            let sent = tell(&theirs, &report, None);
+            sys::exit_now(i32::from(sent.is_err()))
+        }
+    }
+}
+
+fn tell(socket: &OwnedFd, report: &Report, fd: Option<&OwnedFd>) -> io::Result<()> {
+    let bytes = serde_json::to_vec(report)?;
+    match fd {
+        Some(fd) => wire::send(socket.as_fd(), &bytes, &[fd.as_fd()]),
+        None => wire::send(socket.as_fd(), &bytes, &[]),
+    }
+}
+
+fn io_words(what: &'static str) -> impl Fn(io::Error) -> String {
+    move |e| format!("{what}: {e}")
+}
+
+fn run(job: Job, report: &OwnedFd) -> Result<(), String> {
+    // Inherited by all that follows. Without CAP_SYS_RESOURCE a value below our own is refused: then ours stays, which
+    // is the nearest allowed one.
+    // Never left out: the shim's own value is not for containers.
+    let _ = std::fs::write("/proc/self/oom_score_adj", job.oom_score_adj.unwrap_or(0).to_string());
+    let (failure_r, failure_w) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(|e| format!("pipe: {e}"))?;
+    let console_path = job.state_dir.join(format!("console-{}.sock", job.serial));
+    let console = if job.tty { Some(listen_console(&console_path).map_err(io_words("console socket"))?) } else { None };
+    let built = build(job, console.as_ref().map(|_| console_path.as_path()), failure_w.as_raw_fd());
+    drop(failure_w);
+    let built = match built {
+        // The program's own words are better than what libcontainer wraps around them.
+        Err(wrapped) => Err(read_all(&failure_r).filter(|m| !m.is_empty()).unwrap_or(wrapped)),
+        Ok(built) => Ok(built),
+    };
+    let _ = std::fs::remove_file(&console_path);
+    let built = built?;
+    tell(report, &Report::Pid(built.pid), None).map_err(io_words("report"))?;
+    if let Some(listener) = console {
+        let master = receive_console(&listener).map_err(io_words("console"))?;
+        tell(report, &Report::Console, Some(&master)).map_err(io_words("report"))?;
+        // The size and owner of the terminal are set before the program looks.
+        let _ = wire::recv(report.as_fd()).map_err(io_words("report"))?;
+    }
+    if let Some(mut container) = built.container {
+        container.start().map_err(|e| chain("start", &e))?;
+    }
+    match read_all(&failure_r) {
+        Some(message) if message.is_empty() => Ok(()),
+        Some(message) => Err(message),
+        None => Err("the failure pipe cannot be read".to_owned()),
+    }
+}
+
+struct Built {
+    pid: i32,
+    /// To be started; `None` for an exec, which runs already.
+    container: Option<Container>,
+}
+
+fn build(job: Job, console: Option<&Path>, failure: i32) -> Result<Built, String> {
+    let spec = Spec::load(job.bundle.join("config.json")).map_err(|e| chain("config.json", &e))?;
+    let confine = match (&job.exec, spec.linux().as_ref().and_then(|l| l.seccomp().clone())) {
+        (Some(_), Some(seccomp)) => {
+            let capabilities = spec.process().as_ref().and_then(|p| p.capabilities().clone());
+            Some(Confinement { seccomp, capabilities })
+        }
+        _ => None,
+    };
+    let privileged_filter = confine.is_some() && !no_new_privileges(&spec);
+    let mut builder = ContainerBuilder::new(job.id.clone(), SyscallType::default())
+        .with_root_path(&job.state_dir)
+        .map_err(|e| chain("state folder", &e))?
+        .with_console_socket(console)
+        .with_executor(Program { failure, confine });
+    builder.stdin = job.stdio.stdin;
+    builder.stdout = job.stdio.stdout;
+    builder.stderr = job.stdio.stderr;
+    let Some(args) = job.exec else {
+        confine_devices(&spec)?;
+        let container = builder
+            .as_init(&job.bundle)
+            .with_systemd(false)
+            .with_detach(true)
+            .as_sibling(true)
+            .build()
+            .map_err(|e| chain("create", &e))?;
+        let pid = container.pid().ok_or("libcontainer gave no process id")?.as_raw();
+        return Ok(Built { pid, container: Some(container) });
+    };
+    let process = exec_process(&spec, args, job.tty, privileged_filter)?;
+    let path = job.state_dir.join(format!("exec-{}.json", job.serial));
+    let json = serde_json::to_vec(&process).map_err(|e| e.to_string())?;
+    std::fs::write(&path, json).map_err(io_words("process.json"))?;
+    let pid = builder.as_tenant().with_process(Some(&path)).with_detach(true).as_sibling(true).build();
+    let _ = std::fs::remove_file(&path);
+    let pid = pid.map_err(|e| chain("exec", &e))?.as_raw();
+    Ok(Built { pid, container: None })
+}
+
+/// On v2, before anything of the container runs. Its cgroup is made here, which libcontainer then finds.
+fn confine_devices(spec: &Spec) -> Result<(), String> {
+    let linux = spec.linux().as_ref().ok_or("no linux section in the spec")?;
+    let rules = linux.resources().as_ref().and_then(|r| r.devices().clone()).unwrap_or_default();
+    let all_allowed = rules.iter().any(|d| d.allow() && d.major().is_none() && d.minor().is_none());
+    let (true, false, Some(path)) = (cgroup::is_unified(), all_allowed, linux.cgroups_path()) else { return Ok(()) };
+    let path = path.to_string_lossy();
+    let path = path.trim_start_matches('/');
+    cgroup::create(path).map_err(io_words("cgroup"))?;
+    let tree = cgroup::hierarchies().first().ok_or("no cgroups are mounted")?;
+    devices::confine(&tree.root.join(path)).map_err(io_words("device rules"))
+}
+
+fn no_new_privileges(spec: &Spec) -> bool {
+    spec.process().as_ref().and_then(Process::no_new_privileges).unwrap_or(false)
+}
+
+/// The container's own process with other arguments: same user, environment, rights and folder.
+fn exec_process(spec: &Spec, args: Vec<String>, tty: bool, privileged_filter: bool) -> Result<Process, String> {
+    let mut process = spec.process().clone().ok_or("no process in the spec")?;
+    let mut environment = process.env().clone().unwrap_or_default();
+    if tty && !environment.iter().any(|e| e.starts_with("TERM=")) {
+        environment.push("TERM=xterm".to_owned());
+    }
+    process.set_args(Some(args)).set_env(Some(environment)).set_terminal(Some(tty));
+    if privileged_filter && let Some(capabilities) = process.capabilities().clone() {
+        process.set_capabilities(Some(able_to_filter(capabilities)));
+    }
+    Ok(process)
+}
+
+/// Loading a filter without no_new_privs takes CAP_SYS_ADMIN, shrinking the bounding set after it CAP_SETPCAP. Both are
+/// dropped before the command runs (see [`Confinement`]).
+fn able_to_filter(mut capabilities: LinuxCapabilities) -> LinuxCapabilities {
+    let with = |set: &Option<std::collections::HashSet<Capability>>| {
+        let mut set = set.clone().unwrap_or_default();
+        set.extend([Capability::SysAdmin, Capability::Setpcap]);
+        Some(set)
+    };
+    let (bounding, permitted) = (with(capabilities.bounding()), with(capabilities.permitted()));
+    let effective = with(capabilities.effective());
+    capabilities.set_bounding(bounding).set_permitted(permitted).set_effective(effective);
+    capabilities
+}
+
+fn listen_console(path: &Path) -> io::Result<std::os::unix::net::UnixListener> {
+    let _ = std::fs::remove_file(path);
+    let dir = std::fs::File::open(path.parent().unwrap_or(Path::new("/")))?;
+    let name = path.file_name().unwrap_or_default();
+    std::os::unix::net::UnixListener::bind(Path::new("/proc/self/fd").join(dir.as_raw_fd().to_string()).join(name))
+}
+
+fn receive_console(listener: &std::os::unix::net::UnixListener) -> io::Result<OwnedFd> {
+    let (stream, _) = listener.accept()?;
+    let packet = wire::recv_stream(stream.as_fd())?;
+    packet.into_iter().next().ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))
+}
+
+fn read_all(pipe: &OwnedFd) -> Option<String> {
+    let mut text = Vec::new();
+    let mut chunk = [0u8; 512];
+    loop {
+        match nix::unistd::read(pipe, &mut chunk) {
+            Ok(0) => return Some(String::from_utf8_lossy(&text).into_owned()),
+            Ok(n) if text.len() < 4096 => text.extend_from_slice(&chunk[..n]),
+            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+            Err(_) => return None,
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! What can be typed. Structs only: verbs receive typed settings, not these.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Windlass: a container engine and Kubernetes-conformant orchestrator in one binary.
+#[derive(Debug, Parser)]
+#[command(name = "windlass", version = crate::verbs::version::long(), propagate_version = true)]
+#[command(arg_required_else_help = true, disable_help_subcommand = true)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// Flags that every verb takes.
+#[derive(Debug, Args)]
+pub struct Global {
+    /// Instance to work with; several run side by side on one host
+    #[arg(long, global = true, env = "WINDLASS_NAME", default_value = base::instance::DEFAULT_NAME)]
+    pub name: String,
+    /// Where the instance keeps its data [default: /var/lib/windlass, or /var/lib/windlass-NAME]
+    #[arg(long, global = true, env = "WINDLASS_DATA_DIR", value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Format of the log on standard error
+    #[arg(long, global = true, env = "WINDLASS_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+    /// What to log, e.g. `info`, `debug`, `info,node=debug`
+    #[arg(
+        long,
+        global = true,
+        env = "WINDLASS_LOG",
+        default_value = "info,libcgroups=error,libcontainer=warn",
+        value_name = "FILTER"
+    )]
+    pub log_level: String,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+impl From<LogFormat> for base::log::LogFormat {
+    fn from(f: LogFormat) -> Self {
+        match f {
+            LogFormat::Text => base::log::LogFormat::Text,
+            LogFormat::Json => base::log::LogFormat::Json,
+        }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Run the API server, controllers and (as a child) the node agent
+    Server(ServerArgs),
+    /// Run a node agent (started by `server`; by hand only to debug)
+    Agent(AgentArgs),
+    /// Manage images of this host
+    #[command(subcommand)]
+    Image(ImageVerb),
+    /// Apply manifests (files or folders) and, with --wait, follow them until they run
+    Apply(ApplyArgs),
+    /// Show the instance, its node and workloads
+    Status,
+    /// Print the admin kubeconfig
+    Kubeconfig {
+        /// Print the path instead of the content
+        #[arg(long)]
+        path: bool,
+    },
+    /// Stop the instance and remove its containers, mounts, networks and processes; data stays
+    Down {
+        /// Remove the data as well: objects, volumes, images, keys
+        #[arg(long)]
+        purge: bool,
+    },
+    /// Check what this host offers and what stands in the way
+    Doctor,
+    /// Print the version
+    Version,
+}
+
+#[derive(Debug, Args)]
+pub struct ServerArgs {
+    /// Port of the Kubernetes API
+    #[arg(long, default_value_t = 6443, value_name = "PORT")]
+    pub api_port: u16,
+    /// Address the Kubernetes API listens on
+    #[arg(long, default_value = "127.0.0.1", value_name = "IP")]
+    pub api_bind: std::net::IpAddr,
+    /// Port of the HTTP ingress [default: 80, or a free one when --name is given]
+    #[arg(long, value_name = "PORT")]
+    pub http_port: Option<u16>,
+    /// Address the HTTP ingress listens on
+    #[arg(long, default_value = "127.0.0.1", value_name = "IP")]
+    pub http_bind: std::net::IpAddr,
+    /// Name of this host's Node [default: the host name]
+    #[arg(long, value_name = "NAME")]
+    pub node_name: Option<String>,
+    /// Addresses of pods [default: from the instance's name]
+    #[arg(long, value_name = "CIDR")]
+    pub pod_cidr: Option<base::instance::Cidr>,
+    /// Addresses of Services [default: from the instance's name]
+    #[arg(long, value_name = "CIDR")]
+    pub service_cidr: Option<base::instance::Cidr>,
+    /// Do not start a node agent: API and controllers only
+    #[arg(long)]
+    pub no_agent: bool,
+    /// Go to the background once ready, logging to DATA-DIR/logs/server.log
+    #[arg(long)]
+    pub detach: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct AgentArgs {
+    /// Kubeconfig of the node [default: DATA-DIR/agent.kubeconfig]
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Name of this host's Node [default: the host name]
+    #[arg(long, value_name = "NAME")]
+    pub node_name: Option<String>,
+    /// Address and port of the HTTP ingress; absent: no ingress
+    #[arg(long, value_name = "IP:PORT")]
+    pub http_listen: Option<std::net::SocketAddr>,
+    /// Addresses of pods
+    #[arg(long, value_name = "CIDR")]
+    pub pod_cidr: Option<base::instance::Cidr>,
+    /// Addresses of Services
+    #[arg(long, value_name = "CIDR")]
+    pub service_cidr: Option<base::instance::Cidr>,
+}
+
+#[derive(Debug, Args)]
+pub struct ApplyArgs {
+    /// Manifest files or folders; `-` is standard input
+    #[arg(short = 'f', long = "filename", required = true, value_name = "PATH")]
+    pub files: Vec<PathBuf>,
+    /// Follow the workloads until every one is ready
+    #[arg(long)]
+    pub wait: bool,
+    /// Give up waiting after this many seconds
+    #[arg(long, default_value_t = 300, value_name = "SECONDS")]
+    pub timeout: u64,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ImageVerb {
+    /// Import a root file system tarball as an image
+    Import(ImportArgs),
+    /// Load images from an OCI or docker-save archive
+    Load {
+        /// The archive (tar, tar.gz, tar.zst)
+        archive: PathBuf,
+    },
+    /// List images
+    #[command(visible_alias = "ls")]
+    List {
+        /// Only print image ids
+        #[arg(short, long)]
+        quiet: bool,
+    },
+    /// Pull an image from a registry
+    Pull {
+        /// e.g. `debian:12`, `registry.example.com/team/app@sha256:…`
+        reference: String,
+    },
+    /// Push an image to a registry
+    Push {
+        /// The image, named after the registry it goes to
+        reference: String,
+    },
+    /// Give an image another name
+    Tag {
+        /// An image that is here
+        source: String,
+        /// Its further name
+        target: String,
+    },
+    /// Save images to an archive
+    Save {
+        /// Images to save
+        #[arg(required = true)]
+        references: Vec<String>,
+        /// File to write
+        #[arg(short, long)]
+        output: PathBuf,
+    },
+    /// Remove images
+    #[command(visible_alias = "rm")]
+    Remove {
+        /// Images to remove
+        #[arg(required = true)]
+        references: Vec<String>,
+    },
+    /// Remove layers and blobs that no image uses
+    Prune,
+}
+
+#[derive(Debug, Args)]
+pub struct ImportArgs {
+    /// The tarball (plain, gzip or zstd)
+    pub tarball: PathBuf,
+    /// Name of the image
+    #[arg(short, long, value_name = "REFERENCE")]
+    pub tag: String,
+    /// Entrypoint; repeat for each word
+    #[arg(long, value_name = "WORD", allow_hyphen_values = true)]
+    pub entrypoint: Vec<String>,
+    /// Default arguments; repeat for each word
+    #[arg(long, value_name = "WORD", allow_hyphen_values = true)]
+    pub cmd: Vec<String>,
+    /// Environment, NAME=VALUE; may be repeated
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub env: Vec<String>,
+    /// User or UID[:GID]
+    #[arg(long)]
+    pub user: Option<String>,
+    /// Working directory
+    #[arg(long)]
+    pub workdir: Option<String>,
+    /// Signal that ends it [default: SIGTERM]
+    #[arg(long, value_name = "SIGNAL")]
+    pub stop_signal: Option<String>,
+    /// Exposed port, e.g. 8080/tcp; may be repeated
+    #[arg(long, value_name = "PORT/PROTO")]
+    pub expose: Vec<String>,
+    /// Label, NAME=VALUE; may be repeated
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub label: Vec<String>,
+}

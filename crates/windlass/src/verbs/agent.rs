@@ -1,0 +1,131 @@
+//! `windlass agent`: the node. Runs pods, probes them, reports them, and routes traffic to them.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use base::instance::Instance;
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio_util::sync::CancellationToken;
+
+use crate::cli::AgentArgs;
+use crate::exit::Unfit;
+use crate::instance_file::start_ticks;
+use crate::kubeapi;
+
+/// Where resolvers ask (RFC 1035).
+const DNS_PORT: u16 = 53;
+/// How long an agent of before may take to hand over.
+const HAND_OVER_MAX: Duration = Duration::from_secs(15);
+/// How often to ask for the lock: flock(2) cannot wait with a limit.
+const LOCK_EVERY: Duration = Duration::from_millis(10);
+
+/// Runs the agent until it is told to stop; containers go on running.
+pub fn run(instance: Instance, args: AgentArgs) -> anyhow::Result<ExitCode> {
+    crate::preflight::root()?;
+    crate::preflight::nft()?;
+    let (pods, services) = (instance.pod_cidr(), instance.service_cidr());
+    let instance = instance.with_ranges(args.pod_cidr.unwrap_or(pods), args.service_cidr.unwrap_or(services));
+    // Started by way of /proc/self/exe, it would be called `exe` in listings of processes.
+    nix::sys::prctl::set_name(c"windlass")?;
+    let _lock = take_over(&instance)?;
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(serve(instance, args))?;
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn lock_path(instance: &Instance) -> PathBuf {
+    instance.run_dir().join("agent.lock")
+}
+
+/// The agent that runs, as process id and start time.
+pub fn running(instance: &Instance) -> anyhow::Result<Option<(i32, u64)>> {
+    let text = match std::fs::read_to_string(lock_path(instance)) {
+        Ok(text) => text,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(e).context("read the agent's lock file"),
+    };
+    let mut numbers = text.split_whitespace().map(str::parse::<u64>);
+    let (Some(Ok(pid)), Some(Ok(ticks))) = (numbers.next(), numbers.next()) else { return Ok(None) };
+    let pid = i32::try_from(pid).context("read the agent's lock file")?;
+    Ok((start_ticks(pid) == Some(ticks)).then_some((pid, ticks)))
+}
+
+/// One agent per instance: one that outlived its server ends first, and its containers are taken over.
+fn take_over(instance: &Instance) -> anyhow::Result<Flock<std::fs::File>> {
+    std::fs::create_dir_all(instance.run_dir()).with_context(|| format!("make {}", instance.run_dir().display()))?;
+    let path = lock_path(instance);
+    let open = || {
+        std::fs::OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .open(&path)
+            .with_context(|| format!("open {}", path.display()))
+    };
+    let deadline = Instant::now() + HAND_OVER_MAX;
+    let mut file = open()?;
+    let mut asked = false;
+    loop {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => {
+                let pid = i32::try_from(std::process::id()).context("the process id fits")?;
+                let ticks = start_ticks(pid).context("read /proc/self/stat")?;
+                std::fs::write(&path, format!("{pid} {ticks}\n"))?;
+                return Ok(lock);
+            }
+            Err((back, _)) => file = back,
+        }
+        if let Some((pid, _)) = running(instance)?.filter(|_| !asked) {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
+            asked = true;
+        }
+        if Instant::now() > deadline {
+            return Err(Unfit::error("another agent of this instance does not end", "end it: windlass down"));
+        }
+        std::thread::sleep(LOCK_EVERY);
+    }
+}
+
+async fn serve(instance: Instance, args: AgentArgs) -> anyhow::Result<()> {
+    let drain = CancellationToken::new();
+    super::server::stop_on_signal(drain.clone())?;
+    let kubeconfig = args.kubeconfig.unwrap_or_else(|| instance.data_dir().join("agent.kubeconfig"));
+    let client = kubeapi::client(&kubeconfig).await?;
+    let node_name = match args.node_name {
+        Some(name) => name,
+        None => nix::unistd::gethostname()?.to_string_lossy().to_lowercase(),
+    };
+    let engine = engine::Engine::open(engine::EngineConfig::of(&instance)).await.context("open the engine")?;
+    // The bridge's own address: the host and every pod can reach it.
+    let node_ip = IpAddr::V4(engine.network().gateway());
+    let mut config = node::AgentConfig::new(instance.clone(), &node_name, node_ip, client);
+    config.server = Some(serving(&instance, node_ip)?);
+    config.dns_listen = config.dns_ip.map(|ip| SocketAddr::new(ip, DNS_PORT));
+    config.ingress = args.http_listen.map(|address| ingress::Config { http: vec![address], ..Default::default() });
+    node::Agent::run(config, node::Parts::of(Arc::new(engine)), drain).await?;
+    Ok(())
+}
+
+/// What the server has put down for the node's HTTPS server.
+fn serving(instance: &Instance, node_ip: IpAddr) -> anyhow::Result<node::ServerConfig> {
+    let dir = super::server::serving_dir(instance.data_dir());
+    let read = |name: &str| {
+        let path = dir.join(name);
+        std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))
+    };
+    Ok(node::ServerConfig {
+        listen: SocketAddr::new(node_ip, 0),
+        certificate_pem: read("tls.crt")?,
+        key_pem: read("tls.key")?,
+        client_ca_pem: read("ca.crt")?,
+    })
+}

@@ -1,0 +1,38 @@
+//! One file per verb. A verb receives its arguments and the instance, and answers an exit code.
+
+mod agent;
+mod apply;
+mod doctor;
+mod down;
+mod image;
+mod kubeconfig;
+mod server;
+mod status;
+pub mod version;
+
+use std::process::ExitCode;
+
+use crate::cli::{Cli, Verb};
+use crate::instance_file::resolve;
+
+/// Runs the verb that was typed.
+pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    let instance = resolve(&cli.global.name, cli.global.data_dir.as_deref())?;
+    match cli.verb {
+        Verb::Server(args) => server::run(instance, args, &cli.global),
+        Verb::Agent(args) => agent::run(instance, args),
+        Verb::Image(verb) => image::run(&instance, verb),
+        Verb::Apply(args) => short_lived(apply::run(&instance, args)),
+        Verb::Status => short_lived(status::run(&instance)),
+        Verb::Kubeconfig { path } => kubeconfig::run(&instance, path),
+        Verb::Down { purge } => down::run(&instance, purge),
+        Verb::Doctor => doctor::run(&instance),
+        Verb::Version => version::run(),
+    }
+}
+
+/// Runs a verb that needs no more than one thread.
+fn short_lived<T>(verb: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(verb)
+}

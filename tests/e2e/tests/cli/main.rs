@@ -1,0 +1,32 @@
+//! The command line: what it prints, how it fails, and that starting and stopping leave nothing behind.
+
+mod images;
+mod instances;
+mod words;
+
+use std::process::ExitCode;
+
+use e2e::{Suite, tests};
+
+fn main() -> ExitCode {
+    Suite::new("cli")
+        .threads(3)
+        .with(tests![alone:
+            words::help_names_every_verb,
+            words::version_names_the_kubernetes_api,
+            words::a_wrong_flag_is_exit_code_2,
+            words::a_verb_without_its_instance_is_exit_code_3_and_says_the_fix,
+            words::anyone_but_root_is_told_to_be_root,
+            words::doctor_finds_this_host_fit,
+            images::images_are_imported_tagged_saved_loaded_and_removed,
+            images::a_broken_archive_is_refused_and_leaves_no_image,
+            instances::a_taken_port_is_exit_code_3_and_names_its_holder,
+            instances::a_second_server_on_an_instance_is_refused,
+            instances::two_instances_run_side_by_side_and_one_goes_without_the_other,
+            instances::sigterm_ends_the_server_with_0_and_containers_survive,
+            instances::detach_returns_when_ready_and_down_without_purge_keeps_the_data,
+            instances::apply_wait_and_status_show_the_workload,
+            instances::purge_refuses_a_folder_that_is_not_ours,
+        ])
+        .main()
+}

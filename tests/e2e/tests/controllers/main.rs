@@ -1,0 +1,33 @@
+//! Controllers with real pods: what a workload's manifest promises over time.
+
+mod deployments;
+mod garbage;
+mod jobs;
+mod stateful;
+
+use std::process::ExitCode;
+
+use e2e::{Instance, Suite, tests};
+
+fn main() -> ExitCode {
+    Suite::new("controllers")
+        .instance(Instance::builder("controllers"))
+        .with(tests![shared:
+            deployments::a_rolling_update_keeps_its_promises_and_fails_no_request,
+            deployments::recreate_never_runs_two_versions,
+            deployments::a_bad_release_stops_and_undo_brings_the_old_one_back,
+            deployments::a_lost_pod_is_replaced,
+            deployments::old_replica_sets_are_kept_up_to_the_limit,
+            stateful::pods_start_in_order_with_claims_of_their_own_and_keep_them,
+            stateful::an_update_goes_from_the_last_to_the_first_and_stops_at_the_partition,
+            jobs::a_job_completes_and_keeps_its_count,
+            jobs::a_failing_job_is_given_up_after_its_limit,
+            jobs::an_indexed_job_runs_every_index_once,
+            jobs::a_deadline_ends_a_job_and_its_time_to_live_removes_it,
+            garbage::a_namespace_takes_everything_in_it_along,
+            garbage::dependents_go_in_the_background,
+            garbage::dependents_go_first_in_the_foreground,
+            garbage::orphans_stay_and_are_adopted_again,
+        ])
+        .main()
+}

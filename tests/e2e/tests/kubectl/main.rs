@@ -1,0 +1,50 @@
+//! kubectl, unmodified: what people type and scripts run.
+
+mod access;
+mod changes;
+mod objects;
+mod rollouts;
+mod streams;
+
+use std::process::ExitCode;
+
+use e2e::{Instance, Suite, tests};
+
+fn main() -> ExitCode {
+    Suite::new("kubectl")
+        .instance(Instance::builder("kubectl"))
+        .with(tests![shared:
+            streams::logs_are_followed_from_the_first_line_to_the_end,
+            streams::logs_can_be_cut_and_stamped_and_are_there_after_a_restart,
+            streams::exec_passes_input_output_and_the_exit_code,
+            streams::exec_in_a_terminal_is_interactive,
+            streams::attach_joins_a_running_container,
+            streams::cp_copies_files_and_folders_both_ways,
+            streams::port_forward_reaches_pod_and_service,
+            rollouts::rollout_status_history_undo_pause_and_resume,
+            rollouts::scale_and_set_image_change_the_running_pods,
+            changes::apply_is_idempotent_and_diff_shows_the_difference,
+            changes::apply_prunes_fields_it_no_longer_names,
+            changes::edit_saves_what_the_editor_wrote,
+            changes::three_kinds_of_patch_change_a_deployment,
+            changes::server_side_apply_refuses_to_take_anothers_field,
+            changes::dry_run_server_validates_and_stores_nothing,
+            changes::label_annotate_and_replace_change_metadata,
+            changes::a_stale_replace_is_a_conflict,
+            objects::get_prints_tables_wide_yaml_json_and_jsonpath,
+            objects::get_selects_by_label_and_field_and_watches,
+            objects::describe_tells_the_story_of_a_pod,
+            objects::events_are_listed_for_an_object,
+            objects::create_expose_and_run_make_what_they_say,
+            objects::delete_by_name_selector_and_force,
+            objects::wait_for_conditions_deletion_and_fields,
+            objects::errors_read_as_kubectl_users_know_them,
+            objects::large_lists_come_in_chunks,
+            access::explain_describes_fields_of_every_kind,
+            access::api_resources_and_versions_list_the_slice,
+            access::cluster_info_version_and_health,
+            access::auth_whoami_and_can_i_answer_for_admin_and_service_account,
+            access::tokens_are_made_for_service_accounts_and_obey_rbac_defaults,
+        ])
+        .main()
+}

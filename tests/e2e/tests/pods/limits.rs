@@ -1,0 +1,89 @@
+//! Resources: cgroups of v1, hybrid and v2 hosts alike.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+use e2e::{Ctx, IDLE, leaks, pod};
+use serde_json::json;
+
+/// The value of a container's cgroup file: `(v2 controller file, v1 controller, v1 file)`, read on the host.
+fn cgroup_value(ctx: &Ctx, id: &str, v2: &str, v1: (&str, &str)) -> Result<String> {
+    fn find(dir: PathBuf, id: &str, file: &str) -> Option<PathBuf> {
+        let named = dir.file_name()?.to_string_lossy().contains(id);
+        if named && dir.join(file).is_file() {
+            return Some(dir.join(file));
+        }
+        let entries = std::fs::read_dir(&dir).ok()?.flatten();
+        entries.filter(|e| e.path().is_dir()).find_map(|e| find(e.path(), id, file))
+    }
+    let roots = leaks::cgroups(ctx.instance.names());
+    ensure!(!roots.is_empty(), "the instance has no cgroup");
+    for root in &roots {
+        let controller = root.parent().and_then(|p| p.file_name()).unwrap_or_default().to_string_lossy().into_owned();
+        let file = if controller == v1.0 || controller.split(',').any(|c| c == v1.0) { v1.1 } else { v2 };
+        if let Some(path) = find(root.clone(), id, file) {
+            return Ok(std::fs::read_to_string(path)?.trim().to_owned());
+        }
+    }
+    anyhow::bail!("no {v2} or {} of container {id} below {roots:?}", v1.1)
+}
+
+pub fn resources_are_written_to_the_cgroup(ctx: &Ctx) -> Result<()> {
+    let resources = json!({"requests": {"cpu": "100m", "memory": "16Mi"}, "limits": {"cpu": "500m", "memory": "48Mi"}});
+    ctx.ready_pod(pod("limited", IDLE, json!({"containers": [{"name": "main", "resources": resources}]})))?;
+    let id = ctx.field("pod/limited", ".status.containerStatuses[0].containerID")?;
+    let id = id.rsplit('/').next().context("an id")?.to_owned();
+    let memory = cgroup_value(ctx, &id, "memory.max", ("memory", "memory.limit_in_bytes"))?;
+    ensure!(memory == (48 << 20).to_string(), "memory limit {memory}");
+    let cpu = cgroup_value(ctx, &id, "cpu.max", ("cpu", "cpu.cfs_quota_us"))?;
+    ensure!(cpu == "50000 100000" || cpu == "50000", "CPU limit {cpu}");
+    // 100m: 102 shares (cgroup v1), weight 4 by the conversion 1 + (shares - 2) * 9999 / 262142 (cgroup v2); newer runtimes
+    // use a curve that gives 17.
+    let weight = cgroup_value(ctx, &id, "cpu.weight", ("cpu", "cpu.shares"))?;
+    ensure!(["102", "4", "17"].contains(&weight.as_str()), "CPU weight {weight}");
+    ensure!(ctx.field("pod/limited", ".status.qosClass")? == "Burstable");
+    Ok(())
+}
+
+pub fn a_container_over_its_memory_is_oom_killed(ctx: &Ctx) -> Result<()> {
+    // A shell variable that doubles until the kernel says no.
+    let script = "x=0123456789abcdef; while :; do x=$x$x; done";
+    let spec = json!({
+        "restartPolicy": "Never",
+        "containers": [{"name": "main", "resources": {"limits": {"memory": "32Mi"}}}],
+    });
+    ctx.apply(&[pod("greedy", script, spec)])?;
+    ctx.wait("pod/greedy", "jsonpath={.status.phase}=Failed")?;
+    let ended = ctx.json("pod/greedy")?["status"]["containerStatuses"][0]["state"]["terminated"].clone();
+    ensure!(ended["reason"] == "OOMKilled" && ended["exitCode"] == 137, "{ended}");
+    Ok(())
+}
+
+pub fn the_log_of_a_chatty_container_is_bounded(ctx: &Ctx) -> Result<()> {
+    // 24 MB, more than twice the 10 MiB at which a log is turned over.
+    let script =
+        format!("yes 0123456789012345678901234567890123456789012345678 | head -n 480000; echo the end; {IDLE}");
+    ctx.ready_pod(pod("chatty", &script, json!({})))?;
+    let last = e2e::eventually(std::time::Duration::from_secs(60), "it has said all", || {
+        let last = ctx.ok(&["logs", "chatty", "--tail=1"])?;
+        ensure!(last == "the end\n", "{last:?}");
+        Ok(last)
+    })?;
+    ensure!(last == "the end\n");
+    fn size(dir: &std::path::Path, uid: &str, within: bool) -> u64 {
+        let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+        entries
+            .map(|e| match e.metadata() {
+                Ok(m) if m.is_dir() => size(&e.path(), uid, within || e.file_name().to_string_lossy().contains(uid)),
+                Ok(m) if within && m.is_file() => m.len(),
+                _ => 0,
+            })
+            .sum()
+    }
+    let uid = ctx.field("pod/chatty", ".metadata.uid")?;
+    let names = ctx.instance.names();
+    let bytes = size(names.data_dir(), &uid, false) + size(names.run_dir(), &uid, false);
+    // Kubernetes' defaults: 10 MiB a file, 5 files.
+    ensure!(bytes <= 60 << 20, "its logs take {bytes} bytes");
+    Ok(())
+}

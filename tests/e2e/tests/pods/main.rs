@@ -1,0 +1,53 @@
+//! What a pod's manifest promises its processes.
+
+mod lifecycle;
+mod limits;
+mod security;
+mod setup;
+mod volumes;
+
+use std::process::ExitCode;
+
+use e2e::{Instance, Suite, tests};
+
+fn main() -> ExitCode {
+    Suite::new("pods")
+        .instance(Instance::builder("pods"))
+        .threads(6)
+        .with(tests![shared:
+            limits::a_container_over_its_memory_is_oom_killed,
+            lifecycle::a_crashing_container_backs_off,
+            lifecycle::a_failed_liveness_probe_restarts_the_container,
+            volumes::an_update_of_a_config_map_reaches_its_volume,
+            lifecycle::pre_stop_runs_before_the_signal_and_both_fit_the_grace_period,
+            lifecycle::a_process_that_ignores_its_signal_is_killed_after_the_grace_period,
+            setup::init_containers_run_in_order_and_a_sidecar_beside,
+            setup::environment_comes_from_values_fields_maps_and_secrets,
+            setup::command_args_and_workdir_are_what_the_manifest_says,
+            setup::users_and_groups_are_what_the_manifest_says,
+            setup::host_names_hosts_file_and_aliases,
+            setup::containers_of_a_pod_share_the_network_and_may_share_processes,
+            setup::an_image_without_proc_sys_and_dev_gets_them,
+            limits::resources_are_written_to_the_cgroup,
+            limits::the_log_of_a_chatty_container_is_bounded,
+            volumes::config_maps_and_secrets_are_files_with_modes_and_items,
+            volumes::containers_share_an_empty_dir_that_goes_with_the_pod,
+            volumes::a_host_path_is_the_hosts,
+            volumes::the_token_of_the_pod_opens_the_api,
+            volumes::the_downward_api_is_files,
+            volumes::data_in_a_claim_survives_its_pod,
+            volumes::an_optional_source_may_be_missing_and_a_needed_one_is_waited_for,
+            lifecycle::probes_gate_readiness_and_startup,
+            lifecycle::restart_policies_decide_what_happens_after_an_exit,
+            lifecycle::the_termination_message_and_exit_code_are_reported,
+            lifecycle::post_start_runs_before_the_container_counts_as_running,
+            security::run_as_non_root_refuses_root,
+            security::a_read_only_root_cannot_be_written,
+            security::dropped_capabilities_are_gone_and_added_ones_there,
+            security::seccomp_and_no_new_privileges_are_set_in_the_kernel,
+            security::the_host_is_masked_from_an_ordinary_container,
+            security::privileged_and_host_namespaces_are_what_they_say,
+            security::an_unsupported_field_is_refused_by_name,
+        ])
+        .main()
+}
