@@ -6,7 +6,7 @@ use std::time::Duration;
 use base::instance::Instance;
 use image::ImageStore;
 
-use crate::context::{SNAPSHOT_PREFIX, failed, pods_dir};
+use crate::context::{SNAPSHOT_PREFIX, failed, pods_dir, shim_cgroup};
 use crate::driver::teardown::{kill_shim_of, mounts_below, remove_pod_dir};
 use crate::runtime::RuntimeError;
 
@@ -58,7 +58,7 @@ pub async fn destroy_all(instance: &Instance) -> Result<(), RuntimeError> {
 fn destroy_local(instance: &Instance) -> Result<(), RuntimeError> {
     let parent = instance.cgroup_parent();
     for dir in pod_dirs(instance) {
-        kill_shim_of(&dir);
+        kill_shim_of(&dir, &shim_cgroup(instance));
     }
     // Containers, and shims whose folder is gone: all of them live in the instance's cgroup.
     let mut result = match shim::cgroup::kill_all(&parent, KILL_LIMIT) {

@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use shim::proto::Request;
 use tokio::sync::{broadcast, watch};
 
-use crate::context::{Context, SNAPSHOT_PREFIX, Shims, blocking, failed, pods_dir};
+use crate::context::{Context, SNAPSHOT_PREFIX, Shims, blocking, failed, pods_dir, shim_cgroup};
 use crate::driver::teardown::{kill_shim_of, remove_pod_dir};
 use crate::driver::{Command, Handle, Kill, View};
 use crate::link::Link;
@@ -283,7 +283,7 @@ fn remove_stray_files(
         let stray = dir.file_name().and_then(|n| n.to_str()).is_none_or(|n| !known.contains(n));
         if stray {
             tracing::warn!(dir = %dir.display(), "a sandbox without a record is removed");
-            kill_shim_of(&dir);
+            kill_shim_of(&dir, &shim_cgroup(&cx.instance));
             remove_pod_dir(&dir)?;
         }
     }

@@ -2,6 +2,7 @@
 //! outlive it and others can join them by path. No pause container is needed.
 
 use std::io;
+use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -106,7 +107,7 @@ fn run_pod_init() -> ! {
     let mut wanted = SigSet::empty();
     wanted.add(Signal::SIGCHLD);
     let _ = wanted.thread_block();
-    close_all_but_stdio();
+    close_all_but(&[]);
     loop {
         while let Ok(status) = waitpid(None, Some(WaitPidFlag::WNOHANG)) {
             if status == WaitStatus::StillAlive {
@@ -117,12 +118,13 @@ fn run_pod_init() -> ! {
     }
 }
 
-fn close_all_but_stdio() {
+/// Closes every descriptor but the standard ones and `kept`. For a process just forked, which owns none of the others.
+pub(crate) fn close_all_but(kept: &[RawFd]) {
     let Ok(entries) = std::fs::read_dir("/proc/self/fd") else { return };
     let fds: Vec<i32> = entries
         .filter_map(Result::ok)
         .filter_map(|e| e.file_name().to_str()?.parse().ok())
-        .filter(|&n| n > 2)
+        .filter(|n| *n > 2 && !kept.contains(n))
         .collect();
     for fd in fds {
         let _ = nix::unistd::close(fd);

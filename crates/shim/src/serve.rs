@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -212,6 +213,19 @@ impl Server {
         }
     }
 
+    /// A worker ended: what it still said is read, and if it said no last word it was killed. Waiting for the end of its
+    /// socket would not do: processes that it had made, and that now wait for it, hold the socket too.
+    fn worker_ended(&mut self, key: u64) {
+        while let Some(worker) = self.workers.get(&key) {
+            let mut socket = [PollFd::new(worker.socket.as_fd(), PollFlags::POLLIN)];
+            let said = poll(&mut socket, PollTimeout::ZERO).is_ok() && socket[0].any().unwrap_or(false);
+            if !said {
+                return self.finish_worker(key, Err("the starting process was killed".to_owned()));
+            }
+            self.read_worker(key);
+        }
+    }
+
     fn console(&mut self, key: u64, master: Option<OwnedFd>) {
         let (Some(worker), Some(master)) = (self.workers.get_mut(&key), master) else { return };
         match &mut worker.purpose {
@@ -239,6 +253,12 @@ impl Server {
             (Err(e), pid) => {
                 // Made, but the program does not run: nothing may stay behind.
                 pid.filter(|p| !self.unclaimed.iter().any(|(u, _)| u == p)).into_iter().for_each(kill_session);
+                if let Purpose::Start { id } = &worker.purpose
+                    && let Some(container) = self.containers.get(id)
+                {
+                    cgroup::kill_all(&container.init.cgroup, Duration::from_millis(500));
+                }
+                self.kill_half_made();
                 Err(e)
             }
         };
@@ -294,6 +314,21 @@ impl Server {
         }
     }
 
+    /// What a worker that failed had made and not yet moved to its container's cgroup would wait for that worker
+    /// forever. With no worker left, every child in our own cgroup is such a one.
+    fn kill_half_made(&self) {
+        if !self.workers.is_empty() {
+            return;
+        }
+        let cgroup = |pid: i32| std::fs::read(format!("/proc/{pid}/cgroup")).ok();
+        let own = cgroup(nix::unistd::getpid().as_raw());
+        for pid in children() {
+            if Some(pid) != self.pod_init.map(Pid::as_raw) && own.is_some() && cgroup(pid) == own {
+                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            }
+        }
+    }
+
     /// Takes every child that ended. One that nobody knows may be the process of a worker that has not reported yet: it
     /// is remembered until no worker is left.
     pub(crate) fn reap(&mut self) {
@@ -305,6 +340,10 @@ impl Server {
                 Ok(_) | Err(Errno::EINTR) => continue,
                 Err(_) => return,
             };
+            if let Some(key) = self.workers.iter().find_map(|(key, w)| (w.worker_pid == pid).then_some(*key)) {
+                self.worker_ended(key);
+                continue;
+            }
             if !self.ended(pid, status) && !self.workers.is_empty() {
                 if self.unclaimed.len() >= UNCLAIMED_MAX {
                     self.unclaimed.pop_front();
@@ -338,9 +377,7 @@ impl Server {
             _ => None,
         };
         let found = self.containers.iter().find_map(|(id, c)| Some((id.clone(), running(c)?)));
-        let Some((id, started_at_ms)) = found else {
-            return self.workers.values().any(|w| w.worker_pid == pid);
-        };
+        let Some((id, started_at_ms)) = found else { return false };
         let container = &self.containers[&id];
         let path = container.init.cgroup.clone();
         if !container.init.own_pid_ns {
@@ -404,6 +441,10 @@ impl Server {
         }
         let deadline = Instant::now() + Duration::from_secs(10);
         while Instant::now() < deadline {
+            // What a worker had made and not yet put into its container's cgroup is found here only.
+            for pid in children() {
+                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            }
             self.reap();
             if waitpid(None, Some(WaitPidFlag::WNOHANG)) == Err(Errno::ECHILD) {
                 break;
@@ -412,6 +453,12 @@ impl Server {
         }
         let _ = std::fs::remove_file(crate::launch::socket_path(&self.pod_dir));
     }
+}
+
+/// Our children, those adopted as their subreaper included (proc_pid_task(5): `children`).
+fn children() -> Vec<i32> {
+    let text = std::fs::read_to_string("/proc/thread-self/children").unwrap_or_default();
+    text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
 }
 
 /// Our ends and the command's ends of an exec's pipes, in the order in, out, err.

@@ -71,6 +71,11 @@ pub(crate) fn spawn(job: Job) -> io::Result<(i32, OwnedFd)> {
         sys::Fork::Parent(pid) => Ok((pid.as_raw(), ours)),
         sys::Fork::Child => {
             drop(ours);
+            // The shim's listener and its clients' sockets above all: held by what outlives a killed shim for a moment,
+            // they would make it look alive.
+            let stdio = [&job.stdio.stdin, &job.stdio.stdout, &job.stdio.stderr];
+            let kept = stdio.into_iter().flatten().chain([&theirs]).map(AsRawFd::as_raw_fd);
+            crate::sandbox::close_all_but(&kept.collect::<Vec<_>>());
             sys::reset_signals();
             // Without it, what it makes could outlive a shim that was killed, and whoever cleaned up after that.
             let _ = sys::die_with_parent();

@@ -31,7 +31,7 @@ fn main() -> ExitCode {
         ("a_failed_sandbox_leaves_nothing_pinned", a_failed_sandbox_leaves_nothing_pinned),
     ] {
         test();
-        println!("{name} ... ok");
+        println!("test {name} ... ok");
     }
     ExitCode::SUCCESS
 }

@@ -2,6 +2,7 @@
 
 use shim::proto::{ContainerPhase, Request};
 
+use super::teardown::shim_lives;
 use super::{Driver, exit_record};
 use crate::link::Link;
 use crate::record::{ContainerRecord, Phase, SandboxRecord};
@@ -15,8 +16,17 @@ impl Driver {
         self.record = Some(record);
         let pod_dir = self.cx.pod_dir(&self.id);
         let rebooted = !pod_dir.exists();
-        self.link = Link::open(&pod_dir, self.shim_tx.clone()).ok();
+        self.link = match shim_lives(&pod_dir) {
+            true => Link::open(&pod_dir, self.shim_tx.clone()).ok(),
+            false => None,
+        };
         if !complete {
+            // What ended before this connection was made is not told again, and would be waited for.
+            if let Some(link) = self.link.clone()
+                && let Err(error) = self.compare(&link).await
+            {
+                tracing::warn!(sandbox = %self.id, %error, "the shim of a half-made sandbox does not answer");
+            }
             return match self.remove_sandbox().await {
                 Ok(()) => false,
                 Err(error) => {

@@ -200,9 +200,9 @@ impl Driver {
     }
 
     async fn kill_shim(&self) -> Result<(), RuntimeError> {
-        let pod_dir = self.cx.pod_dir(&self.id);
+        let (pod_dir, shims) = (self.cx.pod_dir(&self.id), shim_cgroup(&self.cx.instance));
         blocking("end shim", move || {
-            kill_shim_of(&pod_dir);
+            kill_shim_of(&pod_dir, &shims);
             Ok(())
         })
         .await
@@ -216,6 +216,7 @@ impl Driver {
             return;
         }
         tracing::warn!(sandbox = %self.id, "the shim is gone; what it kept is killed");
+        let _ = self.kill_shim().await;
         let path = self.cx.sandbox_cgroup(&record.spec);
         let _ = blocking("kill containers", move || Ok(shim::cgroup::kill_all(&path, KILL_LIMIT))).await;
         self.exit_the_running();

@@ -7,17 +7,38 @@ use nix::mount::{MntFlags, umount2};
 use crate::context::failed;
 use crate::runtime::RuntimeError;
 
-/// Kills the shim of that folder, if the process of that number is still it. Blocks until it is gone.
-pub(crate) fn kill_shim_of(pod_dir: &Path) {
-    use std::os::fd::AsFd;
-    let Ok(text) = std::fs::read_to_string(pod_dir.join("shim.pid")) else { return };
-    let Ok(pid) = text.trim().parse::<i32>() else { return };
-    // First the descriptor, then the look: the number cannot change hands in between.
-    let Ok(pidfd) = shim::sys::pidfd_open(pid) else { return };
+/// Kills the shim of that folder, if the process of that number is still it, then what it was about to start: a process
+/// that had not reached its container's cgroup `shims` (the cgroup of all shims) still holds. Blocks until the shim is
+/// gone.
+pub(crate) fn kill_shim_of(pod_dir: &Path, shims: &str) {
+    let recorded = std::fs::read_to_string(pod_dir.join("shim.pid")).ok();
+    if let Some(pid) = recorded.and_then(|text| text.trim().parse::<i32>().ok()) {
+        kill_marked(pid, pod_dir);
+    }
+    for pid in shim::cgroup::processes(shims) {
+        kill_marked(pid, pod_dir);
+    }
+}
+
+/// Whether the shim of that folder is there. A socket that takes connections does not say so: whoever inherited it keeps
+/// it open.
+pub(crate) fn shim_lives(pod_dir: &Path) -> bool {
+    let recorded = std::fs::read_to_string(pod_dir.join("shim.pid")).ok();
+    recorded.and_then(|text| text.trim().parse().ok()).is_some_and(|pid: i32| is_marked(pid, pod_dir))
+}
+
+fn is_marked(pid: i32, pod_dir: &Path) -> bool {
     let title = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let mark = format!("--pod-dir={}", pod_dir.display());
-    let ours = title.split(|b| *b == 0).any(|part| part == mark.as_bytes());
-    if ours && shim::sys::pidfd_signal(pidfd.as_fd(), 9).is_ok() {
+    title.split(|b| *b == 0).any(|part| part == mark.as_bytes())
+}
+
+/// Kills the process if its title names that folder, as those of a shim and of its forks do, and waits for its end.
+fn kill_marked(pid: i32, pod_dir: &Path) {
+    use std::os::fd::AsFd;
+    // First the descriptor, then the look: the number cannot change hands in between.
+    let Ok(pidfd) = shim::sys::pidfd_open(pid) else { return };
+    if is_marked(pid, pod_dir) && shim::sys::pidfd_signal(pidfd.as_fd(), 9).is_ok() {
         use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
         let _ = poll(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], PollTimeout::from(5_000u16));
     }

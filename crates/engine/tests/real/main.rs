@@ -94,7 +94,8 @@ fn main() -> ExitCode {
             let started = Instant::now();
             let task = tokio::spawn(tokio::time::timeout(TEST_LIMIT, test(world.clone())));
             let passed = matches!(task.await, Ok(Ok(())));
-            println!("{name} ... {} ({:?})", if passed { "ok" } else { "FAILED" }, started.elapsed());
+            let (seconds, verdict) = (started.elapsed().as_secs_f32(), if passed { "ok" } else { "FAILED" });
+            println!("test {name} ({seconds:.1} s) ... {verdict}");
             failed += usize::from(!passed);
         }
         world.close().await;

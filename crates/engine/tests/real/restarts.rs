@@ -111,13 +111,10 @@ pub async fn kills_at_any_moment_leave_what_can_be_taken_up(_: Arc<World>) {
         }
         kill_9(child);
         let engine = open(&instance, dir.path()).await;
-        for status in engine.containers(None).await {
-            // What is said to run does.
-            if let (ContainerState::Running { .. }, Some(sandbox)) = (&status.state, status.spec.id.split('.').next()) {
-                let path = format!("{}/pod{sandbox}/{}", instance.cgroup_parent(), status.spec.id);
-                assert!(!shim::cgroup::processes(&path).is_empty(), "round {round}: {status:?}");
-            }
-        }
+        let claims = what_is_said_to_run_does(&engine, &instance);
+        // A shim that was shot may take a moment to be gone, and what it kept with it.
+        let settled = tokio::time::timeout(std::time::Duration::from_secs(20), claims).await;
+        assert!(settled.is_ok(), "round {round}: {:?}", engine.containers(None).await);
         for sandbox in engine.sandboxes().await {
             engine.remove_sandbox(&sandbox.spec.id).await.unwrap_or_else(|e| panic!("round {round}: {e}"));
         }
@@ -128,6 +125,21 @@ pub async fn kills_at_any_moment_leave_what_can_be_taken_up(_: Arc<World>) {
         drop(engine);
     }
     destroy(&instance).await;
+}
+
+/// Waits until what is said to run does.
+async fn what_is_said_to_run_does(engine: &Engine, instance: &base::instance::Instance) {
+    loop {
+        let idle = engine.containers(None).await.into_iter().any(|status| {
+            let sandbox = status.spec.id.split('.').next().unwrap_or_default().to_owned();
+            let path = format!("{}/pod{sandbox}/{}", instance.cgroup_parent(), status.spec.id);
+            matches!(status.state, ContainerState::Running { .. }) && shim::cgroup::processes(&path).is_empty()
+        });
+        if !idle {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
 }
 
 /// Starts another process that holds an engine, and waits until it does.
