@@ -14,12 +14,14 @@ pub mod memory;
 mod mvcc;
 mod options;
 pub mod redb_store;
+mod sealed;
 mod types;
 mod watch;
 
 pub use memory::MemoryStore;
 pub use options::{AutoCompact, Options};
 pub use redb_store::RedbStore;
+pub use sealed::{KEYS_MAX, Keyring, SealError, SealedStore};
 
 pub use types::{
     Batch, Compare, Event, EventKind, KeyValue, Op, RangeRequest, RangeResponse, StoreError, Txn, TxnOutcome,

@@ -174,6 +174,9 @@ fn weight(event: &Event) -> usize {
     event.kv.key.len() + event.kv.value.len() + previous
 }
 
+/// Changes each event before it is handed on.
+pub(crate) type Map = Arc<dyn Fn(&mut Event) -> Result<(), StoreError> + Send + Sync>;
+
 /// A stream of changes. Dropping it ends it.
 pub struct Watch {
     prefix: Bytes,
@@ -181,6 +184,7 @@ pub struct Watch {
     history: Arc<dyn History>,
     state: State,
     delivered: u64,
+    map: Option<Map>,
 }
 
 enum State {
@@ -200,7 +204,13 @@ impl Watch {
             State::Replay(from) => from - 1,
             State::Live(_, queue) => queue.from - 1,
         };
-        Ok(Watch { prefix, hub, history, state, delivered })
+        Ok(Watch { prefix, hub, history, state, delivered, map: None })
+    }
+
+    /// The same watch with every event changed on its way.
+    pub(crate) fn mapped(mut self, map: Map) -> Self {
+        self.map = Some(map);
+        self
     }
 
     /// Waits for the next changes: everything that has come since the last call, in order, never an empty batch.
@@ -209,6 +219,14 @@ impl Watch {
     /// it was replayed, [`StoreError::Stopped`] that the store is at its end; the watch is over then. Dropping the
     /// future loses nothing.
     pub async fn next(&mut self) -> Result<Batch, StoreError> {
+        let mut batch = self.take().await?;
+        if let Some(map) = &self.map {
+            batch.events.iter_mut().try_for_each(|event| map(event))?;
+        }
+        Ok(batch)
+    }
+
+    async fn take(&mut self) -> Result<Batch, StoreError> {
         loop {
             match &self.state {
                 State::Live(_, queue) => {

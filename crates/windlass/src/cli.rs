@@ -78,10 +78,21 @@ pub enum Verb {
         #[arg(long)]
         purge: bool,
     },
+    /// Show or rotate the keys with which Secrets are sealed on disk
+    #[command(subcommand)]
+    Encryption(EncryptionVerb),
     /// Check what this host offers and what stands in the way
     Doctor,
     /// Print the version
     Version,
+}
+
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub enum EncryptionVerb {
+    /// Show the keys
+    Status,
+    /// Add a key and seal every Secret anew with it; older keys stay, backups from before need them
+    Rotate,
 }
 
 #[derive(Debug, Args)]

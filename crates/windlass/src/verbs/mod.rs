@@ -4,6 +4,7 @@ mod agent;
 mod apply;
 mod doctor;
 mod down;
+mod encryption;
 mod image;
 mod kubeconfig;
 mod server;
@@ -26,6 +27,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Status => short_lived(status::run(&instance)),
         Verb::Kubeconfig { path } => kubeconfig::run(&instance, path),
         Verb::Down { purge } => down::run(&instance, purge),
+        Verb::Encryption(verb) => encryption::run(&instance, verb),
         Verb::Doctor => doctor::run(&instance),
         Verb::Version => version::run(),
     }

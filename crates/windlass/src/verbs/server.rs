@@ -19,6 +19,7 @@ use crate::preflight;
 
 mod child;
 mod detach;
+pub mod sealing;
 
 pub use child::serving_dir;
 
@@ -139,6 +140,7 @@ async fn serve(s: &Settings, detached: bool) -> anyhow::Result<()> {
     let mut config = apiserver::Config::new(data.join("pki"), advertise, s.instance.service_cidr());
     config.server_ips.push(s.api.ip());
     config.server_names.push(s.node_name.clone());
+    let store = sealing::open(store, &s.instance, drain.clone())?;
     let server = ApiServer::new(store, config).await?;
     write_credentials(s, &server)?;
 

@@ -134,6 +134,38 @@ pub fn apply_wait_and_status_show_the_workload() -> Result<()> {
     instance.down()
 }
 
+/// Whether the bytes are anywhere in the store's file.
+fn on_disk(instance: &Instance, text: &str) -> Result<bool> {
+    let file = std::fs::read(instance.names().data_dir().join("store.redb"))?;
+    Ok(file.windows(text.len()).any(|w| w == text.as_bytes()))
+}
+
+pub fn secrets_are_sealed_on_disk_and_their_keys_can_be_rotated() -> Result<()> {
+    let instance = Instance::builder("seal").without_image().flag("--no-agent").prepare()?;
+    instance.spawn()?;
+    instance.wait_api()?;
+    let kubectl = instance.kubectl();
+    // As it is stored: base64 in the object's JSON.
+    let (hidden, encoded) = ("correct horse battery staple", "Y29ycmVjdCBob3JzZSBiYXR0ZXJ5IHN0YXBsZQ==");
+    kubectl.ok(&["create", "secret", "generic", "s", &format!("--from-literal=password={hidden}")])?;
+    kubectl.ok(&["create", "configmap", "c", "--from-literal=seen=plain to see"])?;
+    ensure!(on_disk(&instance, "plain to see")?, "a ConfigMap is stored as it is");
+    ensure!(!on_disk(&instance, encoded)?, "the Secret is readable on disk");
+    let read = || kubectl.ok(&["get", "secret", "s", "-o", "jsonpath={.data.password}"]);
+    ensure!(read()? == encoded);
+    let said = instance.windlass(&["encryption", "rotate"])?.ok()?;
+    ensure!(said.contains("1 Secret sealed anew with"), "{said}");
+    let status = instance.windlass(&["encryption", "status"])?.ok()?;
+    ensure!(status.matches("opens").count() == 2 && status.contains("every Secret is sealed"), "{status}");
+    ensure!(read()? == encoded, "after rotation");
+    instance.stop(Signal::SIGKILL)?;
+    instance.spawn()?;
+    instance.wait_api()?;
+    ensure!(read()? == encoded, "after kill -9");
+    ensure!(!on_disk(&instance, encoded)?);
+    instance.down()
+}
+
 pub fn purge_refuses_a_folder_that_is_not_ours() -> Result<()> {
     let dir = tempfile::tempdir()?;
     std::fs::write(dir.path().join("precious"), "do not delete")?;

@@ -26,6 +26,7 @@ fn main() -> ExitCode {
             instances::sigterm_ends_the_server_with_0_and_containers_survive,
             instances::detach_returns_when_ready_and_down_without_purge_keeps_the_data,
             instances::apply_wait_and_status_show_the_workload,
+            instances::secrets_are_sealed_on_disk_and_their_keys_can_be_rotated,
             instances::purge_refuses_a_folder_that_is_not_ours,
         ])
         .main()
