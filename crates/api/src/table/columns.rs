@@ -23,6 +23,9 @@ const fn wide(name: &'static str, description: &'static str) -> Column {
 const NAME: Column = Column { format: "name", ..col("Name", "string", "Name must be unique within a namespace.") };
 const AGE: Column = col("Age", "string", "Time since the object was created.");
 
+/// Columns of kinds that have nothing more to show.
+pub const PLAIN: Columns = Columns { list: &[NAME, AGE], row: self::core::plain };
+
 /// Columns of config maps.
 pub const CONFIG_MAP: Columns = Columns {
     list: &[NAME, col("Data", "string", "Number of keys in the config map."), AGE],

@@ -8,6 +8,10 @@ use crate::json::{at, int_at, list_at, str_at};
 use crate::meta;
 use crate::table::{age, object_age};
 
+pub(super) fn plain(o: &Value, now: Timestamp) -> Vec<Value> {
+    vec![json!(meta::name(o)), json!(object_age(o, now))]
+}
+
 pub(super) fn config_map(o: &Value, now: Timestamp) -> Vec<Value> {
     let keys = entries(o, &["data"]) + entries(o, &["binaryData"]);
     vec![json!(meta::name(o)), json!(keys.to_string()), json!(object_age(o, now))]

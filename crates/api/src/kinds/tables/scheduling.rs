@@ -1,0 +1,34 @@
+//! Runtime and scheduling classes, devices.
+
+use super::*;
+
+// allow-long: a table with one entry for each kind.
+pub(super) fn kinds() -> Vec<KindInfo> {
+    vec![
+        KindInfo {
+            namespaced: false,
+            ..kind!("node.k8s.io" "v1" "RuntimeClass" "runtimeclasses" "runtimeclass", c::PLAIN, Hooks::NONE)
+        },
+        KindInfo {
+            namespaced: false,
+            has_generation: true,
+            ..kind!("resource.k8s.io" "v1" "DeviceClass" "deviceclasses" "deviceclass", c::PLAIN, Hooks::NONE)
+        },
+        KindInfo {
+            has_status: true,
+            ..kind!("resource.k8s.io" "v1" "ResourceClaim" "resourceclaims" "resourceclaim", c::PLAIN, Hooks::NONE)
+        },
+        kind!("resource.k8s.io" "v1" "ResourceClaimTemplate" "resourceclaimtemplates" "resourceclaimtemplate", c::PLAIN, Hooks::NONE),
+        KindInfo {
+            namespaced: false,
+            has_generation: true,
+            ..kind!("resource.k8s.io" "v1" "ResourceSlice" "resourceslices" "resourceslice", c::PLAIN, Hooks::NONE)
+        },
+        KindInfo {
+            short_names: &["pc"],
+            namespaced: false,
+            has_generation: true,
+            ..kind!("scheduling.k8s.io" "v1" "PriorityClass" "priorityclasses" "priorityclass", c::PLAIN, Hooks::NONE)
+        },
+    ]
+}
