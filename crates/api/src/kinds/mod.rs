@@ -13,19 +13,29 @@ use serde_json::Value;
 use crate::json::str_at;
 use crate::status::FieldError;
 
+mod admission;
 mod apps;
 mod check;
+mod classes;
 mod core;
+mod cron;
+mod cronjob;
+mod daemonset;
 mod event;
 mod hooks;
 mod job;
 mod network;
 pub mod pod;
 mod podspec;
+mod policy;
+mod quota;
+mod rbac;
+mod replication;
 mod resources;
 pub mod service;
 mod storage;
 mod tables;
+mod warnings;
 
 pub use self::core::finalize_namespace;
 pub use hooks::{Columns, Hooks};
@@ -257,6 +267,12 @@ impl KindInfo {
         let mut errors = crate::meta::validate_update(new, old);
         errors.extend((self.hooks.validate_status_update)(new, old));
         errors
+    }
+
+    /// What the writer of an accepted object should hear, one sentence for each `Warning` header. Call it with the object
+    /// as it will be stored.
+    pub fn warnings(&self, object: &Value) -> Vec<String> {
+        (self.hooks.warnings)(object)
     }
 
     /// Values a field selector can match on; `metadata.name` (and namespace) first.

@@ -7,7 +7,8 @@ pub(super) fn kinds() -> Vec<KindInfo> {
     vec![
         KindInfo {
             namespaced: false,
-            ..kind!("node.k8s.io" "v1" "RuntimeClass" "runtimeclasses" "runtimeclass", c::PLAIN, Hooks::NONE)
+            create_on_update: true,
+            ..kind!("node.k8s.io" "v1" "RuntimeClass" "runtimeclasses" "runtimeclass", c::RUNTIME_CLASS, classes::RUNTIME_CLASS)
         },
         KindInfo {
             namespaced: false,
@@ -28,7 +29,7 @@ pub(super) fn kinds() -> Vec<KindInfo> {
             short_names: &["pc"],
             namespaced: false,
             has_generation: true,
-            ..kind!("scheduling.k8s.io" "v1" "PriorityClass" "priorityclasses" "priorityclass", c::PLAIN, Hooks::NONE)
+            ..kind!("scheduling.k8s.io" "v1" "PriorityClass" "priorityclasses" "priorityclass", c::PRIORITY_CLASS, classes::PRIORITY_CLASS)
         },
     ]
 }

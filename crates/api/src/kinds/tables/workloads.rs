@@ -42,7 +42,7 @@ pub(super) fn kinds() -> Vec<KindInfo> {
             categories: &["all"],
             has_status: true,
             has_generation: true,
-            ..kind!("apps" "v1" "DaemonSet" "daemonsets" "daemonset", c::PLAIN, Hooks::NONE)
+            ..kind!("apps" "v1" "DaemonSet" "daemonsets" "daemonset", c::DAEMON_SET, daemonset::HOOKS)
         },
         KindInfo {
             short_names: &["hpa"],
@@ -62,13 +62,13 @@ pub(super) fn kinds() -> Vec<KindInfo> {
             categories: &["all"],
             has_status: true,
             has_generation: true,
-            ..kind!("batch" "v1" "CronJob" "cronjobs" "cronjob", c::PLAIN, Hooks::NONE)
+            ..kind!("batch" "v1" "CronJob" "cronjobs" "cronjob", c::CRON_JOB, cronjob::HOOKS)
         },
         KindInfo {
             short_names: &["pdb"],
             has_status: true,
             has_generation: true,
-            ..kind!("policy" "v1" "PodDisruptionBudget" "poddisruptionbudgets" "poddisruptionbudget", c::PLAIN, Hooks::NONE)
+            ..kind!("policy" "v1" "PodDisruptionBudget" "poddisruptionbudgets" "poddisruptionbudget", c::DISRUPTION_BUDGET, policy::DISRUPTION_BUDGET)
         },
     ]
 }

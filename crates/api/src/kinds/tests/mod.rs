@@ -5,6 +5,9 @@ use serde_json::{Value, json};
 use super::*;
 use crate::meta::{self, NewMeta};
 
+mod access;
+mod limits;
+mod more_workloads;
 mod others;
 mod pods;
 mod services;
