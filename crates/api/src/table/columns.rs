@@ -3,7 +3,10 @@
 mod access;
 mod admission;
 mod apps;
+mod autoscaling;
+mod control_plane;
 mod core;
+mod infra;
 mod network;
 mod node;
 mod pod;
@@ -15,6 +18,12 @@ use crate::kinds::{Column, Columns};
 
 pub use access::ROLE_BINDING;
 pub use admission::{MUTATING_POLICY, POLICY_BINDING, VALIDATING_POLICY, WEBHOOKS};
+pub use autoscaling::AUTOSCALER;
+pub use control_plane::{API_SERVICE, FLOW_SCHEMA, PRIORITY_LEVEL, SIGNING_REQUEST};
+pub use infra::{
+    ATTACHMENT, ATTRIBUTES_CLASS, CLAIM, CSI_CAPACITY, CSI_DRIVER, CSI_NODE, IP_ADDRESS, NETWORK_POLICY, SERVICE_CIDR,
+    SLICE,
+};
 pub use scheduling::{PRIORITY_CLASS, RESOURCE_QUOTA, RUNTIME_CLASS};
 pub use workloads::{CRON_JOB, DAEMON_SET, DISRUPTION_BUDGET, POD_TEMPLATE, REPLICATION_CONTROLLER};
 

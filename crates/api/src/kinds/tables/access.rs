@@ -54,26 +54,28 @@ pub(super) fn kinds() -> Vec<KindInfo> {
             categories: &["api-extensions"],
             namespaced: false,
             has_status: true,
-            ..kind!("apiregistration.k8s.io" "v1" "APIService" "apiservices" "apiservice", c::PLAIN, Hooks::NONE)
+            name_rule: NameRule::PathSegment,
+            ..kind!("apiregistration.k8s.io" "v1" "APIService" "apiservices" "apiservice", c::API_SERVICE, extension::API_SERVICE)
         },
         KindInfo {
             short_names: &["csr"],
+            name_rule: NameRule::PathSegment,
             namespaced: false,
             has_status: true,
             subresources: APPROVAL,
-            ..kind!("certificates.k8s.io" "v1" "CertificateSigningRequest" "certificatesigningrequests" "certificatesigningrequest", c::PLAIN, Hooks::NONE)
+            ..kind!("certificates.k8s.io" "v1" "CertificateSigningRequest" "certificatesigningrequests" "certificatesigningrequest", c::SIGNING_REQUEST, certificates::SIGNING_REQUEST)
         },
         KindInfo {
             namespaced: false,
             has_status: true,
             has_generation: true,
-            ..kind!("flowcontrol.apiserver.k8s.io" "v1" "FlowSchema" "flowschemas" "flowschema", c::PLAIN, Hooks::NONE)
+            ..kind!("flowcontrol.apiserver.k8s.io" "v1" "FlowSchema" "flowschemas" "flowschema", c::FLOW_SCHEMA, flowcontrol::FLOW_SCHEMA)
         },
         KindInfo {
             namespaced: false,
             has_status: true,
             has_generation: true,
-            ..kind!("flowcontrol.apiserver.k8s.io" "v1" "PriorityLevelConfiguration" "prioritylevelconfigurations" "prioritylevelconfiguration", c::PLAIN, Hooks::NONE)
+            ..kind!("flowcontrol.apiserver.k8s.io" "v1" "PriorityLevelConfiguration" "prioritylevelconfigurations" "prioritylevelconfiguration", c::PRIORITY_LEVEL, flowcontrol::PRIORITY_LEVEL)
         },
         KindInfo {
             namespaced: false,

@@ -1,8 +1,9 @@
 //! The list of built-in kinds.
 
 use super::{
-    Columns, Hooks, KindInfo, NameRule, ScalePaths, Subresource, admission as adm, apps, classes, core as core_kinds,
-    cronjob, daemonset, event, job, network as net, pod, policy, quota, rbac, replication, service, storage as volumes,
+    Columns, Hooks, KindInfo, NameRule, ScalePaths, Subresource, admission as adm, apps, autoscaling, certificates,
+    classes, core as core_kinds, cronjob, csi, daemonset, devices, event, extension, flowcontrol, job, netpol,
+    network as net, pod, policy, quota, rbac, replication, service, storage as volumes,
 };
 use crate::table::columns as c;
 

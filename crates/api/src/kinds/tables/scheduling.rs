@@ -13,17 +13,17 @@ pub(super) fn kinds() -> Vec<KindInfo> {
         KindInfo {
             namespaced: false,
             has_generation: true,
-            ..kind!("resource.k8s.io" "v1" "DeviceClass" "deviceclasses" "deviceclass", c::PLAIN, Hooks::NONE)
+            ..kind!("resource.k8s.io" "v1" "DeviceClass" "deviceclasses" "deviceclass", c::PLAIN, devices::CLASS)
         },
         KindInfo {
             has_status: true,
-            ..kind!("resource.k8s.io" "v1" "ResourceClaim" "resourceclaims" "resourceclaim", c::PLAIN, Hooks::NONE)
+            ..kind!("resource.k8s.io" "v1" "ResourceClaim" "resourceclaims" "resourceclaim", c::CLAIM, devices::CLAIM)
         },
-        kind!("resource.k8s.io" "v1" "ResourceClaimTemplate" "resourceclaimtemplates" "resourceclaimtemplate", c::PLAIN, Hooks::NONE),
+        kind!("resource.k8s.io" "v1" "ResourceClaimTemplate" "resourceclaimtemplates" "resourceclaimtemplate", c::PLAIN, devices::CLAIM_TEMPLATE),
         KindInfo {
             namespaced: false,
             has_generation: true,
-            ..kind!("resource.k8s.io" "v1" "ResourceSlice" "resourceslices" "resourceslice", c::PLAIN, Hooks::NONE)
+            ..kind!("resource.k8s.io" "v1" "ResourceSlice" "resourceslices" "resourceslice", c::SLICE, devices::SLICE)
         },
         KindInfo {
             short_names: &["pc"],

@@ -48,14 +48,14 @@ pub(super) fn kinds() -> Vec<KindInfo> {
             short_names: &["hpa"],
             categories: &["all"],
             has_status: true,
-            ..kind!("autoscaling" "v2" "HorizontalPodAutoscaler" "horizontalpodautoscalers" "horizontalpodautoscaler", c::PLAIN, Hooks::NONE)
+            ..kind!("autoscaling" "v2" "HorizontalPodAutoscaler" "horizontalpodautoscalers" "horizontalpodautoscaler", c::AUTOSCALER, autoscaling::V2)
         },
         KindInfo {
             short_names: &["hpa"],
             categories: &["all"],
             has_status: true,
             storage_version: "v2",
-            ..kind!("autoscaling" "v1" "HorizontalPodAutoscaler" "horizontalpodautoscalers" "horizontalpodautoscaler", c::PLAIN, Hooks::NONE)
+            ..kind!("autoscaling" "v1" "HorizontalPodAutoscaler" "horizontalpodautoscalers" "horizontalpodautoscaler", c::AUTOSCALER, autoscaling::V1)
         },
         KindInfo {
             short_names: &["cj"],
