@@ -31,6 +31,7 @@ mod extension;
 mod flowcontrol;
 mod hooks;
 mod job;
+mod job_policy;
 mod netpol;
 mod network;
 pub mod pod;

@@ -234,6 +234,10 @@ fn admission_policies_are_checked() {
         let (_, errors) = create(policies, policy(extra));
         assert_eq!(errors, [expected]);
     }
+}
+
+#[test]
+fn policy_bindings_are_checked() {
     let bindings = kind("admissionregistration.k8s.io/v1", "ValidatingAdmissionPolicyBinding");
     let binding = |spec: Value| create(bindings, json!({"metadata": {"name": "b"}, "spec": spec})).1;
     assert_eq!(binding(json!({"policyName": "p", "validationActions": ["Deny"]})), Vec::<String>::new());
@@ -250,6 +254,10 @@ fn admission_policies_are_checked() {
             "spec.validationActions: Required value: at least one validation action is required"
         ]
     );
+}
+
+#[test]
+fn a_mutation_is_of_one_kind() {
     let mutating = kind("admissionregistration.k8s.io/v1", "MutatingAdmissionPolicy");
     let (_, errors) = create(
         mutating,

@@ -284,6 +284,10 @@ fn device_claims_default_and_are_checked() {
     }
     let (_, errors) = update(claims, &old, |o| o["spec"]["devices"]["requests"] = json!([]));
     assert!(errors[0].starts_with("spec: Invalid value: ") && errors[0].ends_with("field is immutable"));
+}
+
+#[test]
+fn device_slices_are_somewhere() {
     let slices = kind("resource.k8s.io/v1", "ResourceSlice");
     let slice = |extra: Value| {
         let mut spec = json!({"driver": "d.example.com", "pool": {"name": "n", "resourceSliceCount": 1}, "nodeName": "n",
