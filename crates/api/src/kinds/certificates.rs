@@ -98,19 +98,20 @@ fn validate_signer(check: &mut Check, signer: &str, field: &str) {
     if domain.len() > names::SUBDOMAIN_MAX {
         check.extend([FieldError::too_long(field, names::SUBDOMAIN_MAX)]);
     }
-    let parts: [(&str, fn(&str) -> Vec<String>); 2] =
-        [(domain, names::dns1123_label), (path, names::dns1123_subdomain)];
-    for (part, problems) in parts {
-        if let Some(label) = part.split('.').find(|label| !problems(label).is_empty()) {
-            for problem in problems(label) {
-                check.invalid(field, part, format!("validating label {label:?}: {problem}"));
-            }
-        }
-    }
+    dotted(check, domain, field, names::dns1123_label);
+    dotted(check, path, field, names::dns1123_subdomain);
     if !domain.contains('.') {
         check.invalid(field, domain, "should be a domain with at least two segments separated by dots");
     }
     if path.len() > MAX_PATH {
         check.extend([FieldError::too_long(field, MAX_PATH)]);
+    }
+}
+
+/// Findings of the first malformed label.
+fn dotted(check: &mut Check, text: &str, field: &str, problems: fn(&str) -> Vec<String>) {
+    let Some(label) = text.split('.').find(|label| !problems(label).is_empty()) else { return };
+    for problem in problems(label) {
+        check.invalid(field, text, format!("validating label {label:?}: {problem}"));
     }
 }

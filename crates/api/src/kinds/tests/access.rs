@@ -119,6 +119,7 @@ fn webhooks_get_their_defaults() {
     assert_eq!((meta::generation(&changed), errors.len()), (2, 0));
 }
 
+// allow-long: a table with one entry for each rule.
 #[test]
 fn bad_webhooks_are_refused_in_kubernetes_words() {
     let rule = |key: &str, value: Value| {

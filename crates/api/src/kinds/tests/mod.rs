@@ -78,6 +78,7 @@ fn an_empty_object_is_refused_with_its_missing_fields_not_a_panic() {
 }
 
 /// JSON that looks like manifests: the field names of the rules, the wrong types.
+// allow-long: mostly the list of names.
 fn wild() -> impl Strategy<Value = Value> {
     let keys = prop::sample::select(vec![
         "spec",
