@@ -64,6 +64,7 @@ pub(super) const ENDPOINTS: Hooks = Hooks {
     },
     validate: validate_endpoints,
     validate_update: |new, _| validate_endpoints(new),
+    warnings: |_| vec!["v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice".to_owned()],
     ..Hooks::NONE
 };
 
