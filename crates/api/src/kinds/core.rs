@@ -99,6 +99,16 @@ pub(super) const NODE: Hooks = Hooks {
         }
         check.errors
     },
+    warnings: |o| {
+        let mut out = Vec::new();
+        if at(o, &["spec", "configSource"]).is_some() {
+            out.push("spec.configSource: the feature is removed".to_owned());
+        }
+        if !str_at(o, &["spec", "externalID"]).is_empty() {
+            out.push("spec.externalID: this field is deprecated, and is unused by Kubernetes".to_owned());
+        }
+        out
+    },
     selectable: &[("spec.unschedulable", |o| bool_at(o, &["spec", "unschedulable"]).to_string())],
     ..Hooks::NONE
 };

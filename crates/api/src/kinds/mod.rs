@@ -13,20 +13,40 @@ use serde_json::Value;
 use crate::json::str_at;
 use crate::status::FieldError;
 
+mod admission;
 mod apps;
+mod autoscaling;
+mod certificates;
 mod check;
+mod cidr;
+mod classes;
 mod core;
+mod cron;
+mod cronjob;
+mod csi;
+mod daemonset;
+mod devices;
 mod event;
+mod extension;
+mod flowcontrol;
 mod hooks;
 mod job;
+mod job_policy;
+mod netpol;
 mod network;
 pub mod pod;
 mod podspec;
+mod policy;
+mod quota;
+mod rbac;
+mod replication;
 mod resources;
 pub mod service;
 mod storage;
 mod tables;
+mod warnings;
 
+pub(crate) use self::autoscaling::as_v2 as autoscaler_as_v2;
 pub use self::core::finalize_namespace;
 pub use hooks::{Columns, Hooks};
 pub use resources::qos_class;
@@ -77,8 +97,23 @@ pub struct ScalePaths {
     pub spec_replicas: &'static [&'static str],
     /// Observed replicas.
     pub status_replicas: &'static [&'static str],
-    /// metav1 label selector, published as a string in the scale's status.
+    /// Label selector, published as a string in the scale's status.
     pub selector: &'static [&'static str],
+}
+
+impl ScalePaths {
+    /// The object's selector as the scale's status has it; `None` when it is malformed. Most kinds have a metav1 selector,
+    /// replication controllers a map of labels, and custom resources the string itself.
+    pub fn selector_text(&self, object: &Value) -> Option<String> {
+        use crate::selectors::LabelSelector;
+        let metav1 = |map: &serde_json::Map<String, Value>| map.values().any(|v| !v.is_string());
+        match crate::json::at(object, self.selector) {
+            None => Some(String::new()),
+            Some(Value::String(text)) => Some(text.clone()),
+            Some(Value::Object(labels)) if !metav1(labels) => Some(LabelSelector::from_map(labels).to_string()),
+            Some(selector) => LabelSelector::from_json(selector).ok().map(|s| s.to_string()),
+        }
+    }
 }
 
 /// A subresource beside `status` and `scale`.
@@ -257,6 +292,12 @@ impl KindInfo {
         let mut errors = crate::meta::validate_update(new, old);
         errors.extend((self.hooks.validate_status_update)(new, old));
         errors
+    }
+
+    /// What the writer of an accepted object should hear, one sentence for each `Warning` header. Call it with the object
+    /// as it will be stored.
+    pub fn warnings(&self, object: &Value) -> Vec<String> {
+        (self.hooks.warnings)(object)
     }
 
     /// Values a field selector can match on; `metadata.name` (and namespace) first.

@@ -5,9 +5,15 @@ use serde_json::{Value, json};
 use super::*;
 use crate::meta::{self, NewMeta};
 
+mod access;
+mod infra;
+mod limits;
+mod more_workloads;
 mod others;
 mod pods;
+mod scaling;
 mod services;
+mod warnings;
 mod workloads;
 
 fn kind(api_version: &str, kind: &str) -> &'static KindInfo {
@@ -72,6 +78,7 @@ fn an_empty_object_is_refused_with_its_missing_fields_not_a_panic() {
 }
 
 /// JSON that looks like manifests: the field names of the rules, the wrong types.
+// allow-long: mostly the list of names.
 fn wild() -> impl Strategy<Value = Value> {
     let keys = prop::sample::select(vec![
         "spec",
@@ -120,6 +127,61 @@ fn wild() -> impl Strategy<Value = Value> {
         "lifecycle",
         "projected",
         "sources",
+        "verbs",
+        "subjects",
+        "roleRef",
+        "webhooks",
+        "clientConfig",
+        "service",
+        "url",
+        "path",
+        "matchConstraints",
+        "resourceRules",
+        "resources",
+        "matchConditions",
+        "validations",
+        "variables",
+        "paramRef",
+        "hard",
+        "scopes",
+        "max",
+        "min",
+        "default",
+        "defaultRequest",
+        "schedule",
+        "timeZone",
+        "jobTemplate",
+        "podFailurePolicy",
+        "successPolicy",
+        "onExitCodes",
+        "values",
+        "metrics",
+        "resource",
+        "target",
+        "averageUtilization",
+        "behavior",
+        "scaleUp",
+        "policies",
+        "ingress",
+        "from",
+        "ipBlock",
+        "cidr",
+        "except",
+        "cidrs",
+        "devices",
+        "exactly",
+        "firstAvailable",
+        "attributes",
+        "drivers",
+        "limited",
+        "limitResponse",
+        "queuing",
+        "resourceRules",
+        "tokenRequests",
+        "conditions",
+        "currentMetrics",
+        "annotations",
+        "kind",
     ]);
     let leaf = prop_oneof![
         Just(Value::Null),
@@ -157,6 +219,7 @@ proptest! {
                 k.prepare_status_update(&mut object, &old);
                 k.validate_status_update(&object, &old);
                 k.selectable(&object);
+                k.warnings(&object);
                 k.row(&object, now());
             }
         }
