@@ -19,7 +19,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::admission::Allocator;
 use crate::authn::{Sender, TokenError, Tokens, UserInfo};
-use crate::authz::{self, Authorizer};
+use crate::authz;
 use crate::cache::Caches;
 use crate::cache::kind::RingLimits;
 use crate::config::Config;
@@ -64,7 +64,7 @@ pub struct ApiServer {
     pub(crate) pki: Pki,
     pub(crate) caches: Arc<Caches>,
     pub(crate) tokens: Tokens,
-    pub(crate) authorizers: Vec<Box<dyn Authorizer>>,
+    pub(crate) authorizers: authz::Chain,
     pub(crate) allocator: Allocator,
     pub(crate) kubelets: Kubelets,
     pub(crate) documents: Documents,

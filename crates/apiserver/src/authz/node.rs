@@ -29,6 +29,7 @@ const READABLE: &[(&str, &str)] = &[
 const LEASES: &str = "kube-node-lease";
 
 /// The authorizer of node agents.
+#[derive(Default)]
 pub struct Node;
 
 impl Authorizer for Node {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use api::kinds::{KindInfo, registry};
+use api::selectors::FieldSelector;
 use api::status::ApiError;
 use http::header::{AUTHORIZATION, USER_AGENT};
 use http::{HeaderMap, Method, Request, StatusCode};
@@ -128,7 +129,7 @@ pub(crate) async fn handle(server: &Arc<ApiServer>, request: Request<RequestBody
         match target {
             Target::Path(path) => {
                 let verb = parts.method.as_str().to_ascii_lowercase();
-                let asked = Attributes { verb: &verb, path: &path, ..blank(&user) };
+                let asked = Attributes { verb: &verb, path: &path, ..Attributes::blank(&user) };
                 authorize(server, &asked)?;
                 discovery::serve(server, &parts.method, &path, &parts.headers, raw_query, style).await
             }
@@ -136,8 +137,8 @@ pub(crate) async fn handle(server: &Arc<ApiServer>, request: Request<RequestBody
                 let query = Query::parse(raw_query)?;
                 let verb =
                     path::verb(&parts.method, &path, query.watch).ok_or_else(ApiError::method_not_allowed_path)?;
-                let asked = attributes(&user, verb, &path);
-                authorize(server, &asked)?;
+                let fields = FieldSelector::parse(&query.fields)?;
+                authorize(server, &attributes(&user, verb, &path, &fields))?;
                 let form = accept::form(&parts.headers)?;
                 let (method, headers) = (parts.method.clone(), std::mem::take(&mut parts.headers));
                 let (server, body) = (server.clone(), Mutex::new(Some(body)));
@@ -154,19 +155,24 @@ pub(crate) async fn handle(server: &Arc<ApiServer>, request: Request<RequestBody
     reply
 }
 
-fn blank(user: &UserInfo) -> Attributes<'_> {
-    Attributes { user, verb: "", group: "", resource: "", subresource: "", namespace: "", name: "", path: "" }
-}
-
-fn attributes<'a>(user: &'a UserInfo, verb: &'a str, path: &'a ResourcePath) -> Attributes<'a> {
+fn attributes<'a>(
+    user: &'a UserInfo,
+    verb: &'a str,
+    path: &'a ResourcePath,
+    fields: &'a FieldSelector,
+) -> Attributes<'a> {
+    let many = matches!(verb, "list" | "watch" | "deletecollection");
+    let selected = |field: &str| fields.exact(field).filter(|_| many).unwrap_or("");
     Attributes {
         verb,
         group: &path.group,
         resource: &path.resource,
         subresource: &path.subresource,
         namespace: &path.namespace,
-        name: &path.name,
-        ..blank(user)
+        // A list of the one object that somebody may read is allowed to him.
+        name: if path.name.is_empty() { selected("metadata.name") } else { &path.name },
+        node: selected("spec.nodeName"),
+        ..Attributes::blank(user)
     }
 }
 
@@ -174,7 +180,8 @@ fn authorize(server: &ApiServer, asked: &Attributes<'_>) -> Result<(), ApiError>
     if authz::allowed(&server.authorizers, asked, &server.caches) {
         return Ok(());
     }
-    Err(ApiError::forbidden(asked.resource, asked.group, asked.name, &asked.refusal()))
+    let why = authz::refusal(&server.authorizers, asked, &server.caches);
+    Err(ApiError::forbidden(asked.resource, asked.group, asked.name, &why))
 }
 
 fn authenticate(server: &ApiServer, headers: &HeaderMap, sender: &Sender) -> Result<Arc<UserInfo>, ApiError> {
