@@ -3,6 +3,7 @@
 use crate::authn::UserInfo;
 use crate::cache::Caches;
 
+mod feed;
 mod node;
 mod rbac;
 pub mod rules;

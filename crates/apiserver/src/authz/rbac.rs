@@ -9,15 +9,13 @@ use std::sync::Arc;
 use parking_lot::RwLock;
 use serde_json::Value;
 
+use super::feed::{Feed, Step};
 use super::rules::Rule;
 use super::{Attributes, Authorizer, Decision};
 use crate::authn::UserInfo;
-use crate::cache::kind::{Change, Event};
-use crate::cache::{Caches, Entry, KindCache};
+use crate::cache::{Caches, Entry};
 
 const GROUP: &str = "rbac.authorization.k8s.io";
-/// Changes taken in at once.
-const BATCH: usize = 1024;
 
 /// Whom a binding names, as a request shows it: a service account is a user.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -51,8 +49,6 @@ struct Index {
     grants: HashMap<String, Grants>,
     /// Whom each binding names, so that it can be taken out: by namespace, and key.
     subjects: HashMap<(String, Arc<str>), Vec<Subject>>,
-    /// How far each of [`KINDS`] has been read: revision, and position in its ring.
-    read: [Option<(u64, u64)>; 4],
 }
 
 const KINDS: [&str; 4] = ["clusterroles", "roles", "clusterrolebindings", "rolebindings"];
@@ -60,7 +56,8 @@ const KINDS: [&str; 4] = ["clusterroles", "roles", "clusterrolebindings", "roleb
 /// The authorizer.
 #[derive(Default)]
 pub struct Rbac {
-    index: RwLock<Index>,
+    /// With how far each of [`KINDS`] has been read.
+    index: RwLock<(Index, [Feed; 4])>,
 }
 
 /// A rule with where it comes from.
@@ -153,52 +150,29 @@ impl Rbac {
 
     /// Reads the index, after taking in what changed since it was read last.
     fn with<T>(&self, caches: &Caches, mut read: impl FnMut(&Index) -> T) -> T {
+        let cache = |plural: &str| caches.by(GROUP, plural);
         {
-            let index = self.index.read();
-            let current = index.read.iter().zip(KINDS).all(|(read, plural)| {
-                read.map(|(revision, _)| revision) == caches.by(GROUP, plural).map(|cache| cache.newest())
+            let locked = self.index.read();
+            let mut feeds = locked.1.iter().zip(KINDS);
+            if feeds.all(|(feed, plural)| cache(plural).is_none_or(|cache| feed.is_current(cache))) {
+                return read(&locked.0);
+            }
+        }
+        let mut locked = self.index.write();
+        let (index, feeds) = &mut *locked;
+        for (which, (feed, plural)) in feeds.iter_mut().zip(KINDS).enumerate() {
+            let Some(cache) = cache(plural) else { continue };
+            feed.catch_up(cache, |step| match step {
+                Step::Forget => index.forget(which),
+                Step::There(entry) => index.take_in(which, entry, true),
+                Step::Gone(entry) => index.take_in(which, entry, false),
             });
-            if current {
-                return read(&index);
-            }
         }
-        let mut index = self.index.write();
-        for (which, plural) in KINDS.into_iter().enumerate() {
-            if let Some(cache) = caches.by(GROUP, plural) {
-                index.catch_up(which, cache);
-            }
-        }
-        let index = parking_lot::RwLockWriteGuard::downgrade(index);
-        read(&index)
+        read(&parking_lot::RwLockWriteGuard::downgrade(locked).0)
     }
 }
 
 impl Index {
-    fn catch_up(&mut self, which: usize, cache: &KindCache) {
-        let mut events: Vec<Arc<Event>> = Vec::new();
-        while let Some((revision, position)) = self.read[which] {
-            events.clear();
-            match cache.read_from(position, BATCH, &mut events) {
-                Ok(_) if events.is_empty() => return,
-                Ok(position) => {
-                    for event in &events {
-                        self.take_in(which, &event.entry, event.change != Change::Deleted);
-                    }
-                    let newest = events.iter().map(|e| e.entry.revision).max().unwrap_or(revision);
-                    self.read[which] = Some((newest, position));
-                }
-                // The ring has moved past: begin anew.
-                Err(_) => break,
-            }
-        }
-        self.forget(which);
-        let all = cache.snapshot("", None, 0, false, |_| true);
-        for entry in &all.entries {
-            self.take_in(which, entry, true);
-        }
-        self.read[which] = Some((all.newest, all.position));
-    }
-
     fn forget(&mut self, which: usize) {
         match which {
             0 => self.cluster_roles.clear(),
