@@ -11,6 +11,7 @@ use crate::authn::UserInfo;
 use crate::authz::Chain;
 use crate::cache::{Caches, Entry};
 
+mod csr;
 mod node;
 mod pod;
 mod rbac;
@@ -49,6 +50,7 @@ impl Admission<'_> {
         node::create(self.user, kind, object)?;
         rbac::check(&self.granting(), kind, object, None)?;
         match (kind.group, kind.kind) {
+            _ if csr::is(kind) => csr::create(self, object).map(|()| None),
             ("", "Pod") => pod::create(self.caches, object).map(|()| None),
             ("", "Service") => self.allocator.create(self.caches, object).map(Some),
             ("", "PersistentVolumeClaim") => {
@@ -74,6 +76,25 @@ impl Admission<'_> {
         match (kind.group, kind.kind) {
             ("", "Service") => self.allocator.update(self.caches, object, old).map(Some),
             _ => Ok(None),
+        }
+    }
+
+    /// The same for a write of the subresource.
+    ///
+    /// # Errors
+    /// 403 or 422 as Kubernetes' own plugins answer.
+    pub fn update_part(
+        &self,
+        kind: &KindInfo,
+        subresource: &str,
+        object: &mut Value,
+        old: &Value,
+        now: &str,
+    ) -> Result<(), ApiError> {
+        match subresource {
+            "approval" if csr::is(kind) => csr::approve(self, object, old, now),
+            "status" if csr::is(kind) => csr::sign(self, object, old, now),
+            _ => Ok(()),
         }
     }
 }

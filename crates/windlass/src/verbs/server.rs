@@ -17,6 +17,7 @@ use crate::exit::Unfit;
 use crate::instance_file::{InstanceFile, start_ticks};
 use crate::preflight;
 
+mod authority;
 mod child;
 mod detach;
 
@@ -159,6 +160,7 @@ async fn serve(s: &Settings, detached: bool) -> anyhow::Result<()> {
     let control = control::ControlConfig {
         ca_pem: server.pki().ca_pem().to_owned(),
         local_volume_root: data.join("volumes").display().to_string(),
+        authority: Some(Arc::new(authority::Cluster(server.clone()))),
     };
     let controllers = tokio::spawn(control::run(client, control, drain.clone()));
     let agent = s.agent.then(|| tokio::spawn(child::keep_agent(child::command(s), drain.clone())));
