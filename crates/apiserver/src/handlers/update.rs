@@ -97,6 +97,7 @@ pub(crate) async fn apply(
 }
 
 /// One try; `None` when somebody else was faster.
+// allow-long: one arm for each part
 async fn attempt(
     writer: &Writer<'_>,
     scope: &Scope<'_>,
