@@ -18,8 +18,9 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::admission::Allocator;
+use crate::audit::{Audit, AuditError};
 use crate::authn::{Sender, TokenError, Tokens, UserInfo};
-use crate::authz::{self, Authorizer};
+use crate::authz;
 use crate::cache::Caches;
 use crate::cache::kind::RingLimits;
 use crate::config::Config;
@@ -44,6 +45,9 @@ pub enum StartError {
     /// The token key.
     #[error("prepare service account tokens")]
     Token(#[from] TokenError),
+    /// The audit log.
+    #[error("prepare the audit log")]
+    Audit(#[from] AuditError),
     /// The store.
     #[error("read the store")]
     Store(#[from] StoreError),
@@ -64,7 +68,8 @@ pub struct ApiServer {
     pub(crate) pki: Pki,
     pub(crate) caches: Arc<Caches>,
     pub(crate) tokens: Tokens,
-    pub(crate) authorizers: Vec<Box<dyn Authorizer>>,
+    pub(crate) authorizers: authz::Chain,
+    pub(crate) audit: Option<Arc<Audit>>,
     pub(crate) allocator: Allocator,
     pub(crate) kubelets: Kubelets,
     pub(crate) documents: Documents,
@@ -95,6 +100,7 @@ impl ApiServer {
             kubelets: Kubelets::new(&pki)?,
             documents: Documents::default(),
             authorizers: authz::default_chain(),
+            audit: config.audit.as_ref().map(Audit::open).transpose()?,
             allocator: Allocator::new(&config),
             reads: Semaphore::new(config.limits.reads_in_flight),
             writes: Semaphore::new(config.limits.writes_in_flight),

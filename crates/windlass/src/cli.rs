@@ -118,12 +118,31 @@ pub struct ServerArgs {
     /// Addresses of Services [default: from the instance's name]
     #[arg(long, value_name = "CIDR")]
     pub service_cidr: Option<base::instance::Cidr>,
+    #[command(flatten)]
+    pub audit: AuditArgs,
     /// Do not start a node agent: API and controllers only
     #[arg(long)]
     pub no_agent: bool,
     /// Go to the background once ready, logging to DATA-DIR/logs/server.log
     #[arg(long)]
     pub detach: bool,
+}
+
+/// The audit log of the API; named as kube-apiserver names them.
+#[derive(Debug, Args)]
+pub struct AuditArgs {
+    /// Which requests are recorded: a Policy of audit.k8s.io/v1
+    #[arg(long, value_name = "FILE", requires = "audit_log_path")]
+    pub audit_policy_file: Option<PathBuf>,
+    /// The file that records of requests are appended to, one line of JSON each
+    #[arg(long, value_name = "FILE", requires = "audit_policy_file")]
+    pub audit_log_path: Option<PathBuf>,
+    /// Megabytes after which the audit log is put aside
+    #[arg(long, default_value_t = 100, value_name = "MB", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    pub audit_log_maxsize: u64,
+    /// How many audit logs that were put aside are kept
+    #[arg(long, default_value_t = 10, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    pub audit_log_maxbackup: u64,
 }
 
 #[derive(Debug, Args)]

@@ -8,10 +8,13 @@ use serde_json::Value;
 use store::Compare;
 
 use crate::authn::UserInfo;
+use crate::authz::Chain;
 use crate::cache::{Caches, Entry};
 
+mod csr;
 mod node;
 mod pod;
+mod rbac;
 mod service;
 mod storage;
 
@@ -29,9 +32,15 @@ pub struct Admission<'a> {
     pub allocator: &'a Allocator,
     /// Who writes.
     pub user: &'a UserInfo,
+    /// Who may do what.
+    pub authorizers: &'a Chain,
 }
 
 impl Admission<'_> {
+    fn granting(&self) -> rbac::Granting<'_> {
+        rbac::Granting { user: self.user, chain: self.authorizers, caches: self.caches }
+    }
+
     /// Completes and checks a new object, defaulted but not yet validated. The reservation, if any, must be held until
     /// the write is in the cache.
     ///
@@ -39,7 +48,9 @@ impl Admission<'_> {
     /// 403 or 422 as Kubernetes' own plugins answer.
     pub fn create(&self, kind: &KindInfo, object: &mut Value) -> Result<Option<Reservation>, ApiError> {
         node::create(self.user, kind, object)?;
+        rbac::check(&self.granting(), kind, object, None)?;
         match (kind.group, kind.kind) {
+            _ if csr::is(kind) => csr::create(self, object).map(|()| None),
             ("", "Pod") => pod::create(self.caches, object).map(|()| None),
             ("", "Service") => self.allocator.create(self.caches, object).map(Some),
             ("", "PersistentVolumeClaim") => {
@@ -61,9 +72,29 @@ impl Admission<'_> {
     /// 403 or 422 as Kubernetes' own plugins answer.
     pub fn update(&self, kind: &KindInfo, object: &mut Value, old: &Value) -> Result<Option<Reservation>, ApiError> {
         node::update(self.user, kind, object, old)?;
+        rbac::check(&self.granting(), kind, object, Some(old))?;
         match (kind.group, kind.kind) {
             ("", "Service") => self.allocator.update(self.caches, object, old).map(Some),
             _ => Ok(None),
+        }
+    }
+
+    /// The same for a write of the subresource.
+    ///
+    /// # Errors
+    /// 403 or 422 as Kubernetes' own plugins answer.
+    pub fn update_part(
+        &self,
+        kind: &KindInfo,
+        subresource: &str,
+        object: &mut Value,
+        old: &Value,
+        now: &str,
+    ) -> Result<(), ApiError> {
+        match subresource {
+            "approval" if csr::is(kind) => csr::approve(self, object, old, now),
+            "status" if csr::is(kind) => csr::sign(self, object, old, now),
+            _ => Ok(()),
         }
     }
 }

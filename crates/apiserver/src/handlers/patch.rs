@@ -205,14 +205,12 @@ async fn apply(
 /// An apply that creates needs the right to create.
 fn may_create(call: &Call, scope: &Scope<'_>) -> Result<(), ApiError> {
     let asked = Attributes {
-        user: &call.user,
         verb: "create",
         group: scope.kind.group,
         resource: scope.kind.plural,
-        subresource: "",
         namespace: &call.path.namespace,
         name: scope.name,
-        path: "",
+        ..Attributes::blank(&call.user)
     };
     if authz::allowed(&call.server.authorizers, &asked, &call.server.caches) {
         return Ok(());

@@ -45,7 +45,7 @@ pub(crate) async fn serve(mut call: Call) -> Result<Reply, ApiError> {
         }
         "selfsubjectrulesreviews" => {
             expect_kind(&mut review, AUTHORIZATION, "SelfSubjectRulesReview")?;
-            review["status"] = rules(&call.user);
+            review["status"] = rules(&call, &review["spec"])?;
         }
         _ => return Err(ApiError::path_not_found()),
     }
@@ -117,26 +117,43 @@ fn access(call: &Call, user: &UserInfo, spec: &Value, local: Option<&str>) -> Re
         subresource: &sub,
         namespace: &namespace,
         name: &name,
+        node: "",
         path: &path,
     };
-    let allowed = authz::allowed(&call.server.authorizers, &asked, &call.server.caches);
-    // Without a reason, as RBAC answers: `kubectl auth can-i` prints a bare `no`, which scripts compare.
-    Ok(json!({"allowed": allowed}))
+    let (chain, caches) = (&call.server.authorizers, &call.server.caches);
+    let mut status = json!({"allowed": authz::allowed(chain, &asked, caches)});
+    let reason = chain.reason(&asked, caches);
+    if !reason.is_empty() {
+        status["reason"] = reason.into();
+    }
+    Ok(status)
 }
 
-/// What can be listed of a user's rights.
-fn rules(user: &UserInfo) -> Value {
-    let paths =
-        ["/api", "/api/*", "/apis", "/apis/*", "/healthz", "/livez", "/openapi", "/openapi/*", "/readyz", "/version"];
-    let mut resources = vec![
-        json!({"verbs": ["create"], "apiGroups": ["authorization.k8s.io"], "resources": ["selfsubjectaccessreviews", "selfsubjectrulesreviews"]}),
-        json!({"verbs": ["create"], "apiGroups": ["authentication.k8s.io"], "resources": ["selfsubjectreviews"]}),
-    ];
-    let mut others = vec![json!({"verbs": ["get"], "nonResourceURLs": paths})];
+/// What can be listed of a user's rights in the namespace.
+fn rules(call: &Call, spec: &Value) -> Result<Value, ApiError> {
+    let namespace = spec["namespace"].as_str().unwrap_or("");
+    if namespace.is_empty() {
+        return Err(ApiError::bad_request("no namespace on request"));
+    }
+    let user = &call.user;
+    let (granted, mut errors) = call.server.authorizers.rbac.rules_for(user, namespace, &call.server.caches);
+    let (mut resources, mut others) = (Vec::new(), Vec::new());
     if user.in_group(crate::pki::MASTERS) {
         resources.push(json!({"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}));
         others.push(json!({"verbs": ["*"], "nonResourceURLs": ["*"]}));
     }
-    // A node's rights depend on objects, which a list of rules cannot say.
-    json!({"resourceRules": resources, "nonResourceRules": others, "incomplete": user.node().is_some()})
+    for rule in granted.iter().flat_map(|rules| rules.iter()) {
+        let list = if rule.resources.is_empty() { &mut others } else { &mut resources };
+        list.push(rule.to_json());
+    }
+    let mut status = json!({"resourceRules": resources, "nonResourceRules": others, "incomplete": !errors.is_empty()});
+    if user.node().is_some() {
+        // A node's rights depend on objects, which a list of rules cannot say.
+        status["incomplete"] = true.into();
+        errors.push("node authorizer does not support user rule resolution".to_owned());
+    }
+    if !errors.is_empty() {
+        status["evaluationError"] = errors.join(", ").into();
+    }
+    Ok(status)
 }

@@ -19,6 +19,8 @@ pub(crate) enum Part {
     Main,
     /// The status.
     Status,
+    /// The decision on a CertificateSigningRequest.
+    Approval,
     /// The finalizers in the spec of a Namespace.
     Finalize,
     /// What placing a pod sets; the change has decided already what that is.
@@ -31,6 +33,7 @@ impl Part {
         match self {
             Part::Main => "",
             Part::Status => "status",
+            Part::Approval => "approval",
             Part::Finalize => "finalize",
             Part::Binding => "binding",
         }
@@ -94,6 +97,7 @@ pub(crate) async fn apply(
 }
 
 /// One try; `None` when somebody else was faster.
+// allow-long: one arm for each part
 async fn attempt(
     writer: &Writer<'_>,
     scope: &Scope<'_>,
@@ -108,7 +112,10 @@ async fn attempt(
     api::meta::clear_resource_version(&mut new);
     let reserved = match part {
         Part::Main => writer.admission().update(kind, &mut new, old)?,
-        _ => None,
+        part => {
+            writer.admission().update_part(kind, part.subresource(), &mut new, old, &writer.now_text())?;
+            None
+        }
     };
     let errors = match part {
         Part::Main => {
@@ -121,6 +128,11 @@ async fn attempt(
         }
         Part::Finalize => {
             new = finalized(&new, old);
+            Vec::new()
+        }
+        // Admission has checked it: the rules depend on who asks.
+        Part::Approval => {
+            api::meta::prepare_status_update(&mut new, old);
             Vec::new()
         }
         Part::Binding => Vec::new(),

@@ -50,7 +50,13 @@ pub(crate) enum Commit {
 
 impl<'a> Writer<'a> {
     pub fn admission(&self) -> Admission<'a> {
-        Admission { caches: &self.server.caches, allocator: &self.server.allocator, user: self.user }
+        let server = self.server;
+        Admission {
+            caches: &server.caches,
+            allocator: &server.allocator,
+            user: self.user,
+            authorizers: &server.authorizers,
+        }
     }
 
     /// The time in the form of `metadata`.

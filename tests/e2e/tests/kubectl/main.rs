@@ -3,6 +3,7 @@
 mod access;
 mod changes;
 mod objects;
+mod rbac;
 mod rollouts;
 mod streams;
 
@@ -45,6 +46,10 @@ fn main() -> ExitCode {
             access::cluster_info_version_and_health,
             access::auth_whoami_and_can_i_answer_for_admin_and_service_account,
             access::tokens_are_made_for_service_accounts_and_obey_rbac_defaults,
+            rbac::a_service_account_with_a_role_lists_pods_from_its_token,
+            rbac::the_default_roles_have_what_they_collect,
+            rbac::auth_reconcile_adds_what_is_missing_and_refuses_to_escalate,
+            rbac::certificate_approve_makes_a_user,
         ])
         .main()
 }
