@@ -17,6 +17,7 @@ mod spread;
 #[cfg(test)]
 mod tests;
 
+pub use affinity::node_fits;
 pub use resources::Amounts;
 
 /// The scheduler's name in `spec.schedulerName`.
