@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
@@ -26,6 +27,7 @@ use crate::queue::Queue;
 
 mod namespaces;
 mod passes;
+mod podgc;
 mod wiring;
 
 /// Passes of one controller that run at the same time, each over another key.
@@ -55,6 +57,7 @@ pub struct Caches {
     pub replication_controllers: Arc<Cache<ReplicationController>>,
     pub cron_jobs: Arc<Cache<CronJob>>,
     pub budgets: Arc<Cache<PodDisruptionBudget>>,
+    pub autoscalers: Arc<Cache<HorizontalPodAutoscaler>>,
 }
 
 impl Caches {
@@ -90,6 +93,7 @@ impl Caches {
             plan::REPLICATION_CONTROLLERS => replication_controllers,
             plan::CRON_JOBS => cron_jobs,
             plan::BUDGETS => budgets,
+            plan::AUTOSCALERS => autoscalers,
         }
     }
 
@@ -118,6 +122,7 @@ impl Caches {
             self.replication_controllers.wait_synced(),
             self.cron_jobs.wait_synced(),
             self.budgets.wait_synced(),
+            self.autoscalers.wait_synced(),
         );
     }
 }
@@ -140,6 +145,8 @@ pub struct Queues {
     pub replication_controllers: KeyQueue,
     pub cron_jobs: KeyQueue,
     pub budgets: KeyQueue,
+    pub autoscalers: KeyQueue,
+    pub pod_gc: KeyQueue,
 }
 
 /// Shared by those who add and those who work.
@@ -167,14 +174,15 @@ pub struct Context {
     pub caches: Caches,
     pub queues: Queues,
     pub scheduler: crate::scheduling::Scheduler,
+    pub autoscaling: crate::autoscaling::Autoscaling,
     pub drain: CancellationToken,
 }
 
 impl Context {
     /// Caches and queues, still empty.
     pub fn new(client: kube::Client, actuator: Actuator, config: ControlConfig, drain: CancellationToken) -> Self {
-        let (caches, queues, scheduler) = Default::default();
-        Context { client, actuator, config, caches, queues, scheduler, drain }
+        let (caches, queues, scheduler, autoscaling) = Default::default();
+        Context { client, actuator, config, caches, queues, scheduler, autoscaling, drain }
     }
 
     /// Carries out a plan and waits until the caches have seen it.
@@ -248,6 +256,7 @@ pub fn start(context: &Arc<Context>) {
     work(context, "replicationcontroller", WORKERS, controllers, passes::replication_controller);
     work(context, "cronjob", WORKERS, context.queues.cron_jobs.clone(), passes::cron_job);
     work(context, "disruption", WORKERS, context.queues.budgets.clone(), passes::budget);
+    work(context, "pod-garbage-collector", 1, context.queues.pod_gc.clone(), podgc::pass);
     work(context, "endpointslice", WORKERS, context.queues.services.clone(), passes::service);
     work(context, "serviceaccount", 1, context.queues.accounts.clone(), passes::account);
     work(context, "node-lifecycle", 1, context.queues.nodes.clone(), passes::node);

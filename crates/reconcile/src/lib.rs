@@ -1,6 +1,7 @@
 //! Every decision of the cluster, as pure functions from what is seen to what should be done. No async, no clock, no
 //! random numbers, no IO: time and state are arguments, actions are data ([`plan::Action`]).
 
+pub mod autoscaler;
 pub mod cronjob;
 pub mod daemonset;
 pub mod deployment;
@@ -13,6 +14,7 @@ pub mod namespace;
 pub mod node_lifecycle;
 pub mod plan;
 pub mod pod;
+pub mod podgc;
 pub mod pods;
 pub mod probe;
 pub mod replicas;

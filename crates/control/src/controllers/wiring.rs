@@ -33,6 +33,8 @@ pub(super) fn follow(context: &Arc<Context>) {
     let jobs = vec![to_itself(&q.jobs), to_controller(&q.cron_jobs, "CronJob")];
     c.jobs.follow(Api::all(client()), all(), jobs, drain());
     c.cron_jobs.follow(Api::all(client()), all(), vec![to_itself(&q.cron_jobs)], drain());
+    let autoscalers = vec![to_itself(&q.autoscalers), crate::autoscaling::on_autoscaler(context)];
+    c.autoscalers.follow(Api::all(client()), all(), autoscalers, drain());
     c.budgets.follow(Api::all(client()), all(), vec![to_itself(&q.budgets)], drain());
     let pods = vec![
         to_controller(&q.sets, "ReplicaSet"),
@@ -45,6 +47,7 @@ pub(super) fn follow(context: &Arc<Context>) {
         pods_to_services(context),
         pods_to_claims(context),
         pods_to_budgets(context),
+        super::podgc::on_pod(context),
         crate::scheduling::on_pod(context),
     ];
     c.pods.follow(Api::all(client()), all(), pods, drain());
@@ -56,7 +59,12 @@ pub(super) fn follow(context: &Arc<Context>) {
     c.accounts.follow(Api::all(client()), all(), vec![to_namespace(&q.accounts)], drain());
     let root_ca = all().fields("metadata.name=kube-root-ca.crt");
     c.root_cas.follow(Api::all(client()), root_ca, vec![to_namespace(&q.accounts)], drain());
-    let nodes = vec![to_itself(&q.nodes), nodes_to_daemon_sets(context), crate::scheduling::on_node(context)];
+    let nodes = vec![
+        to_itself(&q.nodes),
+        nodes_to_daemon_sets(context),
+        crate::scheduling::on_node(context),
+        super::podgc::on_node(context),
+    ];
     c.nodes.follow(Api::all(client()), all(), nodes, drain());
     let leases = Api::namespaced(client(), "kube-node-lease");
     // A renewal needs no pass of its own: the pass that is due asks again only when the node stays silent.
