@@ -3,17 +3,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
-use k8s_openapi::api::apps::v1::{ControllerRevision, Deployment, ReplicaSet, StatefulSet};
-use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{Endpoints, Node, PersistentVolumeClaim, Pod, Service};
+use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::batch::v1::{CronJob, Job};
+use k8s_openapi::api::core::v1::{Endpoints, Node, PersistentVolumeClaim, Pod, ReplicationController, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use reconcile::gc::{Dependent, FOREGROUND, Owner};
 use reconcile::plan::{
-    Action, CLAIMS, CONTROLLER_REVISIONS, DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS, JOBS, PODS, Plan, REPLICA_SETS,
-    Resource, SERVICES, STATEFUL_SETS,
+    Action, BUDGETS, CLAIMS, CONTROLLER_REVISIONS, CRON_JOBS, DAEMON_SETS, DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS,
+    JOBS, PODS, Plan, REPLICA_SETS, REPLICATION_CONTROLLERS, Resource, SERVICES, STATEFUL_SETS,
 };
 use reconcile::scheduler::{Cluster, Decision, Storage, wants_placement};
 use serde::de::DeserializeOwned;
@@ -36,8 +37,24 @@ pub struct Faults {
     pub restart: u32,
 }
 
-const CONTROLLERS: [&str; 7] = ["deployments", "replicasets", "statefulsets", "jobs", "services", "scheduler", "gc"];
-const KINDS: [Resource; 10] = [
+const CONTROLLERS: [&str; 11] = [
+    "deployments",
+    "replicasets",
+    "statefulsets",
+    "jobs",
+    "services",
+    "scheduler",
+    "gc",
+    "daemonsets",
+    "replicationcontrollers",
+    "cronjobs",
+    "poddisruptionbudgets",
+];
+const KINDS: [Resource; 14] = [
+    CRON_JOBS,
+    BUDGETS,
+    DAEMON_SETS,
+    REPLICATION_CONTROLLERS,
     DEPLOYMENTS,
     REPLICA_SETS,
     STATEFUL_SETS,
@@ -204,6 +221,37 @@ impl Sim {
                 let revisions = self.list::<ControllerRevision>(c, CONTROLLER_REVISIONS);
                 reconcile::statefulset::plan(&set, &refs(&pods), &refs(&claims), &refs(&revisions), now)
             }
+            "daemonsets" => {
+                let Some(set) = self.find::<DaemonSet>(c, DAEMON_SETS, key) else { return Plan::default() };
+                let pods = self.list::<Pod>(c, PODS);
+                let revisions = self.list::<ControllerRevision>(c, CONTROLLER_REVISIONS);
+                let nodes = self.nodes();
+                reconcile::daemonset::plan(&set, &refs(&pods), &refs(&nodes), &refs(&revisions), now)
+            }
+            "replicationcontrollers" => {
+                let found = self.find::<ReplicationController>(c, REPLICATION_CONTROLLERS, key);
+                let Some(rc) = found else { return Plan::default() };
+                let pods = self.list::<Pod>(c, PODS);
+                reconcile::replicationcontroller::plan(&rc, &refs(&pods), now)
+            }
+            "cronjobs" => {
+                let Some(cron) = self.find::<CronJob>(c, CRON_JOBS, key) else { return Plan::default() };
+                let jobs = self.list::<Job>(c, JOBS);
+                reconcile::cronjob::plan(&cron, &refs(&jobs), now)
+            }
+            "poddisruptionbudgets" => {
+                let Some(budget) = self.find::<PodDisruptionBudget>(c, BUDGETS, key) else { return Plan::default() };
+                let pods = self.list::<Pod>(c, PODS);
+                let sets = self.list::<ReplicaSet>(c, REPLICA_SETS);
+                let scale = |o: &OwnerReference| {
+                    let set = sets.iter().find(|s| s.metadata.uid.as_ref() == Some(&o.uid))?;
+                    Some(reconcile::disruption::Controller {
+                        uid: o.uid.clone(),
+                        replicas: set.spec.as_ref()?.replicas?,
+                    })
+                };
+                reconcile::disruption::plan(&budget, &refs(&pods), &scale, now)
+            }
             "jobs" => {
                 let Some(job) = self.find::<Job>(c, JOBS, key) else { return Plan::default() };
                 let pods = self.list::<Pod>(c, PODS);
@@ -227,13 +275,16 @@ impl Sim {
         }
     }
 
+    fn nodes(&self) -> Vec<Node> {
+        let all = of_kind(&self.world.objects, "nodes").map(|(_, n)| serde_json::from_value(n.clone()));
+        all.map(|n| n.expect("stored objects are valid")).collect()
+    }
+
     fn schedule(&mut self, key: &Key) -> Plan {
         let mut plan = Plan::default();
         let Some(pod) = self.find::<Pod>("scheduler", PODS, key).filter(wants_placement) else { return plan };
         let mut cluster = Cluster::default();
-        for (_, node) in of_kind(&self.world.objects, "nodes") {
-            cluster.set_node(&serde_json::from_value::<Node>(node.clone()).expect("stored objects are valid"));
-        }
+        self.nodes().iter().for_each(|n| cluster.set_node(n));
         // The real scheduler assumes its own decisions at once; the world's newest pods stand for that memory.
         for (_, other) in of_kind(&self.world.objects, "pods") {
             cluster.set_pod(&serde_json::from_value::<Pod>(other.clone()).expect("stored objects are valid"));

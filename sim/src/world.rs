@@ -144,7 +144,7 @@ impl World {
     /// Carries out one action of a plan.
     pub fn act(&mut self, action: &Action) -> Result<(), Refusal> {
         match action {
-            Action::Create { resource, namespace, body } => {
+            Action::Create { resource, namespace, body, .. } => {
                 let named = body["metadata"]["name"].is_string();
                 match self.create(*resource, namespace.as_deref().unwrap_or_default(), body.clone()) {
                     Err(Refusal::Conflict) if named => Ok(()),

@@ -69,13 +69,35 @@ impl Actuator {
         Actuator { client, recorder }
     }
 
+    /// Tells the owner's readers what came of a creation (the events of Kubernetes' pod control).
+    fn tell(&self, owner: Value, made: Resource, answer: &Result<Value, ActError>) {
+        let kind = made.kind.to_lowercase();
+        match answer {
+            Ok(v) => {
+                let name = v["metadata"]["name"].as_str().unwrap_or_default();
+                self.recorder.record(owner, "Normal", "SuccessfulCreate", format!("Created {kind}: {name}"));
+            }
+            Err(ActError::Conflict { .. }) => {}
+            Err(ActError::Refused { source, .. }) => {
+                let why = match source.as_ref() {
+                    kube::Error::Api(status) => status.message.clone(),
+                    other => base::chain(other).to_string(),
+                };
+                self.recorder.record(owner, "Warning", "FailedCreate", format!("Error creating: {why}"));
+            }
+        }
+    }
+
     /// Carries out one action. An object that is already gone, or already there under a name that was given, is success.
     pub async fn act(&self, action: Action) -> Result<Trace, ActError> {
         match action {
-            Action::Create { resource, namespace, body } => {
+            Action::Create { resource, namespace, body, told } => {
                 let path = resource.path(namespace.as_deref());
                 let named = body["metadata"]["name"].is_string();
                 let answer = self.call(Method::POST, &path, Some(&body), None).await;
+                if let Some(owner) = told {
+                    self.tell(owner, resource, &answer);
+                }
                 match answer {
                     Err(ActError::Conflict { .. }) if named => Ok(Trace::None),
                     other => other.map(|v| Trace::Written(resource, revision(&v))),

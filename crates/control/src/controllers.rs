@@ -6,13 +6,16 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::apps::v1::{ControllerRevision, Deployment, ReplicaSet, StatefulSet};
-use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
+use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Endpoints, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, Service, ServiceAccount,
+    ConfigMap, Endpoints, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, ReplicationController,
+    Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::storage::v1::StorageClass;
 use reconcile::plan::{self, Plan};
 use tokio_util::sync::CancellationToken;
@@ -25,6 +28,7 @@ use crate::queue::Queue;
 pub mod access;
 mod namespaces;
 mod passes;
+mod podgc;
 mod wiring;
 
 /// Passes of one controller that run at the same time, each over another key.
@@ -50,6 +54,11 @@ pub struct Caches {
     pub revisions: Arc<Cache<ControllerRevision>>,
     pub jobs: Arc<Cache<Job>>,
     pub leases: Arc<Cache<Lease>>,
+    pub daemon_sets: Arc<Cache<DaemonSet>>,
+    pub replication_controllers: Arc<Cache<ReplicationController>>,
+    pub cron_jobs: Arc<Cache<CronJob>>,
+    pub budgets: Arc<Cache<PodDisruptionBudget>>,
+    pub autoscalers: Arc<Cache<HorizontalPodAutoscaler>>,
 }
 
 impl Caches {
@@ -81,6 +90,11 @@ impl Caches {
             plan::STATEFUL_SETS => stateful_sets,
             plan::CONTROLLER_REVISIONS => revisions,
             plan::JOBS => jobs,
+            plan::DAEMON_SETS => daemon_sets,
+            plan::REPLICATION_CONTROLLERS => replication_controllers,
+            plan::CRON_JOBS => cron_jobs,
+            plan::BUDGETS => budgets,
+            plan::AUTOSCALERS => autoscalers,
         }
     }
 
@@ -103,7 +117,14 @@ impl Caches {
             self.revisions.wait_synced(),
             self.jobs.wait_synced(),
         );
-        self.leases.wait_synced().await;
+        tokio::join!(
+            self.leases.wait_synced(),
+            self.daemon_sets.wait_synced(),
+            self.replication_controllers.wait_synced(),
+            self.cron_jobs.wait_synced(),
+            self.budgets.wait_synced(),
+            self.autoscalers.wait_synced(),
+        );
     }
 }
 
@@ -121,6 +142,12 @@ pub struct Queues {
     pub claims: KeyQueue,
     pub volumes: KeyQueue,
     pub scheduling: KeyQueue,
+    pub daemon_sets: KeyQueue,
+    pub replication_controllers: KeyQueue,
+    pub cron_jobs: KeyQueue,
+    pub budgets: KeyQueue,
+    pub autoscalers: KeyQueue,
+    pub pod_gc: KeyQueue,
 }
 
 /// Shared by those who add and those who work.
@@ -148,14 +175,15 @@ pub struct Context {
     pub caches: Caches,
     pub queues: Queues,
     pub scheduler: crate::scheduling::Scheduler,
+    pub autoscaling: crate::autoscaling::Autoscaling,
     pub drain: CancellationToken,
 }
 
 impl Context {
     /// Caches and queues, still empty.
     pub fn new(client: kube::Client, actuator: Actuator, config: ControlConfig, drain: CancellationToken) -> Self {
-        let (caches, queues, scheduler) = Default::default();
-        Context { client, actuator, config, caches, queues, scheduler, drain }
+        let (caches, queues, scheduler, autoscaling) = Default::default();
+        Context { client, actuator, config, caches, queues, scheduler, autoscaling, drain }
     }
 
     /// Carries out a plan and waits until the caches have seen it.
@@ -224,6 +252,12 @@ pub fn start(context: &Arc<Context>) {
     work(context, "replicaset", WORKERS, context.queues.sets.clone(), passes::replica_set);
     work(context, "statefulset", WORKERS, context.queues.stateful_sets.clone(), passes::stateful_set);
     work(context, "job", WORKERS, context.queues.jobs.clone(), passes::job);
+    work(context, "daemonset", WORKERS, context.queues.daemon_sets.clone(), passes::daemon_set);
+    let controllers = context.queues.replication_controllers.clone();
+    work(context, "replicationcontroller", WORKERS, controllers, passes::replication_controller);
+    work(context, "cronjob", WORKERS, context.queues.cron_jobs.clone(), passes::cron_job);
+    work(context, "disruption", WORKERS, context.queues.budgets.clone(), passes::budget);
+    work(context, "pod-garbage-collector", 1, context.queues.pod_gc.clone(), podgc::pass);
     work(context, "endpointslice", WORKERS, context.queues.services.clone(), passes::service);
     work(context, "serviceaccount", 1, context.queues.accounts.clone(), passes::account);
     work(context, "node-lifecycle", 1, context.queues.nodes.clone(), passes::node);

@@ -6,6 +6,7 @@
 //! decides on a state older than its own actions.
 
 mod actuator;
+mod autoscaling;
 mod bootstrap;
 mod cache;
 mod controllers;
@@ -41,6 +42,7 @@ pub async fn run(client: kube::Client, config: ControlConfig, drain: Cancellatio
     controllers::start(&context);
     controllers::access::start(&context);
     scheduling::start(&context);
+    autoscaling::start(&context);
     gc::start(&context);
     drain.cancelled().await;
     Ok(())

@@ -7,7 +7,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use parking_lot::Mutex;
 use reconcile::plan::{Action, CLAIMS, PODS, Plan, name, namespace, uid};
-use reconcile::scheduler::{Cluster, Decision, Storage, wants_placement};
+use reconcile::scheduler::{Budget, Cluster, Decision, Preemption, Storage, wants_placement};
 use serde_json::json;
 
 use crate::actuator::ActError;
@@ -40,6 +40,11 @@ pub fn on_pod(context: &Arc<Context>) -> Listener<Pod> {
                 let placed = pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).is_some_and(|n| !n.is_empty());
                 if placed {
                     c.scheduler.cluster.lock().set_pod(pod);
+                } else {
+                    // Room that was made before a restart is still kept; a pod that is ending needs it no more.
+                    let node = pod.status.as_ref().and_then(|s| s.nominated_node_name.as_deref());
+                    let node = node.filter(|n| !n.is_empty() && wants_placement(pod));
+                    c.scheduler.cluster.lock().nominate(pod, node);
                 }
                 if wants_placement(pod) {
                     c.queues.scheduling.add(namespace(&pod.metadata), name(&pod.metadata));
@@ -49,7 +54,10 @@ pub fn on_pod(context: &Arc<Context>) -> Listener<Pod> {
                 }
             }
             (Some(pod), None) => {
-                c.scheduler.cluster.lock().remove_pod(uid(&pod.metadata));
+                let mut cluster = c.scheduler.cluster.lock();
+                cluster.remove_pod(uid(&pod.metadata));
+                cluster.nominate(pod, None);
+                drop(cluster);
                 let key = (namespace(&pod.metadata).to_owned(), name(&pod.metadata).to_owned());
                 c.scheduler.waiting.lock().remove(&key);
                 retry_waiting(&c);
@@ -115,7 +123,7 @@ fn pass(c: Arc<Context>, key: Key) -> Pass {
             c.scheduler.waiting.lock().remove(&key);
             return Ok(None);
         };
-        let decision = decide(&c, &pod);
+        let (decision, preemption) = decide(&c, &pod);
         match decision {
             Decision::Bind(node) => {
                 c.scheduler.waiting.lock().remove(&key);
@@ -138,13 +146,21 @@ fn pass(c: Arc<Context>, key: Key) -> Pass {
             }
             Decision::Unschedulable(why) => {
                 c.scheduler.waiting.lock().insert(key);
-                c.carry_out(unschedulable(&pod, &why)).await.map(|_| Some(UNSCHEDULABLE_RETRY))
+                let mut plan = Plan::default();
+                let node = preemption.as_ref().map(|p| p.node.clone());
+                if let Some(preemption) = preemption {
+                    c.scheduler.cluster.lock().nominate(&pod, Some(&preemption.node));
+                    preempt(&c, &pod, preemption, &mut plan);
+                }
+                unschedulable(&pod, &why, node, &mut plan);
+                c.carry_out(plan).await.map(|_| Some(UNSCHEDULABLE_RETRY))
             }
         }
     })
 }
 
-fn decide(c: &Context, pod: &Pod) -> Decision {
+/// Where the pod goes; if nowhere, which pods could make room for it.
+fn decide(c: &Context, pod: &Pod) -> (Decision, Option<Preemption>) {
     let names = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
     let names: Vec<&str> =
         names.filter_map(|v| v.persistent_volume_claim.as_ref()).map(|p| p.claim_name.as_str()).collect();
@@ -165,7 +181,37 @@ fn decide(c: &Context, pod: &Pod) -> Decision {
         .collect();
     let storage =
         Storage { claims: owned.iter().map(|(a, b, v)| (a.as_ref(), b.as_deref(), v.as_deref())).collect(), missing };
-    c.scheduler.cluster.lock().decide(pod, &storage)
+    let cluster = c.scheduler.cluster.lock();
+    let decision = cluster.decide(pod, &storage);
+    let stuck = matches!(decision, Decision::Unschedulable(_));
+    let preemption = stuck.then(|| cluster.preempt(pod, &storage, &budgets(c))).flatten();
+    (decision, preemption)
+}
+
+fn budgets(c: &Context) -> Vec<Budget> {
+    let all = c.caches.budgets.all();
+    let of = |b: &Arc<k8s_openapi::api::policy::v1::PodDisruptionBudget>| {
+        let selector = reconcile::labels::selector(b.spec.as_ref()?.selector.as_ref()?);
+        let allowed = b.status.as_ref().and_then(|s| s.disruptions_allowed).unwrap_or(0);
+        Some(Budget { namespace: namespace(&b.metadata).to_owned(), selector, allowed })
+    };
+    all.iter().filter_map(of).collect()
+}
+
+/// Ends the victims, and tells each why.
+fn preempt(c: &Context, pod: &Pod, preemption: Preemption, plan: &mut Plan) {
+    let now = k8s_openapi::jiff::Timestamp::now();
+    for victim in preemption.victims {
+        let Some(found) = c.caches.pods.get(&victim.namespace, &victim.name) else { continue };
+        if uid(&found.metadata) != victim.uid {
+            continue;
+        }
+        let why = "default-scheduler: preempting to accommodate a higher priority pod";
+        reconcile::podgc::disrupt(&found, "PreemptionByScheduler", why, false, now, plan);
+        plan.delete(PODS, &found.metadata, None);
+        let message = format!("Preempted by pod {} on node {}", uid(&pod.metadata), preemption.node);
+        plan.event(PODS, &found.metadata, "Normal", "Preempted", message);
+    }
 }
 
 async fn bind(c: &Context, pod: &Pod, node: String) -> Result<Option<Duration>, ActError> {
@@ -186,13 +232,14 @@ async fn bind(c: &Context, pod: &Pod, node: String) -> Result<Option<Duration>, 
     outcome
 }
 
-fn unschedulable(pod: &Pod, why: &str) -> Plan {
-    let mut plan = Plan::default();
+/// Tells the pod why it fits nowhere, and which node is being made ready for it.
+fn unschedulable(pod: &Pod, why: &str, nominated: Option<String>, plan: &mut Plan) {
     let mut status = pod.status.clone().unwrap_or_default();
     let conditions = status.conditions.get_or_insert_default();
     let old = conditions.iter().find(|x| x.type_ == "PodScheduled");
-    if old.is_some_and(|x| x.status == "False" && x.message.as_deref() == Some(why)) {
-        return plan;
+    let told = old.is_some_and(|x| x.status == "False" && x.message.as_deref() == Some(why));
+    if told && nominated.is_none() {
+        return;
     }
     let since = old.filter(|x| x.status == "False").and_then(|x| x.last_transition_time.clone());
     let condition = k8s_openapi::api::core::v1::PodCondition {
@@ -205,7 +252,9 @@ fn unschedulable(pod: &Pod, why: &str) -> Plan {
     };
     conditions.retain(|x| x.type_ != "PodScheduled");
     conditions.push(condition);
+    if nominated.is_some() {
+        status.nominated_node_name = nominated;
+    }
     plan.set_status(PODS, &pod.metadata, pod.status.as_ref(), &status);
     plan.event(PODS, &pod.metadata, "Warning", "FailedScheduling", why);
-    plan
 }

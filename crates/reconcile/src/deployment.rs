@@ -15,7 +15,7 @@ use crate::plan::{
     DEPLOYMENTS, Plan, REPLICA_SETS, controlled_by, controller, name, namespace, owner_reference, short_hash,
     terminating, uid,
 };
-use crate::pods;
+use crate::pods::{self, resolve};
 
 mod rollout;
 mod status;
@@ -137,19 +137,6 @@ impl<'a> State<'a> {
         let surge = resolve(surge, self.replicas(), true);
         let missing = resolve(missing, self.replicas(), false).min(self.replicas());
         if surge == 0 && missing == 0 { (0, 1) } else { (surge, missing) }
-    }
-}
-
-/// A number, or a share of `total` rounded up or down.
-fn resolve(v: &IntOrString, total: i32, up: bool) -> i32 {
-    match v {
-        IntOrString::Int(n) => (*n).max(0),
-        IntOrString::String(s) => {
-            let percent: i64 = s.trim_end_matches('%').parse().unwrap_or(0);
-            let product = percent * i64::from(total);
-            let n = if up { (product + 99) / 100 } else { product / 100 };
-            i32::try_from(n.max(0)).unwrap_or(i32::MAX)
-        }
     }
 }
 

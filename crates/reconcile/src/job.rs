@@ -12,6 +12,7 @@ use serde_json::json;
 use crate::plan::{JOBS, PODS, Plan, controlled_by, name, namespace, owner_reference, terminating, uid};
 use crate::pods;
 
+mod failures;
 mod indexes;
 mod policy;
 #[cfg(test)]
@@ -81,9 +82,26 @@ fn free_pods(mine: &[&Pod], counted: &BTreeSet<String>, all: bool, plan: &mut Pl
 }
 
 /// Why a Job ends.
-struct Failure {
+struct Outcome {
     reason: &'static str,
     message: String,
+}
+
+/// Every reason that a Job can end for.
+const REASONS: [&str; 7] = [
+    "BackoffLimitExceeded",
+    "CompletionsReached",
+    "DeadlineExceeded",
+    "FailedIndexes",
+    "MaxFailedIndexesExceeded",
+    "PodFailurePolicy",
+    "SuccessPolicy",
+];
+
+impl Outcome {
+    fn new(reason: &'static str, message: impl Into<String>) -> Self {
+        Outcome { reason, message: message.into() }
+    }
 }
 
 struct Pass<'a> {
@@ -110,10 +128,12 @@ impl<'a> Pass<'a> {
         if self.status.start_time.is_none() {
             self.status.start_time = Some(pods::time(self.now));
         }
-        if let Some(failure) = self.failure(plan) {
-            self.end("Failed", failure.reason, &failure.message, plan);
-        } else if self.complete() {
-            self.end("Complete", "CompletionsReached", "Reached expected number of succeeded pods", plan);
+        if let Some((type_, outcome)) = self.decided() {
+            self.end(type_, &outcome, plan);
+        } else if let Some(failure) = self.failure(plan) {
+            self.end("Failed", &failure, plan);
+        } else if let Some(success) = self.success() {
+            self.end("Complete", &success, plan);
         } else {
             self.scale(plan);
         }
@@ -171,14 +191,20 @@ impl<'a> Pass<'a> {
                 _ => {}
             }
         }
+        let mut kept = BTreeSet::new();
         if self.indexed {
+            let failed = self.failed_indexes(&indexes);
+            kept = self.keep_for_count(&indexes, &failed);
             self.status.completed_indexes = Some(indexes.to_string()).filter(|s| !s.is_empty());
+            if self.spec.backoff_limit_per_index.is_some() {
+                self.status.failed_indexes = Some(failed.to_string());
+            }
         }
         let any = !succeeded.is_empty() || !failed.is_empty();
         let list = |v: Vec<String>| (!v.is_empty()).then_some(v);
         self.status.uncounted_terminated_pods = (any || self.job.status.is_some())
             .then(|| UncountedTerminatedPods { failed: list(failed), succeeded: list(succeeded) });
-        counted.into_iter().chain(uncounted).collect()
+        counted.into_iter().chain(uncounted).filter(|id| !kept.contains(id)).collect()
     }
 
     /// Whether the outcome is decided and only the pods must still end.
@@ -209,7 +235,7 @@ impl<'a> Pass<'a> {
         let was = self.status.conditions.iter().flatten().any(|c| c.type_ == "Suspended" && c.status == "True");
         if suspended {
             for pod in self.active() {
-                plan.delete(PODS, &pod.metadata, None);
+                plan.delete_for(JOBS, &self.job.metadata, &pod.metadata);
             }
             if !was {
                 self.condition("Suspended", "True", "JobSuspended", "Job suspended");
@@ -224,45 +250,76 @@ impl<'a> Pass<'a> {
         suspended
     }
 
-    fn failure(&self, plan: &mut Plan) -> Option<Failure> {
-        if self.spec.success_policy.is_some() || self.spec.backoff_limit_per_index.is_some() {
-            let message =
-                "spec.successPolicy and spec.backoffLimitPerIndex are not supported by this version of Windlass";
-            return Some(Failure { reason: "NotSupported", message: message.into() });
-        }
+    /// The outcome that was decided in an earlier pass: what its pods do while they end changes nothing.
+    fn decided(&self) -> Option<(&'static str, Outcome)> {
+        let conditions = self.status.conditions.iter().flatten().filter(|c| c.status == "True");
+        let of = |type_: &str| match type_ {
+            "SuccessCriteriaMet" => Some("Complete"),
+            "FailureTarget" => Some("Failed"),
+            _ => None,
+        };
+        conditions.into_iter().find_map(|c| {
+            let reason = REASONS.into_iter().find(|r| Some(*r) == c.reason.as_deref())?;
+            Some((of(&c.type_)?, Outcome::new(reason, c.message.clone().unwrap_or_default())))
+        })
+    }
+
+    fn completed_indexes(&self) -> IndexSet {
+        IndexSet::parse(self.status.completed_indexes.as_deref().unwrap_or_default())
+    }
+
+    fn indexes_failed(&self) -> IndexSet {
+        IndexSet::parse(self.status.failed_indexes.as_deref().unwrap_or_default())
+    }
+
+    fn failure(&self, plan: &mut Plan) -> Option<Outcome> {
         if let Some(message) = self.pods.iter().find_map(|p| policy::fails_job(self.spec, p)) {
-            return Some(Failure { reason: "PodFailurePolicy", message });
+            return Some(Outcome::new("PodFailurePolicy", message));
         }
-        let limit = self.spec.backoff_limit.unwrap_or(6);
+        let per_index = self.spec.backoff_limit_per_index.is_some();
+        let limit = self.spec.backoff_limit.unwrap_or(if per_index { i32::MAX } else { 6 });
         let restarts: i32 = self.active().iter().map(|p| pods::restarts(p)).sum();
         let on_failure =
             self.spec.template.spec.as_ref().and_then(|s| s.restart_policy.as_deref()) == Some("OnFailure");
         if self.failed() > limit || (on_failure && restarts > 0 && restarts >= limit) {
-            let message = "Job has reached the specified backoff limit".into();
-            return Some(Failure { reason: "BackoffLimitExceeded", message });
+            return Some(Outcome::new("BackoffLimitExceeded", "Job has reached the specified backoff limit"));
+        }
+        let failed = self.indexes_failed().len();
+        let most = self.spec.max_failed_indexes.map(|n| usize::try_from(n).unwrap_or(0));
+        if most.is_some_and(|most| failed > most) {
+            let message = "Job has exceeded the specified maximal number of failed indexes";
+            return Some(Outcome::new("MaxFailedIndexesExceeded", message));
+        }
+        let all = usize::try_from(self.spec.completions.unwrap_or(0)).unwrap_or(0);
+        if failed > 0 && self.completed_indexes().len() + failed >= all {
+            return Some(Outcome::new("FailedIndexes", "Job has failed indexes"));
         }
         let deadline = self.spec.active_deadline_seconds?;
         let start = self.status.start_time.as_ref()?.0;
         let left = start.as_millisecond() + deadline * 1000 - self.now.as_millisecond();
         if left <= 0 {
-            let message = "Job was active longer than specified deadline".into();
-            return Some(Failure { reason: "DeadlineExceeded", message });
+            return Some(Outcome::new("DeadlineExceeded", "Job was active longer than specified deadline"));
         }
         plan.requeue(Duration::from_millis(left.unsigned_abs()));
         None
     }
 
-    fn complete(&self) -> bool {
-        match self.spec.completions {
+    fn success(&self) -> Option<Outcome> {
+        if let Some(rule) = failures::success_rule(self.spec, &self.completed_indexes()).filter(|_| self.indexed) {
+            return Some(Outcome::new("SuccessPolicy", format!("Matched rules at index {rule}")));
+        }
+        let complete = match self.spec.completions {
             Some(n) => self.succeeded() >= n,
             // Without a number, one success decides and the rest is waited for.
             None => self.succeeded() > 0 && self.active().is_empty(),
-        }
+        };
+        complete.then(|| Outcome::new("CompletionsReached", "Reached expected number of succeeded pods"))
     }
 
-    fn end(&mut self, type_: &str, reason: &'static str, message: &str, plan: &mut Plan) {
+    fn end(&mut self, type_: &str, outcome: &Outcome, plan: &mut Plan) {
+        let Outcome { reason, message } = outcome;
         for pod in self.active() {
-            plan.delete(PODS, &pod.metadata, None);
+            plan.delete_for(JOBS, &self.job.metadata, &pod.metadata);
         }
         let early = if type_ == "Failed" { "FailureTarget" } else { "SuccessCriteriaMet" };
         self.condition(early, "True", reason, message);
@@ -278,15 +335,16 @@ impl<'a> Pass<'a> {
             self.status.completion_time = Some(pods::time(self.now));
             plan.event(JOBS, &self.job.metadata, "Normal", "Completed", "Job completed");
         } else {
-            plan.event(JOBS, &self.job.metadata, "Warning", reason, message);
+            plan.event(JOBS, &self.job.metadata, "Warning", reason, message.clone());
         }
     }
 
     fn scale(&mut self, plan: &mut Plan) {
         let active = self.active();
         let parallelism = usize::try_from(self.spec.parallelism.unwrap_or(1)).unwrap_or(0);
+        let failed = i32::try_from(self.indexes_failed().len()).unwrap_or(i32::MAX);
         let wanted = match self.spec.completions {
-            Some(n) => parallelism.min(usize::try_from(n - self.succeeded()).unwrap_or(0)),
+            Some(n) => parallelism.min(usize::try_from(n - self.succeeded() - failed).unwrap_or(0)),
             None if self.succeeded() > 0 => active.len().min(parallelism),
             None => parallelism,
         };
@@ -294,43 +352,65 @@ impl<'a> Pass<'a> {
             let mut order = active.clone();
             order.sort_by_key(|p| (pods::deletion_rank(p, 0), name(&p.metadata).to_owned()));
             for pod in order.into_iter().take(active.len() - wanted) {
-                plan.delete(PODS, &pod.metadata, None);
+                plan.delete_for(JOBS, &self.job.metadata, &pod.metadata);
             }
             return;
         }
-        // Under this policy a pod on its way out still holds its place.
-        let replace_late = self.spec.pod_replacement_policy.as_deref() == Some("Failed");
-        let leaving = self.pods.iter().filter(|p| terminating(&p.metadata) && !pods::finished(p)).count();
-        let held = active.len() + if replace_late { leaving } else { 0 };
-        let missing = wanted.saturating_sub(held).min(BURST_MAX);
+        let leaving: Vec<&Pod> = if self.replaces_late() { self.leaving().collect() } else { Vec::new() };
+        let missing = wanted.saturating_sub(active.len() + leaving.len()).min(BURST_MAX);
         if missing == 0 {
             return;
         }
-        if let Some(wait) = self.backoff() {
+        let per_index = self.spec.backoff_limit_per_index.is_some();
+        if !per_index && let Some(wait) = self.backoff() {
             return plan.requeue(wait);
         }
-        let mut used = self.used_indexes(&active);
-        for _ in 0..missing {
+        let mut used = self.completed_indexes();
+        used.extend(&self.indexes_failed());
+        active.iter().chain(&leaving).filter_map(|p| index(p)).for_each(|i| used.insert(i));
+        let completions = u32::try_from(self.spec.completions.unwrap_or(i32::MAX)).unwrap_or(0);
+        let mut made = 0;
+        while made < missing {
             let index = self.indexed.then(|| used.take_first_free());
-            plan.create(PODS, self.job.metadata.namespace.as_deref(), &self.pod(index));
+            match index {
+                Some(i) if i >= completions => return,
+                // Each index waits for its own failures.
+                Some(i) if per_index => {
+                    let failures = self.index_failures(i);
+                    if let Some(wait) = failures.and_then(|(at, n)| self.wait_after(at, n)) {
+                        plan.requeue(wait);
+                        continue;
+                    }
+                }
+                _ => {}
+            }
+            plan.create_for(JOBS, &self.job.metadata, PODS, &self.pod(index));
+            made += 1;
         }
     }
 
-    fn used_indexes(&self, active: &[&Pod]) -> IndexSet {
-        let mut used = IndexSet::parse(self.status.completed_indexes.as_deref().unwrap_or_default());
-        for pod in active {
-            if let Some(i) = index(pod) {
-                used.insert(i);
-            }
+    /// Under this policy a pod on its way out still holds its place.
+    fn replaces_late(&self) -> bool {
+        match self.spec.pod_replacement_policy.as_deref() {
+            Some(policy) => policy == "Failed",
+            None => self.spec.pod_failure_policy.is_some(),
         }
-        used
+    }
+
+    fn leaving(&self) -> impl Iterator<Item = &'a Pod> + '_ {
+        self.pods.iter().copied().filter(|p| terminating(&p.metadata) && !pods::finished(p))
     }
 
     /// How long to wait after the latest failure, doubling with each.
     fn backoff(&self) -> Option<Duration> {
         let failures = self.pods.iter().filter(|p| pods::phase(p) == "Failed");
         let latest = failures.filter_map(|p| finish_time(p)).max()?;
-        let n = u32::try_from(self.failed().max(1) - 1).unwrap_or(0).min(16);
+        self.wait_after(latest, self.failed())
+    }
+
+    /// What is left of the wait after that many failures, the last of them then.
+    fn wait_after(&self, latest: Timestamp, failures: i32) -> Option<Duration> {
+        let n = u32::try_from(failures.max(1) - 1).unwrap_or(0).min(16);
         let wait = BACKOFF_FIRST.saturating_mul(1 << n).min(BACKOFF_MAX);
         let waited = self.now.as_millisecond() - latest.as_millisecond();
         let left = i64::try_from(wait.as_millis()).unwrap_or(i64::MAX) - waited;
@@ -347,6 +427,7 @@ impl<'a> Pass<'a> {
         let Some(i) = index else { return pod };
         meta.annotations.get_or_insert_default().insert(INDEX.into(), i.to_string());
         meta.labels.get_or_insert_default().insert(INDEX.into(), i.to_string());
+        self.note_failures(&mut pod, i);
         let spec = pod.spec.get_or_insert_default();
         spec.hostname.get_or_insert_with(|| format!("{base}-{i}"));
         let field = ObjectFieldSelector { field_path: format!("metadata.labels['{INDEX}']"), api_version: None };
@@ -380,7 +461,7 @@ impl<'a> Pass<'a> {
     fn store(mut self, plan: &mut Plan) {
         let count = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
         let active = self.active();
-        let leaving = self.pods.iter().filter(|p| terminating(&p.metadata) && !pods::finished(p)).count();
+        let leaving = self.leaving().count();
         self.status.active = Some(count(active.len())).filter(|n| *n > 0);
         self.status.ready = Some(count(active.iter().filter(|p| pods::ready(p)).count()));
         self.status.terminating = Some(count(leaving));

@@ -16,6 +16,14 @@ const NOT_READY: &str = "node.kubernetes.io/not-ready";
 const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
 const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
 
+/// Conditions of a node that keep new pods away while they hold, each with its taint.
+const CONDITION_TAINTS: [(&str, &str); 4] = [
+    ("MemoryPressure", "node.kubernetes.io/memory-pressure"),
+    ("DiskPressure", "node.kubernetes.io/disk-pressure"),
+    ("PIDPressure", "node.kubernetes.io/pid-pressure"),
+    ("NetworkUnavailable", "node.kubernetes.io/network-unavailable"),
+];
+
 /// Decides for one node, given its lease and the pods assigned to it.
 pub fn plan(node: &Node, lease: Option<&Lease>, pods_: &[&Pod], now: Timestamp) -> Plan {
     let mut plan = Plan::default();
@@ -108,6 +116,15 @@ fn sync_taints(node: &Node, ready: &str, now: Timestamp, plan: &mut Plan) {
     if unschedulable {
         ensure(UNSCHEDULABLE, "NoSchedule", true);
     }
+    for (condition, key) in CONDITION_TAINTS {
+        let conditions = node.status.iter().flat_map(|s| s.conditions.iter().flatten());
+        let holds = conditions.into_iter().any(|c| c.type_ == condition && c.status == "True");
+        if holds && !taints.iter().any(|t| t.key == key && t.effect == "NoSchedule") {
+            taints.push(Taint { key: key.into(), effect: "NoSchedule".into(), ..Default::default() });
+        } else if !holds {
+            taints.retain(|t| t.key != key || t.effect != "NoSchedule");
+        }
+    }
     if taints != current {
         let taints = if taints.is_empty() { Value::Null } else { json!(taints) };
         let meta = json!({"uid": node.metadata.uid, "resourceVersion": node.metadata.resource_version});
@@ -130,6 +147,7 @@ fn mark_pods_not_ready(pods_: &[&Pod], now: Timestamp, plan: &mut Plan) {
             subresource: Some("status"),
             patch: json!({"metadata": {"uid": pod.metadata.uid}, "status": {"conditions": conditions}}),
         });
+        plan.event(PODS, &pod.metadata, "Warning", "NodeNotReady", "Node is not ready");
     }
 }
 
@@ -168,6 +186,8 @@ fn evict(node: &Node, pods_: &[&Pod], now: Timestamp, plan: &mut Plan) {
                         name(&pod.metadata)
                     ),
                 );
+                let why = "Taint manager: deleting due to NoExecute taint";
+                crate::podgc::disrupt(pod, "DeletionByTaintManager", why, false, now, plan);
                 plan.delete(PODS, &pod.metadata, None);
             }
             Some(rest) => plan.requeue(rest),
@@ -228,6 +248,31 @@ mod tests {
         let p = plan(&node("True"), Some(&lease(900)), &[], now);
         let text = format!("{:?}", p.actions);
         assert!(text.contains("NodeStatusUnknown") && text.contains(UNREACHABLE), "{text}");
+    }
+
+    #[test]
+    fn pressure_is_a_taint_while_it_lasts() {
+        let now = Timestamp::from_second(1000).unwrap();
+        let mut n = node("True");
+        n.status
+            .as_mut()
+            .unwrap()
+            .conditions
+            .as_mut()
+            .unwrap()
+            .extend(serde_json::from_value::<Vec<_>>(json!([{"type": "DiskPressure", "status": "True"}])).unwrap());
+        let taints = |n: &Node| {
+            plan(n, Some(&lease(990)), &[], now).actions.into_iter().find_map(|a| match a {
+                Action::Patch { patch, .. } => Some(patch["spec"]["taints"].clone()),
+                _ => None,
+            })
+        };
+        let tainted = json!([{"key": "node.kubernetes.io/disk-pressure", "effect": "NoSchedule"}]);
+        assert_eq!(taints(&n), Some(tainted.clone()));
+        n.spec = serde_json::from_value(json!({"taints": tainted})).unwrap();
+        assert_eq!(taints(&n), None);
+        n.status.as_mut().unwrap().conditions.as_mut().unwrap()[1].status = "False".into();
+        assert_eq!(taints(&n), Some(json!(null)));
     }
 
     #[test]

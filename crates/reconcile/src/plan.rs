@@ -71,6 +71,18 @@ pub const STATEFUL_SETS: Resource = Resource::new("apps", "v1", "statefulsets", 
 pub const CONTROLLER_REVISIONS: Resource = Resource::new("apps", "v1", "controllerrevisions", "ControllerRevision");
 /// `jobs.batch`
 pub const JOBS: Resource = Resource::new("batch", "v1", "jobs", "Job");
+/// `daemonsets.apps`
+pub const DAEMON_SETS: Resource = Resource::new("apps", "v1", "daemonsets", "DaemonSet");
+/// `replicationcontrollers`
+pub const REPLICATION_CONTROLLERS: Resource =
+    Resource::new("", "v1", "replicationcontrollers", "ReplicationController");
+/// `cronjobs.batch`
+pub const CRON_JOBS: Resource = Resource::new("batch", "v1", "cronjobs", "CronJob");
+/// `poddisruptionbudgets.policy`
+pub const BUDGETS: Resource = Resource::new("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget");
+/// `horizontalpodautoscalers.autoscaling`
+pub const AUTOSCALERS: Resource =
+    Resource::new("autoscaling", "v2", "horizontalpodautoscalers", "HorizontalPodAutoscaler");
 /// `endpointslices.discovery.k8s.io`
 pub const ENDPOINT_SLICES: Resource = Resource::new("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice");
 /// `leases.coordination.k8s.io`
@@ -89,6 +101,8 @@ pub enum Action {
         namespace: Option<String>,
         /// The object.
         body: Value,
+        /// Whose events tell that it was made (`SuccessfulCreate`) or refused (`FailedCreate`), if anybody's.
+        told: Option<Value>,
     },
     /// PATCH with a JSON merge patch (RFC 7386); a `metadata.uid` or `metadata.resourceVersion` in it is a precondition.
     Patch {
@@ -214,7 +228,27 @@ impl Plan {
         let mut body = serde_json::to_value(object).expect("an API object always serialises");
         body["apiVersion"] = resource.api_version().into();
         body["kind"] = resource.kind.into();
-        self.actions.push(Action::Create { resource, namespace: namespace.map(str::to_owned), body });
+        self.actions.push(Action::Create { resource, namespace: namespace.map(str::to_owned), body, told: None });
+    }
+
+    /// Creates an object for its owner, in the owner's namespace; the owner's events tell what came of it.
+    pub fn create_for<T: serde::Serialize>(
+        &mut self,
+        owner: Resource,
+        owner_meta: &ObjectMeta,
+        resource: Resource,
+        object: &T,
+    ) {
+        self.create(resource, owner_meta.namespace.as_deref(), object);
+        if let Some(Action::Create { told, .. }) = self.actions.last_mut() {
+            *told = Some(reference(owner, owner_meta));
+        }
+    }
+
+    /// Deletes a pod for its owner, whose events tell of it.
+    pub fn delete_for(&mut self, owner: Resource, owner_meta: &ObjectMeta, pod: &ObjectMeta) {
+        self.delete(PODS, pod, None);
+        self.event(owner, owner_meta, "Normal", "SuccessfulDelete", format!("Deleted pod: {}", name(pod)));
     }
 
     /// Records an event about an object.
@@ -226,12 +260,21 @@ impl Plan {
         reason: &'static str,
         message: impl Into<String>,
     ) {
-        let about = json!({
-            "apiVersion": resource.api_version(), "kind": resource.kind, "name": name(meta),
-            "namespace": meta.namespace, "uid": uid(meta), "resourceVersion": meta.resource_version,
-        });
-        self.actions.push(Action::Event { about, type_, reason, message: message.into() });
+        self.actions.push(Action::Event { about: reference(resource, meta), type_, reason, message: message.into() });
     }
+}
+
+/// What an event says it is about (core/v1 ObjectReference).
+fn reference(resource: Resource, meta: &ObjectMeta) -> Value {
+    json!({
+        "apiVersion": resource.api_version(), "kind": resource.kind, "name": name(meta),
+        "namespace": meta.namespace, "uid": uid(meta), "resourceVersion": meta.resource_version,
+    })
+}
+
+/// A patch of the owner references of an object that must still be the one that was seen.
+pub fn owners_patch(meta: &ObjectMeta, owners: &[OwnerReference]) -> Value {
+    json!({"metadata": {"uid": meta.uid, "resourceVersion": meta.resource_version, "ownerReferences": owners}})
 }
 
 /// The name, which every stored object has.

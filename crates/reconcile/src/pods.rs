@@ -6,8 +6,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodCondition, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use crate::plan::terminating;
+use crate::plan::{Plan, terminating};
 
 /// A condition of the pod, by type.
 pub fn condition<'a>(pod: &'a Pod, type_: &str) -> Option<&'a PodCondition> {
@@ -43,6 +44,32 @@ pub fn available(pod: &Pod, min_ready_seconds: i32, now: Timestamp) -> Result<bo
     let since = c.last_transition_time.as_ref().map_or(now, |t| t.0);
     let left = i64::from(min_ready_seconds) * 1000 - (now.as_millisecond() - since.as_millisecond());
     if left <= 0 { Ok(true) } else { Err(Duration::from_millis(left.unsigned_abs())) }
+}
+
+/// How many of them are available now; asks to look again when one of the others will be.
+pub fn count_available(pods: &[&Pod], min_ready_seconds: i32, now: Timestamp, plan: &mut Plan) -> i32 {
+    let mut count = 0;
+    for pod in pods {
+        match available(pod, min_ready_seconds, now) {
+            Ok(true) => count += 1,
+            Ok(false) => {}
+            Err(left) => plan.requeue(left),
+        }
+    }
+    count
+}
+
+/// A number, or a share of `total` rounded up or down.
+pub fn resolve(v: &IntOrString, total: i32, up: bool) -> i32 {
+    match v {
+        IntOrString::Int(n) => (*n).max(0),
+        IntOrString::String(s) => {
+            let percent: i64 = s.trim_end_matches('%').parse().unwrap_or(0);
+            let product = percent * i64::from(total);
+            let n = if up { (product + 99) / 100 } else { product / 100 };
+            i32::try_from(n.max(0)).unwrap_or(i32::MAX)
+        }
+    }
 }
 
 /// A pod made from a template for an owner.

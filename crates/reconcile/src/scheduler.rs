@@ -12,11 +12,14 @@ use crate::plan::{name, namespace, terminating, uid};
 use crate::pods;
 
 mod affinity;
+mod preemption;
 mod resources;
 mod spread;
 #[cfg(test)]
 mod tests;
 
+pub use affinity::node_fits;
+pub use preemption::{Budget, Preemption, Victim, priority};
 pub use resources::Amounts;
 
 /// The scheduler's name in `spec.schedulerName`.
@@ -26,6 +29,9 @@ pub const NAME: &str = "default-scheduler";
 #[derive(Debug, Clone)]
 struct Placed {
     meta: ObjectMeta,
+    priority: i32,
+    /// When it started, in milliseconds; 0 before.
+    started: i64,
     amounts: Amounts,
     ports: BTreeSet<(String, i32)>,
     /// Its required anti-affinity binds those that come later, too.
@@ -33,7 +39,7 @@ struct Placed {
 }
 
 /// A node and what is on it.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Host {
     node: Option<Node>,
     capacity: Amounts,
@@ -42,13 +48,33 @@ struct Host {
 }
 
 /// Nodes with the pods assigned to them.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Cluster {
     hosts: BTreeMap<String, Host>,
     /// Where each pod is, by UID.
     assigned: BTreeMap<String, String>,
     /// Labels of namespaces, for affinity terms that select them.
     namespaces: BTreeMap<String, BTreeMap<String, String>>,
+    /// Pods that made room on a node by preemption and wait for it, by UID: the room is theirs.
+    nominated: BTreeMap<String, (String, Placed)>,
+}
+
+impl Placed {
+    fn new(pod: &Pod) -> Self {
+        let started = pod.status.as_ref().and_then(|s| s.start_time.as_ref());
+        Placed {
+            meta: pod.metadata.clone(),
+            priority: priority(pod),
+            started: started.map_or(0, |t| t.0.as_millisecond()),
+            amounts: Amounts::of_pod(pod),
+            ports: host_ports(pod),
+            anti_affinity: pod
+                .spec
+                .as_ref()
+                .and_then(|s| s.affinity.as_ref())
+                .and_then(|a| a.pod_anti_affinity.clone()),
+        }
+    }
 }
 
 /// Claims of a pod with what decides about their place.
@@ -110,22 +136,41 @@ impl Cluster {
 
     /// Counts a pod as running on a node: at once when it is decided, before the API server has confirmed it.
     pub fn assume(&mut self, pod: &Pod, node: &str) {
-        let id = uid(&pod.metadata).to_owned();
-        self.remove_pod(&id);
-        let placed = Placed {
-            meta: pod.metadata.clone(),
-            amounts: Amounts::of_pod(pod),
-            ports: host_ports(pod),
-            anti_affinity: pod
-                .spec
-                .as_ref()
-                .and_then(|s| s.affinity.as_ref())
-                .and_then(|a| a.pod_anti_affinity.clone()),
-        };
+        self.remove_pod(uid(&pod.metadata));
+        self.nominate(pod, None);
+        self.put(node, Placed::new(pod));
+    }
+
+    fn put(&mut self, node: &str, placed: Placed) {
+        let id = uid(&placed.meta).to_owned();
         let host = self.hosts.entry(node.to_owned()).or_default();
         host.used.add(&placed.amounts);
         host.pods.insert(id.clone(), placed);
         self.assigned.insert(id, node.to_owned());
+    }
+
+    /// Keeps room on a node for a pod that waits for it, or gives it back.
+    pub fn nominate(&mut self, pod: &Pod, node: Option<&str>) {
+        match node {
+            Some(node) => {
+                self.nominated.insert(uid(&pod.metadata).to_owned(), (node.to_owned(), Placed::new(pod)));
+            }
+            None => {
+                self.nominated.remove(uid(&pod.metadata));
+            }
+        }
+    }
+
+    /// What is used on a node, with the room that is kept for others that are at least as important.
+    fn used(&self, host: &Host, node: &str, want: &Want<'_>) -> Amounts {
+        let mut used = host.used.clone();
+        let own = uid(&want.pod.metadata);
+        for (id, (at, placed)) in &self.nominated {
+            if at == node && id != own && placed.priority >= priority(want.pod) {
+                used.add(&placed.amounts);
+            }
+        }
+        used
     }
 
     /// Forgets a pod.
@@ -163,9 +208,11 @@ impl Cluster {
                 Err(whys) => whys.into_iter().for_each(|w| *reasons.entry(w).or_default() += 1),
             }
         }
-        let best = feasible
-            .iter()
-            .max_by_key(|(host, node)| (self.score(&want, host, node), std::cmp::Reverse(name(&node.metadata))));
+        let nominated = pod.status.as_ref().and_then(|s| s.nominated_node_name.as_deref());
+        let best = feasible.iter().max_by_key(|(host, node)| {
+            let here = name(&node.metadata);
+            (nominated == Some(here), self.score(&want, host, node), std::cmp::Reverse(here))
+        });
         let Some((_, node)) = best else { return Decision::Unschedulable(explain(nodes.len(), &reasons)) };
         let node = name(&node.metadata).to_owned();
         let waiting: Vec<String> = storage
@@ -197,7 +244,7 @@ impl Cluster {
         if host.pods.values().any(|p| conflicts(&p.ports, &want.ports)) {
             return Err(vec!["node(s) didn't have free ports for the requested pod ports".into()]);
         }
-        let short = want.amounts.short_of(&host.capacity, &host.used);
+        let short = want.amounts.short_of(&host.capacity, &self.used(host, name(&node.metadata), want));
         if !short.is_empty() {
             return Err(short);
         }

@@ -6,19 +6,19 @@ use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet, StatefulSetSpec, StatefulSetStatus};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, PersistentVolumeClaimVolumeSource, Pod, Volume};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::labels;
 use crate::plan::{
-    CLAIMS, CONTROLLER_REVISIONS, PODS, Plan, STATEFUL_SETS, controlled_by, name, namespace, owner_reference,
-    short_hash, terminating, uid,
+    CLAIMS, PODS, Plan, STATEFUL_SETS, controlled_by, name, namespace, owner_reference, terminating, uid,
 };
 use crate::pods;
+use crate::revisions::{self, HASH_LABEL as REVISION_LABEL, Recorded};
 
+mod claims;
 #[cfg(test)]
 mod tests;
 
-const REVISION_LABEL: &str = "controller-revision-hash";
 const POD_NAME_LABEL: &str = "statefulset.kubernetes.io/pod-name";
 const INDEX_LABEL: &str = "apps.kubernetes.io/pod-index";
 
@@ -81,42 +81,23 @@ struct Revisions {
 impl Revisions {
     /// Makes sure that the template of now is recorded; `None` while it is being recorded.
     fn settle(set: &StatefulSet, spec: &StatefulSetSpec, all: &[&ControllerRevision], plan: &mut Plan) -> Option<Self> {
-        let mine: Vec<_> = all.iter().filter(|r| controlled_by(&r.metadata, uid(&set.metadata))).collect();
-        let template = serde_json::to_value(&spec.template).expect("a template always serialises");
-        let data = |t: &Value| {
-            let mut t = t.clone();
-            t["$patch"] = "replace".into();
-            json!({"spec": {"template": t}})
+        let collisions = set.status.as_ref().and_then(|s| s.collision_count).unwrap_or(0);
+        let found = match revisions::record(STATEFUL_SETS, &set.metadata, &spec.template, collisions, all, plan) {
+            Recorded::Yes(found) => found,
+            Recorded::Making => return None,
+            Recorded::Collision => {
+                let mut status = set.status.clone().unwrap_or_default();
+                status.collision_count = Some(collisions + 1);
+                plan.set_status(STATEFUL_SETS, &set.metadata, set.status.as_ref(), &status);
+                return None;
+            }
         };
-        let wanted = data(&template);
-        let newest = mine.iter().map(|r| r.revision).max().unwrap_or(0);
-        let found = mine.iter().find(|r| r.data.as_ref().is_some_and(|d| d.0 == wanted));
-        let Some(found) = found else {
-            let hash = short_hash(&template, set.status.as_ref().and_then(|s| s.collision_count).unwrap_or(0));
-            let revision = ControllerRevision {
-                metadata: ObjectMeta {
-                    name: Some(format!("{}-{hash}", name(&set.metadata))),
-                    namespace: set.metadata.namespace.clone(),
-                    labels: spec.template.metadata.as_ref().and_then(|m| m.labels.clone()),
-                    owner_references: Some(vec![owner_reference(STATEFUL_SETS, &set.metadata)]),
-                    ..Default::default()
-                },
-                data: Some(k8s_openapi::apimachinery::pkg::runtime::RawExtension(wanted)),
-                revision: newest + 1,
-            };
-            plan.create(CONTROLLER_REVISIONS, set.metadata.namespace.as_deref(), &revision);
-            return None;
-        };
-        if found.revision < newest {
-            // A rollback: the old record becomes the newest.
-            let patch = json!({"metadata": {"uid": found.metadata.uid}, "revision": newest + 1});
-            plan.patch(CONTROLLER_REVISIONS, &found.metadata, patch);
-        }
+        let mine = all.iter().filter(|r| controlled_by(&r.metadata, uid(&set.metadata)));
         let update = name(&found.metadata).to_owned();
         let recorded = set.status.as_ref().and_then(|s| s.current_revision.clone()).filter(|c| !c.is_empty());
         let current = recorded.unwrap_or_else(|| update.clone());
         let current_template = mine
-            .iter()
+            .into_iter()
             .find(|r| name(&r.metadata) == current && current != update)
             .and_then(|r| r.data.as_ref()?.0.pointer("/spec/template").cloned());
         Some(Revisions { current, update, current_template })
@@ -166,11 +147,12 @@ impl State<'_> {
                 }
                 // A pod that ended for good is replaced under the same name.
                 Some(p) if pods::finished(p) && !terminating(&p.metadata) => {
-                    plan.delete(PODS, &p.metadata, None);
+                    self.delete(p, plan);
                     true
                 }
                 Some(p) => {
                     self.ensure_claims(n, plan);
+                    self.own_claims(n, plan);
                     !self.healthy(p)
                 }
             };
@@ -179,9 +161,11 @@ impl State<'_> {
             }
         }
         let surplus = self.pods.iter().rev().filter(|(n, _)| **n < self.first() || **n >= self.end());
-        for (_, pod) in surplus {
+        for (n, pod) in surplus {
+            // The claims of a surplus pod must know whose they are before the pod is gone.
+            self.own_claims(*n, plan);
             if !terminating(&pod.metadata) {
-                plan.delete(PODS, &pod.metadata, None);
+                self.delete(pod, plan);
             }
             if !self.parallel() {
                 return;
@@ -190,7 +174,22 @@ impl State<'_> {
         self.roll(plan);
     }
 
-    /// Replaces the highest pod of an old revision once all above it are healthy.
+    fn delete(&self, pod: &Pod, plan: &mut Plan) {
+        let (pod_name, set) = (name(&pod.metadata), name(&self.set.metadata));
+        plan.delete(PODS, &pod.metadata, None);
+        let message = format!("delete Pod {pod_name} in StatefulSet {set} successful");
+        plan.event(STATEFUL_SETS, &self.set.metadata, "Normal", "SuccessfulDelete", message);
+    }
+
+    /// How many pods may be missing at once while pods are replaced, at least one (KEP-961).
+    fn max_unavailable(&self) -> usize {
+        let rolling = self.spec.update_strategy.as_ref().and_then(|s| s.rolling_update.as_ref());
+        let most = rolling.and_then(|r| r.max_unavailable.as_ref());
+        let most = most.map_or(1, |v| pods::resolve(v, self.spec.replicas.unwrap_or(1), true));
+        usize::try_from(most).unwrap_or(1).max(1)
+    }
+
+    /// Replaces pods of an old revision from the highest down, as many at once as may be missing.
     fn roll(&self, plan: &mut Plan) {
         let strategy = self.spec.update_strategy.as_ref();
         if strategy.and_then(|s| s.type_.as_deref()) == Some("OnDelete") {
@@ -198,17 +197,35 @@ impl State<'_> {
         }
         let partition = strategy.and_then(|s| s.rolling_update.as_ref()).and_then(|r| r.partition).unwrap_or(0);
         let from = self.first() + i64::from(partition);
+        let wanted = usize::try_from(self.end() - self.first()).unwrap_or(0);
+        let healthy = self.pods.range(self.first()..self.end().max(self.first())).filter(|(_, p)| self.healthy(p));
+        let mut room = self.max_unavailable().saturating_sub(wanted.saturating_sub(healthy.count()));
         for (_, pod) in self.pods.range(from..self.end().max(from)).rev() {
-            if revision_of(pod) != Some(self.revisions.update.as_str()) {
-                if !terminating(&pod.metadata) {
-                    plan.delete(PODS, &pod.metadata, None);
+            if revision_of(pod) == Some(self.revisions.update.as_str()) {
+                continue;
+            }
+            // A pod that does no good anyway may go; it is missing already.
+            if self.healthy(pod) {
+                if room == 0 {
+                    continue;
                 }
+                room -= 1;
+            } else if terminating(&pod.metadata) {
+                continue;
+            } else if self.broken_newer(pod) {
                 return;
             }
-            if !self.healthy(pod) {
-                return;
-            }
+            self.delete(pod, plan);
         }
+    }
+
+    /// Whether a pod above this one has the new revision and is not healthy, with no room for another: the new revision
+    /// may be what is wrong.
+    fn broken_newer(&self, pod: &Pod) -> bool {
+        let Some(at) = ordinal(self.set, name(&pod.metadata)) else { return false };
+        let above = self.pods.range(at + 1..self.end().max(at + 1));
+        let broken = above.filter(|(_, p)| !self.healthy(p)).count();
+        broken >= self.max_unavailable()
     }
 
     fn create(&self, n: i64, plan: &mut Plan) {
@@ -243,6 +260,9 @@ impl State<'_> {
             volumes.push(Volume { name: volume, persistent_volume_claim: Some(source), ..Default::default() });
         }
         plan.create(PODS, self.set.metadata.namespace.as_deref(), &pod);
+        let message =
+            format!("create Pod {} in StatefulSet {} successful", name(&pod.metadata), name(&self.set.metadata));
+        plan.event(STATEFUL_SETS, &self.set.metadata, "Normal", "SuccessfulCreate", message);
     }
 
     /// Pods below the partition keep the current revision, also when they are made again.
@@ -276,14 +296,14 @@ impl State<'_> {
             }
             let mut labels = template.metadata.labels.clone().unwrap_or_default();
             labels.extend(selector_labels.clone());
-            let owned = self.deleted_with_set();
+            let owned = claims::wanted_owner(self.set, None, true);
             let claim = PersistentVolumeClaim {
                 metadata: ObjectMeta {
                     name: Some(claim_name),
                     namespace: self.set.metadata.namespace.clone(),
                     labels: Some(labels),
                     annotations: template.metadata.annotations.clone(),
-                    owner_references: owned.then(|| vec![owner_reference(STATEFUL_SETS, &self.set.metadata)]),
+                    owner_references: owned.map(|o| vec![o]),
                     ..Default::default()
                 },
                 spec: template.spec.clone(),
@@ -294,9 +314,15 @@ impl State<'_> {
         usable
     }
 
-    fn deleted_with_set(&self) -> bool {
-        let policy = self.spec.persistent_volume_claim_retention_policy.as_ref();
-        policy.and_then(|p| p.when_deleted.as_deref()) == Some("Delete")
+    /// Keeps the owner of an ordinal's claims as `persistentVolumeClaimRetentionPolicy` says.
+    fn own_claims(&self, n: i64, plan: &mut Plan) {
+        let wanted = n >= self.first() && n < self.end();
+        for template in self.spec.volume_claim_templates.iter().flatten() {
+            let claim_name = self.claim_name(template, n);
+            if let Some(claim) = self.claims.iter().find(|c| name(&c.metadata) == claim_name) {
+                claims::settle_owner(self.set, claim, self.pods.get(&n).copied(), wanted, plan);
+            }
+        }
     }
 
     fn status(&self, plan: &mut Plan) -> StatefulSetStatus {
@@ -338,20 +364,13 @@ impl State<'_> {
 
     /// Forgets the oldest revisions that no pod uses, beyond the limit.
     fn trim_history(&self, all: &[&ControllerRevision], plan: &mut Plan) {
-        let limit = usize::try_from(self.spec.revision_history_limit.unwrap_or(10)).unwrap_or(usize::MAX);
-        let live = |r: &str| {
+        let live = |r: &ControllerRevision| {
+            let r = name(&r.metadata);
             r == self.revisions.current
                 || r == self.revisions.update
                 || self.pods.values().any(|p| revision_of(p) == Some(r))
         };
-        let mut unused: Vec<_> = all
-            .iter()
-            .filter(|r| controlled_by(&r.metadata, uid(&self.set.metadata)) && !live(name(&r.metadata)))
-            .collect();
-        unused.sort_by_key(|r| r.revision);
-        for r in unused.iter().take(unused.len().saturating_sub(limit)) {
-            plan.delete(CONTROLLER_REVISIONS, &r.metadata, None);
-        }
+        revisions::trim(&self.set.metadata, self.spec.revision_history_limit, all, live, plan);
     }
 }
 

@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use k8s_openapi::jiff::Timestamp;
-use reconcile::plan::{Plan, namespace as namespace_of};
+use reconcile::disruption::Controller;
+use reconcile::plan::{Plan, controller, namespace as namespace_of};
 
 use super::{Context, Pass};
 use crate::cache::Key;
@@ -43,12 +45,78 @@ pub(super) fn stateful_set(c: Arc<Context>, (ns, name): Key) -> Pass {
     })
 }
 
+pub(super) fn daemon_set(c: Arc<Context>, (ns, name): Key) -> Pass {
+    Box::pin(async move {
+        let Some(set) = c.caches.daemon_sets.get(&ns, &name) else { return Ok(None) };
+        let (pods, nodes) = (c.caches.pods.in_namespace(&ns), c.caches.nodes.all());
+        let revisions = c.caches.revisions.in_namespace(&ns);
+        let plan = reconcile::daemonset::plan(&set, &refs(&pods), &refs(&nodes), &refs(&revisions), now());
+        c.carry_out(plan).await
+    })
+}
+
+pub(super) fn replication_controller(c: Arc<Context>, (ns, name): Key) -> Pass {
+    Box::pin(async move {
+        let Some(rc) = c.caches.replication_controllers.get(&ns, &name) else { return Ok(None) };
+        let pods = c.caches.pods.in_namespace(&ns);
+        c.carry_out(reconcile::replicationcontroller::plan(&rc, &refs(&pods), now())).await
+    })
+}
+
 pub(super) fn job(c: Arc<Context>, (ns, name): Key) -> Pass {
     Box::pin(async move {
         let Some(job) = c.caches.jobs.get(&ns, &name) else { return Ok(None) };
         let pods = c.caches.pods.in_namespace(&ns);
         c.carry_out(reconcile::job::plan(&job, &refs(&pods), now())).await
     })
+}
+
+pub(super) fn cron_job(c: Arc<Context>, (ns, name): Key) -> Pass {
+    Box::pin(async move {
+        let Some(cron) = c.caches.cron_jobs.get(&ns, &name) else { return Ok(None) };
+        let jobs = c.caches.jobs.in_namespace(&ns);
+        c.carry_out(reconcile::cronjob::plan(&cron, &refs(&jobs), now())).await
+    })
+}
+
+pub(super) fn budget(c: Arc<Context>, (ns, name): Key) -> Pass {
+    Box::pin(async move {
+        let Some(budget) = c.caches.budgets.get(&ns, &name) else { return Ok(None) };
+        let pods = c.caches.pods.in_namespace(&ns);
+        let plan = reconcile::disruption::plan(&budget, &refs(&pods), &|owner| scale_of(&c, &ns, owner), now());
+        c.carry_out(plan).await
+    })
+}
+
+/// The controller of a pod with the number of pods it wants; a ReplicaSet of a Deployment answers for the Deployment.
+fn scale_of(c: &Context, ns: &str, owner: &OwnerReference) -> Option<Controller> {
+    let of = |meta: &ObjectMeta, replicas: Option<i32>| {
+        let uid = meta.uid.clone().unwrap_or_default();
+        (uid == owner.uid).then(|| Controller { uid, replicas: replicas.unwrap_or(1) })
+    };
+    match owner.kind.as_str() {
+        "ReplicaSet" => {
+            let set = c.caches.sets.get(ns, &owner.name).filter(|s| s.metadata.uid.as_ref() == Some(&owner.uid))?;
+            let above = controller(&set.metadata).filter(|o| o.kind == "Deployment");
+            let deployment = above.and_then(|o| c.caches.deployments.get(ns, &o.name));
+            match deployment {
+                Some(d) => {
+                    let replicas = d.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1);
+                    Some(Controller { uid: d.metadata.uid.clone().unwrap_or_default(), replicas })
+                }
+                None => of(&set.metadata, set.spec.as_ref().and_then(|s| s.replicas)),
+            }
+        }
+        "StatefulSet" => {
+            let set = c.caches.stateful_sets.get(ns, &owner.name)?;
+            of(&set.metadata, set.spec.as_ref().and_then(|s| s.replicas))
+        }
+        "ReplicationController" => {
+            let rc = c.caches.replication_controllers.get(ns, &owner.name)?;
+            of(&rc.metadata, rc.spec.as_ref().and_then(|s| s.replicas))
+        }
+        _ => None,
+    }
 }
 
 pub(super) fn service(c: Arc<Context>, (ns, name): Key) -> Pass {

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use kube::runtime::watcher::Config;
 use kube::{Api, Resource};
 use reconcile::plan::{controller, name, namespace};
@@ -18,21 +18,36 @@ pub(super) fn follow(context: &Arc<Context>) {
     let all = Config::default;
     let drain = || context.drain.clone();
     let client = || context.client.clone();
-    c.deployments.follow(Api::all(client()), all(), vec![to_itself(&q.deployments)], drain());
+    let deployments = vec![to_itself(&q.deployments), scales_to_budgets(context)];
+    c.deployments.follow(Api::all(client()), all(), deployments, drain());
     let to_owner = to_controller(&q.deployments, "Deployment");
-    c.sets.follow(Api::all(client()), all(), vec![to_itself(&q.sets), to_owner, orphan_sets(context)], drain());
-    let to_owner = to_controller(&q.stateful_sets, "StatefulSet");
-    c.revisions.follow(Api::all(client()), all(), vec![to_owner], drain());
-    c.stateful_sets.follow(Api::all(client()), all(), vec![to_itself(&q.stateful_sets)], drain());
-    c.jobs.follow(Api::all(client()), all(), vec![to_itself(&q.jobs)], drain());
+    let sets = vec![to_itself(&q.sets), to_owner, orphan_sets(context), scales_to_budgets(context)];
+    c.sets.follow(Api::all(client()), all(), sets, drain());
+    let to_owners = vec![to_controller(&q.stateful_sets, "StatefulSet"), to_controller(&q.daemon_sets, "DaemonSet")];
+    c.revisions.follow(Api::all(client()), all(), to_owners, drain());
+    c.daemon_sets.follow(Api::all(client()), all(), vec![to_itself(&q.daemon_sets)], drain());
+    let controllers = vec![to_itself(&q.replication_controllers), scales_to_budgets(context)];
+    c.replication_controllers.follow(Api::all(client()), all(), controllers, drain());
+    let stateful = vec![to_itself(&q.stateful_sets), scales_to_budgets(context)];
+    c.stateful_sets.follow(Api::all(client()), all(), stateful, drain());
+    let jobs = vec![to_itself(&q.jobs), to_controller(&q.cron_jobs, "CronJob")];
+    c.jobs.follow(Api::all(client()), all(), jobs, drain());
+    c.cron_jobs.follow(Api::all(client()), all(), vec![to_itself(&q.cron_jobs)], drain());
+    let autoscalers = vec![to_itself(&q.autoscalers), crate::autoscaling::on_autoscaler(context)];
+    c.autoscalers.follow(Api::all(client()), all(), autoscalers, drain());
+    c.budgets.follow(Api::all(client()), all(), vec![to_itself(&q.budgets)], drain());
     let pods = vec![
         to_controller(&q.sets, "ReplicaSet"),
         to_controller(&q.stateful_sets, "StatefulSet"),
         to_controller(&q.jobs, "Job"),
+        to_controller(&q.daemon_sets, "DaemonSet"),
+        to_controller(&q.replication_controllers, "ReplicationController"),
         pods_to_deployments(context),
         orphan_pods(context),
         pods_to_services(context),
         pods_to_claims(context),
+        pods_to_budgets(context),
+        super::podgc::on_pod(context),
         crate::scheduling::on_pod(context),
     ];
     c.pods.follow(Api::all(client()), all(), pods, drain());
@@ -44,7 +59,13 @@ pub(super) fn follow(context: &Arc<Context>) {
     c.accounts.follow(Api::all(client()), all(), vec![to_namespace(&q.accounts)], drain());
     let root_ca = all().fields("metadata.name=kube-root-ca.crt");
     c.root_cas.follow(Api::all(client()), root_ca, vec![to_namespace(&q.accounts)], drain());
-    c.nodes.follow(Api::all(client()), all(), vec![to_itself(&q.nodes), crate::scheduling::on_node(context)], drain());
+    let nodes = vec![
+        to_itself(&q.nodes),
+        nodes_to_daemon_sets(context),
+        crate::scheduling::on_node(context),
+        super::podgc::on_node(context),
+    ];
+    c.nodes.follow(Api::all(client()), all(), nodes, drain());
     let leases = Api::namespaced(client(), "kube-node-lease");
     // A renewal needs no pass of its own: the pass that is due asks again only when the node stays silent.
     c.leases.follow(leases, all(), Vec::new(), drain());
@@ -103,7 +124,23 @@ fn pods_to_deployments(context: &Arc<Context>) -> Listener<Pod> {
     })
 }
 
-/// A pod without an owner may be adopted by any ReplicaSet of its namespace.
+/// A node that comes, goes, or takes other pods than before.
+fn nodes_to_daemon_sets(context: &Arc<Context>) -> Listener<Node> {
+    let weak = Arc::downgrade(context);
+    Box::new(move |old, new| {
+        let Some(c) = weak.upgrade() else { return };
+        let facts =
+            |n: Option<&Arc<Node>>| n.map(|n| (n.metadata.labels.clone(), n.spec.clone().unwrap_or_default().taints));
+        if facts(old) == facts(new) {
+            return; // heartbeats
+        }
+        for set in c.caches.daemon_sets.all() {
+            c.queues.daemon_sets.add(namespace(&set.metadata), name(&set.metadata));
+        }
+    })
+}
+
+/// A pod without an owner may be adopted by any controller of its namespace whose selector it meets.
 fn orphan_pods(context: &Arc<Context>) -> Listener<Pod> {
     let weak = Arc::downgrade(context);
     Box::new(move |_, new| {
@@ -111,10 +148,22 @@ fn orphan_pods(context: &Arc<Context>) -> Listener<Pod> {
         if controller(&pod.metadata).is_some() || pod.metadata.labels.is_none() {
             return;
         }
-        for rs in c.caches.sets.in_namespace(namespace(&pod.metadata)) {
-            let selector = rs.spec.as_ref().map(|s| reconcile::labels::selector(&s.selector));
-            if selector.is_some_and(|s| reconcile::labels::matches(&s, &pod.metadata)) {
-                c.queues.sets.add(namespace(&rs.metadata), name(&rs.metadata));
+        let ns = namespace(&pod.metadata);
+        let fits = |s: &LabelSelector| reconcile::labels::matches(&reconcile::labels::selector(s), &pod.metadata);
+        for rs in c.caches.sets.in_namespace(ns) {
+            if rs.spec.as_ref().is_some_and(|s| fits(&s.selector)) {
+                c.queues.sets.add(ns, name(&rs.metadata));
+            }
+        }
+        for ds in c.caches.daemon_sets.in_namespace(ns) {
+            if ds.spec.as_ref().is_some_and(|s| fits(&s.selector)) {
+                c.queues.daemon_sets.add(ns, name(&ds.metadata));
+            }
+        }
+        for rc in c.caches.replication_controllers.in_namespace(ns) {
+            let selector = rc.spec.as_ref().and_then(|s| s.selector.clone());
+            if selector.is_some_and(|s| fits(&LabelSelector { match_labels: Some(s), match_expressions: None })) {
+                c.queues.replication_controllers.add(ns, name(&rc.metadata));
             }
         }
     })
@@ -165,6 +214,48 @@ fn endpoint_facts(pod: &Pod) -> EndpointFacts {
         pod.metadata.labels.clone(),
         pod.spec.as_ref().and_then(|s| s.node_name.clone()),
     )
+}
+
+/// To the budgets that select the pod, before or now, when it comes, goes, or its health changes.
+fn pods_to_budgets(context: &Arc<Context>) -> Listener<Pod> {
+    let weak = Arc::downgrade(context);
+    Box::new(move |old, new| {
+        let Some(c) = weak.upgrade() else { return };
+        let facts = |p: Option<&Arc<Pod>>| {
+            p.map(|p| {
+                let owner = controller(&p.metadata).map(|o| o.uid.clone());
+                (reconcile::pods::ready(p), p.metadata.deletion_timestamp.is_some(), p.metadata.labels.clone(), owner)
+            })
+        };
+        if facts(old) == facts(new) {
+            return;
+        }
+        let Some(pod) = either(old, new) else { return };
+        for budget in c.caches.budgets.in_namespace(namespace(&pod.metadata)) {
+            let Some(selector) = budget.spec.as_ref().and_then(|s| s.selector.as_ref()) else { continue };
+            let selector = reconcile::labels::selector(selector);
+            if [old, new].into_iter().flatten().any(|p| reconcile::labels::matches(&selector, &p.metadata)) {
+                c.queues.budgets.add(namespace(&budget.metadata), name(&budget.metadata));
+            }
+        }
+    })
+}
+
+/// A controller that wants another number of pods than before, or whose spec changed otherwise: to the budgets that may
+/// count from it.
+fn scales_to_budgets<K: Resource>(context: &Arc<Context>) -> Listener<K> {
+    let weak = Arc::downgrade(context);
+    Box::new(move |old, new| {
+        let Some(c) = weak.upgrade() else { return };
+        let generation = |o: Option<&Arc<K>>| o.and_then(|o| o.meta().generation);
+        let Some(object) = either(old, new) else { return };
+        if old.is_some() && generation(old) == generation(new) {
+            return;
+        }
+        for budget in c.caches.budgets.in_namespace(namespace(object.meta())) {
+            c.queues.budgets.add(namespace(&budget.metadata), name(&budget.metadata));
+        }
+    })
 }
 
 fn slices_to_services(queue: &KeyQueue) -> Listener<k8s_openapi::api::discovery::v1::EndpointSlice> {

@@ -27,6 +27,26 @@ impl IndexSet {
         self.0.contains(&i)
     }
 
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// How many are in both sets.
+    pub fn common(&self, other: &IndexSet) -> usize {
+        self.0.intersection(&other.0).count()
+    }
+
+    /// Adds every index of another set.
+    pub fn extend(&mut self, other: &IndexSet) {
+        self.0.extend(&other.0);
+    }
+
     /// Adds an index.
     pub fn insert(&mut self, i: u32) {
         self.0.insert(i);

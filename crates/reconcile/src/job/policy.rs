@@ -11,6 +11,11 @@ pub(super) fn ignored(spec: &JobSpec, pod: &Pod) -> bool {
     rule(spec, pod).is_some_and(|r| r.action == "Ignore")
 }
 
+/// The failure ends the index of the pod.
+pub(super) fn fails_index(spec: &JobSpec, pod: &Pod) -> bool {
+    rule(spec, pod).is_some_and(|r| r.action == "FailIndex")
+}
+
 /// The failure ends the Job; the message says why.
 pub(super) fn fails_job(spec: &JobSpec, pod: &Pod) -> Option<String> {
     let (at, rule) = indexed_rule(spec, pod)?;

@@ -132,3 +132,112 @@ fn index_lists_read_back_as_written() {
         assert_eq!(IndexSet::parse(text).to_string(), text);
     }
 }
+
+fn failed_pod(id: &str, index: u32, failures: i32, code: i32) -> Pod {
+    let mut p = pod(id, "Failed");
+    let notes = [
+        (INDEX.to_owned(), index.to_string()),
+        ("batch.kubernetes.io/job-index-failure-count".to_owned(), failures.to_string()),
+    ];
+    p.metadata.annotations = Some(notes.into());
+    p.status.as_mut().unwrap().container_statuses = serde_json::from_value(json!([{"name": "c", "image": "i", "imageID": "",
+        "ready": false, "restartCount": 0, "state": {"terminated": {"exitCode": code, "finishedAt": "2023-11-14T22:00:00Z"}}}]))
+    .unwrap();
+    p
+}
+
+fn per_index(extra: Value) -> Job {
+    let mut spec = json!({"completionMode": "Indexed", "completions": 3, "parallelism": 3, "backoffLimitPerIndex": 1,
+        "backoffLimit": 2_147_483_647});
+    for (k, v) in extra.as_object().unwrap() {
+        spec[k] = v.clone();
+    }
+    job(spec)
+}
+
+fn made(p: &Plan) -> Vec<(String, String)> {
+    let made = p.actions.iter().filter_map(|a| match a {
+        Action::Create { body, .. } => {
+            let note = |k: &str| body["metadata"]["annotations"][k].as_str().unwrap_or_default().to_owned();
+            Some((note(INDEX), note("batch.kubernetes.io/job-index-failure-count")))
+        }
+        _ => None,
+    });
+    made.collect()
+}
+
+fn freed(p: &Plan) -> Vec<&str> {
+    let freed = p.actions.iter().filter_map(|a| match a {
+        Action::Patch { resource, name, .. } if *resource == PODS => Some(name.as_str()),
+        _ => None,
+    });
+    freed.collect()
+}
+
+#[test]
+fn an_index_is_tried_again_by_its_own_count() {
+    let j = per_index(json!({}));
+    let first = failed_pod("p1", 1, 0, 1);
+    let p = plan(&j, &[&first], now());
+    let expected = [("0", "0"), ("1", "1"), ("2", "0")].map(|(a, b)| (a.to_owned(), b.to_owned()));
+    assert_eq!(made(&p), expected);
+    let j = stored(j, &p);
+    assert_eq!(freed(&plan(&j, &[&first], now())), Vec::<&str>::new(), "its count would be lost");
+    let mut next = pod("p2", "Running");
+    next.metadata.annotations = failed_pod("x", 1, 1, 0).metadata.annotations;
+    assert_eq!(freed(&plan(&j, &[&first, &next], now())), ["p1"]);
+}
+
+#[test]
+fn an_index_beyond_its_limit_fails_and_the_others_go_on() {
+    let j = per_index(json!({}));
+    let p = plan(&j, &[&failed_pod("p1", 1, 1, 1)], now());
+    assert_eq!(status_patch(&p)["failedIndexes"], "1");
+    assert_eq!(made(&p).into_iter().map(|(i, _)| i).collect::<Vec<_>>(), ["0", "2"]);
+    let mut all = per_index(json!({}));
+    all.status = Some(JobStatus {
+        completed_indexes: Some("0,2".into()),
+        succeeded: Some(2),
+        failed_indexes: Some("1".into()),
+        ..Default::default()
+    });
+    let conditions = status_patch(&plan(&all, &[], now()))["conditions"].clone();
+    assert_eq!(conditions[1]["reason"], "FailedIndexes", "{conditions}");
+    let most = per_index(json!({"maxFailedIndexes": 0}));
+    let p = plan(&most, &[&failed_pod("p1", 1, 1, 1)], now());
+    assert_eq!(status_patch(&p)["conditions"][0]["reason"], "MaxFailedIndexesExceeded");
+}
+
+#[test]
+fn a_rule_can_fail_an_index_at_once() {
+    let rules = json!({"podFailurePolicy": {"rules": [{"action": "FailIndex", "onExitCodes": {"operator": "In", "values": [42]}}]}});
+    let p = plan(&per_index(rules), &[&failed_pod("p1", 1, 0, 42)], now());
+    assert_eq!(status_patch(&p)["failedIndexes"], "1");
+}
+
+#[test]
+fn a_success_policy_ends_the_job_early_and_for_good() {
+    let policy = json!({"rules": [{"succeededIndexes": "0-1", "succeededCount": 2}, {"succeededIndexes": "2"}]});
+    let mut j = job(
+        json!({"completionMode": "Indexed", "completions": 5, "parallelism": 5, "successPolicy": policy, "backoffLimit": 0}),
+    );
+    j.status = Some(JobStatus { completed_indexes: Some("2".into()), succeeded: Some(1), ..Default::default() });
+    let running = pod("p1", "Running");
+    let p = plan(&j, &[&running], now());
+    let conditions = &status_patch(&p)["conditions"];
+    assert_eq!(
+        (&conditions[0]["type"], &conditions[0]["reason"], &conditions[0]["message"]),
+        (&json!("SuccessCriteriaMet"), &json!("SuccessPolicy"), &json!("Matched rules at index 1"))
+    );
+    assert_eq!(creations(&p), 0);
+    assert!(p.actions.iter().any(|a| matches!(a, Action::Delete { name, .. } if name == "p1")));
+    // The pod that was ended counts as failed: that does not undo the success.
+    let mut j = stored(j, &p);
+    j.status.as_mut().unwrap().failed = Some(1);
+    let p = plan(&j, &[], now());
+    let done = status_patch(&p)["conditions"].clone();
+    assert!(
+        done.as_array().unwrap().iter().any(|c| c["type"] == "Complete" && c["reason"] == "SuccessPolicy"),
+        "{done}"
+    );
+}

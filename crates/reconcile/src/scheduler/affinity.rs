@@ -41,8 +41,8 @@ fn term_fits(term: &NodeSelectorTerm, node: &Node) -> bool {
     !empty && all(&term.match_expressions, &labels) && all(&term.match_fields, &fields)
 }
 
-/// `nodeSelector` and required node affinity.
-pub(super) fn node_fits(pod: &Pod, node: &Node) -> bool {
+/// Whether the node meets `nodeSelector` and required node affinity of the pod.
+pub fn node_fits(pod: &Pod, node: &Node) -> bool {
     let Some(spec) = &pod.spec else { return true };
     let labels = node_labels(node);
     let selected = spec.node_selector.iter().flatten().all(|(k, v)| labels.get(k) == Some(v));

@@ -139,3 +139,77 @@ fn a_delayed_claim_is_given_a_node_before_the_pod_is_bound() {
     let missing = Storage { claims: vec![], missing: Some("data".into()) };
     assert_eq!(reason(c.decide(&p, &missing)), "persistentvolumeclaim \"data\" not found");
 }
+
+fn important(name: &str, priority: i32, extra: Value) -> Pod {
+    let mut spec = json!({"priority": priority});
+    for (k, v) in extra.as_object().unwrap() {
+        spec[k] = v.clone();
+    }
+    pod(name, spec)
+}
+
+fn full(nodes: &[&str], priorities: &[i32]) -> Cluster {
+    let all: Vec<Node> = nodes.iter().map(|n| node(n, json!({}))).collect();
+    let mut c = cluster(&all);
+    for n in nodes {
+        for (i, priority) in priorities.iter().enumerate() {
+            c.assume(&important(&format!("{n}{i}"), *priority, json!({})), n);
+        }
+    }
+    c
+}
+
+fn victims(p: Option<&Preemption>) -> Vec<&str> {
+    p.iter().flat_map(|p| &p.victims).map(|v| v.name.as_str()).collect()
+}
+
+#[test]
+fn the_least_important_pods_make_room_for_a_more_important_one() {
+    let mut c = full(&["a"], &[10, 5, 1, 5]);
+    let p = important("new", 7, json!({}));
+    assert_eq!(victims(c.preempt(&p, &Storage::default(), &[]).as_ref()), ["a2"]);
+    let two = json!({"containers": [{"name": "c", "resources": {"requests": {"cpu": "1", "memory": "1Gi"}}}]});
+    let p = important("new", 7, two);
+    assert_eq!(victims(c.preempt(&p, &Storage::default(), &[]).as_ref()).len(), 2);
+    assert!(c.preempt(&important("new", 1, json!({})), &Storage::default(), &[]).is_none(), "none is less important");
+    let polite = important("new", 7, json!({"preemptionPolicy": "Never"}));
+    assert!(c.preempt(&polite, &Storage::default(), &[]).is_none());
+    let huge = json!({"containers": [{"name": "c", "resources": {"requests": {"cpu": "3"}}}]});
+    assert!(c.preempt(&important("new", 100, huge), &Storage::default(), &[]).is_none(), "no room even then");
+    c.remove_pod("a2");
+    assert_eq!(decide(&c, &important("new", 7, json!({}))), Decision::Bind("a".into()));
+}
+
+#[test]
+fn the_node_is_taken_where_least_is_lost() {
+    let mut c = full(&["a", "b"], &[5, 5, 5, 5]);
+    c.remove_pod("b3");
+    c.assume(&important("b3", 2, json!({})), "b");
+    let p = c.preempt(&important("new", 7, json!({})), &Storage::default(), &[]).unwrap();
+    assert_eq!((p.node.as_str(), victims(Some(&p))), ("b", vec!["b3"]));
+}
+
+#[test]
+fn budgets_are_kept_where_there_is_a_choice() {
+    let mut c = full(&["a"], &[5, 5, 5]);
+    let mut guarded = important("guarded", 1, json!({}));
+    guarded.metadata.labels = Some([("app".to_owned(), "db".to_owned())].into());
+    c.assume(&guarded, "a");
+    let typed = serde_json::from_value(json!({"matchLabels": {"app": "db"}})).unwrap();
+    let budget = Budget { namespace: "d".into(), selector: crate::labels::selector(&typed), allowed: 0 };
+    let p = c.preempt(&important("new", 7, json!({})), &Storage::default(), &[budget]).unwrap();
+    assert_ne!(victims(Some(&p)), ["guarded"]);
+    assert_eq!(p.victims.len(), 1);
+}
+
+#[test]
+fn room_that_was_made_is_kept_for_whom_it_was_made() {
+    let mut c = full(&["a"], &[5, 5, 5]);
+    let boss = important("boss", 9, json!({}));
+    c.nominate(&boss, Some("a"));
+    assert!(matches!(decide(&c, &important("small", 1, json!({}))), Decision::Unschedulable(_)));
+    assert_eq!(decide(&c, &important("greater", 10, json!({}))), Decision::Bind("a".into()));
+    assert_eq!(decide(&c, &boss), Decision::Bind("a".into()));
+    c.nominate(&boss, None);
+    assert_eq!(decide(&c, &important("small", 1, json!({}))), Decision::Bind("a".into()));
+}

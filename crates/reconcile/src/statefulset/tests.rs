@@ -1,3 +1,5 @@
+use serde_json::json;
+
 use super::*;
 use crate::plan::Action;
 
@@ -111,4 +113,54 @@ fn a_name_that_belongs_to_another_is_not_taken() {
     let p = plan(&s, &[&foreign], &[], &[&r], now());
     assert!(created::<Pod>(&p, "Pod").is_empty());
     assert!(p.actions.iter().any(|a| matches!(a, Action::Event { reason: "FailedCreate", .. })));
+}
+
+#[test]
+fn as_many_pods_are_replaced_at_once_as_may_be_missing() {
+    let (old, mut new) = (set(4, "a"), set(4, "b"));
+    let spec = new.spec.as_mut().unwrap();
+    spec.pod_management_policy = Some("Parallel".into());
+    spec.update_strategy =
+        serde_json::from_value(json!({"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 2}})).unwrap();
+    let (r1, r2) = (revision(&old, 1), revision(&new, 2));
+    let mut pods: Vec<Pod> = (0..4).map(|n| pod(&old, &r1, n, true)).collect();
+    let run = |pods: &[Pod]| {
+        let p = plan(&new, &pods.iter().collect::<Vec<_>>(), &[], &[&r1, &r2], now());
+        deleted(&p).into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(run(&pods), ["db-3", "db-2"]);
+    // A broken pod of the old revision goes; it takes up the room of one.
+    pods[0] = pod(&old, &r1, 0, false);
+    assert_eq!(run(&pods), ["db-3", "db-0"]);
+    // Two that do not come up stop the rollout.
+    let stuck = [pod(&old, &r1, 0, true), pod(&old, &r1, 1, true), pod(&new, &r2, 2, false), pod(&new, &r2, 3, false)];
+    assert_eq!(run(&stuck), Vec::<String>::new());
+}
+
+#[test]
+fn claims_of_pods_scaled_away_go_with_them_when_asked_for() {
+    let mut s = set(1, "a");
+    s.spec.as_mut().unwrap().persistent_volume_claim_retention_policy =
+        serde_json::from_value(json!({"whenDeleted": "Retain", "whenScaled": "Delete"})).unwrap();
+    let r = revision(&s, 1);
+    let claims: Vec<PersistentVolumeClaim> = (0..2)
+        .map(|n| {
+            serde_json::from_value(json!({"metadata": {"name": format!("data-db-{n}"), "uid": format!("c{n}")}}))
+                .unwrap()
+        })
+        .collect();
+    let pods = [pod(&s, &r, 0, true), pod(&s, &r, 1, true)];
+    let p = plan(&s, &pods.iter().collect::<Vec<_>>(), &claims.iter().collect::<Vec<_>>(), &[&r], now());
+    let owned: Vec<(String, serde_json::Value)> = p
+        .actions
+        .iter()
+        .filter_map(|a| match a {
+            crate::plan::Action::Patch { resource, name, patch, .. } if resource.kind == "PersistentVolumeClaim" => {
+                Some((name.clone(), patch["metadata"]["ownerReferences"][0]["uid"].clone()))
+            }
+            _ => None,
+        })
+        .collect();
+    assert_eq!(owned, [("data-db-1".to_owned(), json!("p1"))]);
+    assert_eq!(deleted(&p), ["db-1"]);
 }

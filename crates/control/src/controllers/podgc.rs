@@ -1,0 +1,73 @@
+//! Pods that nobody looks after: what asks for a look, and the look.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Method;
+use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::jiff::Timestamp;
+use reconcile::plan::{name, namespace};
+use reconcile::podgc::{QUARANTINE, plan_ended, plan_orphan};
+
+use super::{Context, Pass};
+use crate::actuator::is_not_found;
+use crate::cache::{Key, Listener};
+
+/// Pods that ended are counted together, this long after the first (the period of Kubernetes' collector).
+const COUNT_AFTER: Duration = Duration::from_secs(20);
+
+/// The key of the pass that counts ended pods.
+fn count_key() -> Key {
+    Key::default()
+}
+
+fn node_of(pod: &Pod) -> Option<&str> {
+    pod.spec.as_ref()?.node_name.as_deref().filter(|n| !n.is_empty())
+}
+
+fn look_later(c: &Context, pod: &Pod) {
+    let key = (namespace(&pod.metadata).to_owned(), name(&pod.metadata).to_owned());
+    c.queues.pod_gc.0.add_after(key, QUARANTINE);
+}
+
+/// A pod on a node that is not known, or one that has just ended.
+pub(super) fn on_pod(context: &Arc<Context>) -> Listener<Pod> {
+    let weak = Arc::downgrade(context);
+    Box::new(move |old, new| {
+        let (Some(c), Some(pod)) = (weak.upgrade(), new) else { return };
+        if node_of(pod).is_some_and(|n| c.caches.nodes.get("", n).is_none()) {
+            look_later(&c, pod);
+        }
+        if reconcile::pods::finished(pod) && old.is_none_or(|p| !reconcile::pods::finished(p)) {
+            c.queues.pod_gc.0.add_after(count_key(), COUNT_AFTER);
+        }
+    })
+}
+
+/// The pods of a node that went.
+pub(super) fn on_node(context: &Arc<Context>) -> Listener<Node> {
+    let weak = Arc::downgrade(context);
+    Box::new(move |old, new| {
+        let (Some(c), Some(node), None) = (weak.upgrade(), old, new) else { return };
+        let gone = name(&node.metadata);
+        c.caches.pods.all().iter().filter(|p| node_of(p) == Some(gone)).for_each(|p| look_later(&c, p));
+    })
+}
+
+pub(super) fn pass(c: Arc<Context>, key: Key) -> Pass {
+    Box::pin(async move {
+        if key == count_key() {
+            let all = c.caches.pods.all();
+            let refs: Vec<&Pod> = all.iter().map(Arc::as_ref).collect();
+            return c.carry_out(plan_ended(&refs)).await;
+        }
+        let Some(pod) = c.caches.pods.get(&key.0, &key.1) else { return Ok(None) };
+        let Some(node) = node_of(&pod).filter(|n| c.caches.nodes.get("", n).is_none()) else { return Ok(None) };
+        // The cache may lag: a pod is not ended on its word alone.
+        match c.actuator.call(Method::GET, &format!("/api/v1/nodes/{node}"), None, None).await {
+            Ok(_) => Ok(Some(QUARANTINE)),
+            Err(e) if is_not_found(&e) => c.carry_out(plan_orphan(&pod, Timestamp::now())).await,
+            Err(e) => Err(e),
+        }
+    })
+}
