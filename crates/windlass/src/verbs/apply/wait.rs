@@ -170,7 +170,7 @@ fn pod_reason(pod: &Value) -> Option<String> {
 /// A live block on a terminal, and only the changes elsewhere.
 struct Screen {
     bar: Option<ProgressBar>,
-    last: std::cell::RefCell<String>,
+    last: std::cell::RefCell<Vec<(String, String)>>,
 }
 
 impl Screen {
@@ -188,18 +188,26 @@ impl Screen {
     }
 
     fn show(&self, total: usize, pending: &[(String, String)]) {
-        let mut text = format!("{} of {total} workloads ready", total - pending.len());
-        for (workload, why) in pending {
-            text.push_str(&format!("\n    {workload:<28} {why}"));
-        }
-        if *self.last.borrow() == text {
+        let mut last = self.last.borrow_mut();
+        if *last == pending {
             return;
         }
+        let ready = total - pending.len();
+        let line = |(workload, why): &(String, String)| format!("    {workload:<28} {why}");
         match &self.bar {
-            Some(bar) => bar.set_message(text.clone()),
-            None => eprintln!("{text}"),
+            Some(bar) => {
+                let lines: Vec<String> = pending.iter().map(line).collect();
+                bar.set_message(format!("{ready} of {total} workloads ready\n{}", lines.join("\n")));
+            }
+            None => {
+                // What was said before is still on the page.
+                pending.iter().filter(|p| !last.contains(p)).for_each(|p| eprintln!("{}", line(p)));
+                if last.len() != pending.len() {
+                    eprintln!("{ready} of {total} workloads ready");
+                }
+            }
         }
-        *self.last.borrow_mut() = text;
+        *last = pending.to_vec();
     }
 
     fn clear(&self) {
