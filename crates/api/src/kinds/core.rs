@@ -154,6 +154,19 @@ fn validate_node(o: &Value) -> Vec<FieldError> {
     check.errors
 }
 
+pub(super) const SERVICE_ACCOUNT: Hooks = Hooks {
+    warnings: |o| {
+        super::warnings::annotations_of(
+            o,
+            &[(
+                "kubernetes.io/enforce-mountable-secrets",
+                "deprecated in v1.32+; prefer separate namespaces to isolate access to mounted secrets",
+            )],
+        )
+    },
+    ..Hooks::NONE
+};
+
 pub(super) const CONFIG_MAP: Hooks =
     Hooks { validate: validate_config_map, validate_update: update_config_map, ..Hooks::NONE };
 

@@ -323,3 +323,18 @@ fn device_slices_are_somewhere() {
         json!({"metadata": {"name": "t"}, "spec": {"spec": {"devices": {}}}}),
     );
 }
+
+#[test]
+fn an_ingress_may_name_its_class_twice_if_it_agrees() {
+    let ingress = |annotation: &str| {
+        json!({"metadata": {"name": "i", "annotations": {"kubernetes.io/ingress.class": annotation}}, "spec":
+            {"ingressClassName": "web", "defaultBackend": {"service": {"name": "s", "port": {"number": 80}}}}})
+    };
+    created(kind("networking.k8s.io/v1", "Ingress"), ingress("web"));
+    assert_eq!(
+        create(kind("networking.k8s.io/v1", "Ingress"), ingress("other")).1,
+        [
+            "annotations.kubernetes.io/ingress.class: Invalid value: \"other\": must match `ingressClassName` when both are specified"
+        ]
+    );
+}

@@ -40,6 +40,10 @@ fn create(kind: &KindInfo, mut object: Value) -> (Value, Vec<String>) {
 fn created(kind: &KindInfo, object: Value) -> Value {
     let (object, errors) = create(kind, object);
     assert_eq!(errors, Vec::<String>::new(), "{object:#}");
+    // What defaulting and preparation add must be fields of the kind, and of their types.
+    let ty = crate::schema::for_kind(kind.group, kind.version, kind.kind).unwrap();
+    assert_eq!(ty.validate_unknown(&object), Vec::<String>::new(), "{object:#}");
+    ty.type_check(&object).map_err(|e| e.message).unwrap();
     object
 }
 

@@ -136,6 +136,33 @@ fn stateful_sets_refuse_to_change_identity() {
 }
 
 #[test]
+fn bad_stateful_sets_are_refused_in_kubernetes_words() {
+    let sets = kind("apps/v1", "StatefulSet");
+    let cases = [
+        (
+            json!({"podManagementPolicy": "Chaos"}),
+            "spec.podManagementPolicy: Invalid value: \"Chaos\": must be 'OrderedReady' or 'Parallel'",
+        ),
+        (
+            json!({"updateStrategy": {"type": "Never"}}),
+            "spec.updateStrategy: Invalid value: {\"type\":\"Never\"}: must be 'RollingUpdate' or 'OnDelete'",
+        ),
+        (json!({"selector": {}}), "spec.selector: Invalid value: {}: empty selector is invalid for statefulset"),
+    ];
+    for (extra, expected) in cases {
+        assert_eq!(create(sets, workload(extra)).1, [expected]);
+    }
+    let (_, errors) = create(sets, workload(json!({"serviceName": "a.b"})));
+    assert!(
+        errors[0].starts_with("spec.serviceName: Invalid value: \"a.b\": a lowercase RFC 1123 label"),
+        "{errors:?}"
+    );
+    let mut dotted = workload(json!({}));
+    dotted["metadata"]["name"] = "a.b".into();
+    assert!(create(sets, dotted).1[0].starts_with("metadata.name: Invalid value: \"a.b\": a lowercase RFC 1123 label"));
+}
+
+#[test]
 fn jobs_get_defaults_labels_and_a_selector() {
     let jobs = kind("batch/v1", "Job");
     let j = created(jobs, job(json!({})));
