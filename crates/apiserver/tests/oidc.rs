@@ -73,6 +73,7 @@ fn token(provider: &Provider, kid: &str, claims: &Value) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+// allow-long: one provider and one server, for all that can be wrong with a token
 async fn users_come_from_the_provider_with_their_groups() {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let dir = tempfile::tempdir().unwrap();
