@@ -7,6 +7,7 @@ use std::time::Duration;
 use base::instance::Cidr;
 
 use crate::audit::AuditConfig;
+use crate::authn::OidcConfig;
 
 /// Settings of one API server.
 #[derive(Debug, Clone)]
@@ -31,6 +32,8 @@ pub struct Config {
     pub history: Duration,
     /// The audit log, if one is wanted.
     pub audit: Option<AuditConfig>,
+    /// Another identity provider, if there is one.
+    pub oidc: Option<OidcConfig>,
     /// Limits.
     pub limits: Limits,
 }
@@ -88,6 +91,7 @@ impl Config {
             admin_token: None,
             history: Duration::from_secs(300),
             audit: None,
+            oidc: None,
             limits: Limits::default(),
         }
     }

@@ -18,7 +18,7 @@ mod proxy;
 mod server;
 
 pub use audit::{AuditConfig, AuditError};
-pub use authn::UserInfo;
+pub use authn::{OidcConfig, OidcError, UserInfo};
 pub use authz::{Attributes, Authorizer, Decision};
 pub use cache::Caches;
 pub use config::{Config, Limits};

@@ -19,7 +19,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::admission::Allocator;
 use crate::audit::{Audit, AuditError};
-use crate::authn::{Sender, TokenError, Tokens, UserInfo};
+use crate::authn::{Oidc, OidcError, Sender, TokenError, Tokens, UserInfo};
 use crate::authz;
 use crate::cache::Caches;
 use crate::cache::kind::RingLimits;
@@ -48,6 +48,9 @@ pub enum StartError {
     /// The audit log.
     #[error("prepare the audit log")]
     Audit(#[from] AuditError),
+    /// The other identity provider.
+    #[error("prepare OpenID Connect")]
+    Oidc(#[from] OidcError),
     /// The store.
     #[error("read the store")]
     Store(#[from] StoreError),
@@ -70,6 +73,7 @@ pub struct ApiServer {
     pub(crate) tokens: Tokens,
     pub(crate) authorizers: authz::Chain,
     pub(crate) audit: Option<Arc<Audit>>,
+    pub(crate) oidc: Option<Oidc>,
     pub(crate) allocator: Allocator,
     pub(crate) kubelets: Kubelets,
     pub(crate) documents: Documents,
@@ -100,6 +104,7 @@ impl ApiServer {
             kubelets: Kubelets::new(&pki)?,
             documents: Documents::default(),
             authorizers: authz::default_chain(),
+            oidc: config.oidc.clone().map(Oidc::new).transpose()?,
             audit: config.audit.as_ref().map(Audit::open).transpose()?,
             allocator: Allocator::new(&config),
             reads: Semaphore::new(config.limits.reads_in_flight),

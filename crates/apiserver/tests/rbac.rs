@@ -234,3 +234,35 @@ async fn impersonation_is_a_right_for_each_part() {
     let eve = cluster.user(UserInfo::new("eve", &[])).header("impersonate-user", "bob");
     assert_eq!(who(eve).await.code, 403);
 }
+
+#[tokio::test]
+async fn what_makes_something_needs_the_right_to_make_it() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    let ann = cluster.user(UserInfo::new("ann", &[]));
+    let rules = json!([
+        rule(&["update", "patch"], "", &["endpoints", "configmaps"]),
+        rule(&["get"], "", &["pods/exec", "pods/log"]),
+    ]);
+    admin.create(&roles("default"), &role("Role", "changer", rules)).await;
+    admin.create(&bindings("default"), &binding("RoleBinding", "b", ["Role", "changer"], user("ann"))).await;
+    let all = "/api/v1/namespaces/default/endpoints";
+    let new = json!({"apiVersion": "v1", "kind": "Endpoints", "metadata": {"name": "new"}});
+    let refused = ann.put(&format!("{all}/new"), &new).await;
+    assert!(
+        refused.code == 403 && refused.body["message"].as_str().unwrap().contains("cannot create"),
+        "{}",
+        refused.body
+    );
+    let applied = format!("{CONFIG_MAPS}/new?fieldManager=ann");
+    assert_eq!(ann.patch(&applied, "apply", &config_map("new")).await.code, 403);
+    admin.create(all, &new).await;
+    assert_eq!(ann.put(&format!("{all}/new"), &new).await.code, 200);
+    // Web sockets to a container begin with GET.
+    let refused = ann.get(&format!("{PODS}/p/exec?command=sh")).await;
+    assert!(
+        refused.code == 403
+            && refused.body["message"].as_str().unwrap().contains("cannot create resource \"pods/exec\"")
+    );
+    assert_eq!(ann.get(&format!("{PODS}/p/log")).await.code, 404);
+}

@@ -6,8 +6,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use super::Admission;
-use crate::authz::{self, Attributes};
+use super::rbac::Rights;
+use crate::authz::Attributes;
 use crate::pki::{self, MASTERS};
 
 const GROUP: &str = "certificates.k8s.io";
@@ -23,8 +23,8 @@ pub(super) fn is(kind: &KindInfo) -> bool {
 ///
 /// # Errors
 /// 422 for a request that cannot be read or whose signature is wrong; 403 for one that asks for `system:masters`.
-pub(super) fn create(admission: &Admission<'_>, object: &mut Value) -> Result<(), ApiError> {
-    let user = admission.user;
+pub(super) fn create(rights: &Rights<'_>, object: &mut Value) -> Result<(), ApiError> {
+    let user = rights.user;
     let name = api::meta::name(object).to_owned();
     let Some(spec) = object["spec"].as_object_mut() else { return Ok(()) };
     for key in ["username", "uid", "groups", "extra"] {
@@ -60,8 +60,8 @@ pub(super) fn create(admission: &Admission<'_>, object: &mut Value) -> Result<()
 ///
 /// # Errors
 /// 403, or 422 for conditions that make no sense.
-pub(super) fn approve(admission: &Admission<'_>, new: &mut Value, old: &Value, now: &str) -> Result<(), ApiError> {
-    may(admission, "approve", old)?;
+pub(super) fn approve(rights: &Rights<'_>, new: &mut Value, old: &Value, now: &str) -> Result<(), ApiError> {
+    may(rights, "approve", old)?;
     let conditions = new["status"]["conditions"].take();
     new["spec"] = old["spec"].clone();
     new["status"] = old.get("status").cloned().unwrap_or_else(|| json!({}));
@@ -73,12 +73,12 @@ pub(super) fn approve(admission: &Admission<'_>, new: &mut Value, old: &Value, n
 ///
 /// # Errors
 /// 403, or 422 for conditions that make no sense.
-pub(super) fn sign(admission: &Admission<'_>, new: &mut Value, old: &Value, now: &str) -> Result<(), ApiError> {
+pub(super) fn sign(rights: &Rights<'_>, new: &mut Value, old: &Value, now: &str) -> Result<(), ApiError> {
     let changed = |key: &str| new["status"].get(key) != old["status"].get(key);
     if !changed("certificate") && !changed("conditions") {
         return Ok(());
     }
-    may(admission, "sign", old)?;
+    may(rights, "sign", old)?;
     if let Some(conditions) = new["status"].get("conditions").cloned() {
         new["status"]["conditions"] = stamped(conditions, old, now);
     }
@@ -111,12 +111,11 @@ fn refuse(old: &Value, errors: Vec<FieldError>) -> Result<(), ApiError> {
 }
 
 /// Rights over a signer are rights over the resource `signers` of its name, or of `DOMAIN/*`.
-fn may(admission: &Admission<'_>, verb: &str, old: &Value) -> Result<(), ApiError> {
+fn may(rights: &Rights<'_>, verb: &str, old: &Value) -> Result<(), ApiError> {
     let signer = old["spec"]["signerName"].as_str().unwrap_or("");
     let domain = format!("{}/*", signer.split('/').next().unwrap_or(""));
     let allowed = [signer, &domain].into_iter().any(|name| {
-        let asked = Attributes { verb, group: GROUP, resource: "signers", name, ..Attributes::blank(admission.user) };
-        authz::allowed(admission.authorizers, &asked, admission.caches)
+        rights.allow(&Attributes { verb, group: GROUP, resource: "signers", name, ..Attributes::blank(rights.user) })
     });
     if allowed {
         return Ok(());

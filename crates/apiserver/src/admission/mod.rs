@@ -37,8 +37,8 @@ pub struct Admission<'a> {
 }
 
 impl Admission<'_> {
-    fn granting(&self) -> rbac::Granting<'_> {
-        rbac::Granting { user: self.user, chain: self.authorizers, caches: self.caches }
+    fn rights(&self) -> rbac::Rights<'_> {
+        rbac::Rights { user: self.user, chain: self.authorizers, caches: self.caches }
     }
 
     /// Completes and checks a new object, defaulted but not yet validated. The reservation, if any, must be held until
@@ -48,9 +48,9 @@ impl Admission<'_> {
     /// 403 or 422 as Kubernetes' own plugins answer.
     pub fn create(&self, kind: &KindInfo, object: &mut Value) -> Result<Option<Reservation>, ApiError> {
         node::create(self.user, kind, object)?;
-        rbac::check(&self.granting(), kind, object, None)?;
+        rbac::check(&self.rights(), kind, object, None)?;
         match (kind.group, kind.kind) {
-            _ if csr::is(kind) => csr::create(self, object).map(|()| None),
+            _ if csr::is(kind) => csr::create(&self.rights(), object).map(|()| None),
             ("", "Pod") => pod::create(self.caches, object).map(|()| None),
             ("", "Service") => self.allocator.create(self.caches, object).map(Some),
             ("", "PersistentVolumeClaim") => {
@@ -72,7 +72,7 @@ impl Admission<'_> {
     /// 403 or 422 as Kubernetes' own plugins answer.
     pub fn update(&self, kind: &KindInfo, object: &mut Value, old: &Value) -> Result<Option<Reservation>, ApiError> {
         node::update(self.user, kind, object, old)?;
-        rbac::check(&self.granting(), kind, object, Some(old))?;
+        rbac::check(&self.rights(), kind, object, Some(old))?;
         match (kind.group, kind.kind) {
             ("", "Service") => self.allocator.update(self.caches, object, old).map(Some),
             _ => Ok(None),
@@ -92,8 +92,8 @@ impl Admission<'_> {
         now: &str,
     ) -> Result<(), ApiError> {
         match subresource {
-            "approval" if csr::is(kind) => csr::approve(self, object, old, now),
-            "status" if csr::is(kind) => csr::sign(self, object, old, now),
+            "approval" if csr::is(kind) => csr::approve(&self.rights(), object, old, now),
+            "status" if csr::is(kind) => csr::sign(&self.rights(), object, old, now),
             _ => Ok(()),
         }
     }

@@ -16,7 +16,7 @@ use crate::pki::MASTERS;
 const GROUP: &str = "rbac.authorization.k8s.io";
 
 /// Who writes, and what is known of rights.
-pub(super) struct Granting<'a> {
+pub(super) struct Rights<'a> {
     pub user: &'a UserInfo,
     pub chain: &'a Chain,
     pub caches: &'a Caches,
@@ -26,18 +26,13 @@ pub(super) struct Granting<'a> {
 ///
 /// # Errors
 /// 403 with the rights that the writer would grant without having them; 404 for a binding to a role that does not exist.
-pub(super) fn check(
-    granting: &Granting<'_>,
-    kind: &KindInfo,
-    object: &Value,
-    old: Option<&Value>,
-) -> Result<(), ApiError> {
-    if kind.group != GROUP || granting.user.in_group(MASTERS) || old.is_some_and(|old| only_collected(object, old)) {
+pub(super) fn check(rights: &Rights<'_>, kind: &KindInfo, object: &Value, old: Option<&Value>) -> Result<(), ApiError> {
+    if kind.group != GROUP || rights.user.in_group(MASTERS) || old.is_some_and(|old| only_collected(object, old)) {
         return Ok(());
     }
     match kind.kind {
-        "Role" | "ClusterRole" => granting.role(kind, object, old),
-        "RoleBinding" | "ClusterRoleBinding" => granting.binding(kind, object),
+        "Role" | "ClusterRole" => rights.role(kind, object, old),
+        "RoleBinding" | "ClusterRoleBinding" => rights.binding(kind, object),
         _ => Ok(()),
     }
 }
@@ -60,10 +55,14 @@ fn collects(role: &Value) -> bool {
     role["aggregationRule"]["clusterRoleSelectors"].as_array().is_some_and(|s| !s.is_empty())
 }
 
-impl Granting<'_> {
+impl Rights<'_> {
+    /// Whether the writer has a right beyond that to write.
+    pub fn allow(&self, asked: &Attributes<'_>) -> bool {
+        authz::allowed(self.chain, asked, self.caches)
+    }
+
     fn may(&self, verb: &str, resource: &str, namespace: &str, name: &str) -> bool {
-        let asked = Attributes { verb, group: GROUP, resource, namespace, name, ..Attributes::blank(self.user) };
-        authz::allowed(self.chain, &asked, self.caches)
+        self.allow(&Attributes { verb, group: GROUP, resource, namespace, name, ..Attributes::blank(self.user) })
     }
 
     fn role(&self, kind: &KindInfo, object: &Value, old: Option<&Value>) -> Result<(), ApiError> {

@@ -6,8 +6,10 @@ use std::sync::Arc;
 
 use rustls_pki_types::CertificateDer;
 
+pub mod oidc;
 pub mod token;
 
+pub use oidc::{Oidc, OidcConfig, OidcError};
 pub use token::{TokenError, Tokens};
 
 /// The group of everybody who has been recognised.

@@ -163,9 +163,9 @@ pub fn missing<'r>(held: impl Iterator<Item = &'r Rule> + Clone, wanted: &[Rule]
 /// The missing parts as lines of a refusal: those that differ only by verb are one line.
 pub fn show_missing(parts: &[Rule]) -> String {
     let mut lines: Vec<Rule> = Vec::new();
-    let mut seen: BTreeMap<(&[String], &[String], &[String], &[String]), usize> = BTreeMap::new();
+    let mut seen: BTreeMap<[&[String]; 4], usize> = BTreeMap::new();
     for part in parts {
-        let key = (&part.groups[..], &part.resources[..], &part.names[..], &part.urls[..]);
+        let key = [&part.groups[..], &part.resources[..], &part.names[..], &part.urls[..]];
         match seen.get(&key) {
             Some(&at) if part.urls.is_empty() => lines[at].verbs.extend(part.verbs.iter().cloned()),
             _ => {

@@ -167,7 +167,7 @@ pub fn reconciled(old: &Value, wanted: &Value) -> Change {
         let mut rule = new.get("aggregationRule").cloned().unwrap_or_else(|| json!({}));
         append(&mut rule, "clusterRoleSelectors", selectors);
         new["aggregationRule"] = rule;
-    } else {
+    } else if old.get("rules") != wanted.get("rules") {
         let held = Rule::all_of(old);
         let mut rules = Rule::all_of(wanted);
         // Whole rules, not parts: what is added reads as it would in a new cluster.

@@ -133,7 +133,7 @@ pub(crate) async fn handle(server: &Arc<ApiServer>, request: Request<RequestBody
     let result = async {
         let target = path::parse(parts.uri.path());
         let verb = verb_of(&parts.method, target.as_ref(), raw_query);
-        let sent = authenticate(server, &parts.headers, &sender);
+        let sent = authenticate(server, &parts.headers, &sender).await;
         let known = sent.as_deref().ok();
         trail = std::mem::take(&mut trail).known(known, &verb, target.as_ref(), parts.uri.path());
         let sent = sent?;
@@ -153,6 +153,9 @@ pub(crate) async fn handle(server: &Arc<ApiServer>, request: Request<RequestBody
                     path::verb(&parts.method, &path, query.watch).ok_or_else(ApiError::method_not_allowed_path)?;
                 let fields = FieldSelector::parse(&query.fields)?;
                 authorize(server, &attributes(&user, verb, &path, &fields), &trail)?;
+                if verb == "get" && runs_in_pod(&path) {
+                    authorize(server, &attributes(&user, "create", &path, &fields), &trail)?;
+                }
                 let form = accept::form(&parts.headers)?;
                 let (method, headers) = (parts.method.clone(), std::mem::take(&mut parts.headers));
                 let (server, body) = (server.clone(), Mutex::new(Some(body)));
@@ -231,7 +234,7 @@ fn authorize(server: &ApiServer, asked: &Attributes<'_>, trail: &Trail) -> Resul
     Err(ApiError::forbidden(asked.resource, asked.group, asked.name, &why))
 }
 
-fn authenticate(server: &ApiServer, headers: &HeaderMap, sender: &Sender) -> Result<Arc<UserInfo>, ApiError> {
+async fn authenticate(server: &ApiServer, headers: &HeaderMap, sender: &Sender) -> Result<Arc<UserInfo>, ApiError> {
     let certificate = match sender {
         Sender::Trusted(user) => return Ok(user.clone()),
         Sender::Connection { user, .. } => user,
@@ -249,6 +252,12 @@ fn authenticate(server: &ApiServer, headers: &HeaderMap, sender: &Sender) -> Res
         && same_secret(admin.as_bytes(), token.as_bytes())
     {
         return Ok(Arc::new(UserInfo::new("kubernetes-admin", &[crate::pki::MASTERS])));
+    }
+    if let Some(oidc) = server.oidc.as_ref().filter(|oidc| oidc.claims(token)) {
+        return oidc.check(token).await.map_err(|error| {
+            tracing::debug!(error = %base::chain(&error), "bearer token of the identity provider refused");
+            ApiError::unauthorized()
+        });
     }
     server.tokens.check(&server.caches, token, None).map_err(|error| {
         tracing::debug!(%error, "bearer token refused");
@@ -284,6 +293,14 @@ async fn place(places: &Semaphore) -> Result<SemaphorePermit<'_>, ApiError> {
 
 fn too_many() -> ApiError {
     ApiError::too_many_requests("Too many requests, please try again later.", 1)
+}
+
+/// What runs in a pod or talks to it is more than reading, whatever the method: web sockets begin with GET (Kubernetes'
+/// gate AuthorizePodWebsocketUpgradeCreatePermission).
+fn runs_in_pod(path: &ResourcePath) -> bool {
+    path.group.is_empty()
+        && path.resource == "pods"
+        && matches!(path.subresource.as_str(), "exec" | "attach" | "portforward")
 }
 
 fn is_stream(call: &Call) -> bool {

@@ -202,8 +202,8 @@ async fn apply(
     .await
 }
 
-/// An apply that creates needs the right to create.
-fn may_create(call: &Call, scope: &Scope<'_>) -> Result<(), ApiError> {
+/// An apply or update that creates needs the right to create.
+pub(super) fn may_create(call: &Call, scope: &Scope<'_>) -> Result<(), ApiError> {
     let asked = Attributes {
         verb: "create",
         group: scope.kind.group,
@@ -215,5 +215,6 @@ fn may_create(call: &Call, scope: &Scope<'_>) -> Result<(), ApiError> {
     if authz::allowed(&call.server.authorizers, &asked, &call.server.caches) {
         return Ok(());
     }
-    Err(ApiError::forbidden(scope.kind.plural, scope.kind.group, scope.name, &asked.refusal()))
+    let why = authz::refusal(&call.server.authorizers, &asked, &call.server.caches);
+    Err(ApiError::forbidden(scope.kind.plural, scope.kind.group, scope.name, &why))
 }

@@ -28,7 +28,7 @@ pub(crate) async fn serve(mut call: Call) -> Result<Reply, ApiError> {
         }
         "tokenreviews" => {
             expect_kind(&mut review, AUTHENTICATION, "TokenReview")?;
-            review["status"] = token(&call, &review["spec"])?;
+            review["status"] = token(&call, &review["spec"]).await?;
         }
         "selfsubjectaccessreviews" => {
             expect_kind(&mut review, AUTHORIZATION, "SelfSubjectAccessReview")?;
@@ -58,7 +58,7 @@ pub(crate) async fn serve(mut call: Call) -> Result<Reply, ApiError> {
     Ok(call.reply(StatusCode::CREATED, &review))
 }
 
-fn token(call: &Call, spec: &Value) -> Result<Value, ApiError> {
+async fn token(call: &Call, spec: &Value) -> Result<Value, ApiError> {
     let token = spec["token"].as_str().unwrap_or("");
     if token.is_empty() {
         return Err(ApiError::bad_request("token is required for TokenReview in authentication"));
@@ -67,6 +67,18 @@ fn token(call: &Call, spec: &Value) -> Result<Value, ApiError> {
         spec["audiences"].as_array().into_iter().flatten().filter_map(|a| a.as_str().map(str::to_owned)).collect();
     if audiences.is_empty() {
         audiences.push(call.server.tokens.default_audience().to_owned());
+    }
+    if let Some(oidc) = call.server.oidc.as_ref().filter(|oidc| oidc.claims(token)) {
+        // Their audience is this API server, and no other that could be asked about.
+        let ours = audiences.iter().any(|a| a == call.server.tokens.default_audience());
+        return Ok(match oidc.check(token).await {
+            Ok(user) if ours => {
+                let audience = call.server.tokens.default_audience();
+                json!({"authenticated": true, "user": user.to_json(), "audiences": [audience]})
+            }
+            Ok(_) => json!({"user": {}, "error": "token is not for any of the audiences asked for"}),
+            Err(error) => json!({"user": {}, "error": error.to_string()}),
+        });
     }
     Ok(match call.server.tokens.check(&call.server.caches, token, Some(&audiences)) {
         Ok(user) => json!({"authenticated": true, "user": user.to_json(), "audiences": audiences}),

@@ -62,6 +62,7 @@ pub(crate) async fn serve(mut call: Call, scope: Scope<'_>, part: Part) -> Resul
         return Err(ApiError::invalid(scope.kind.kind, scope.kind.group, scope.name, vec![error]));
     }
     let written = if creates && unconditional && scope.cache.get(&scope.key()).is_none() {
+        super::patch::may_create(&call, &scope)?;
         create::create(&writer, &scope, object, Tracking::Update).await?
     } else {
         apply(&writer, &scope, part, Tracking::Update, |_| Ok(object.clone())).await?

@@ -74,7 +74,7 @@ pub struct Subject {
 /// # Errors
 /// A sentence on what is wrong with it.
 pub fn inspect(pem: &[u8]) -> Result<Subject, String> {
-    with_request(pem, |request| subject_of(request))
+    with_request(pem, subject_of)
 }
 
 fn with_request<T>(pem: &[u8], f: impl FnOnce(&X509CertificationRequest<'_>) -> T) -> Result<T, String> {

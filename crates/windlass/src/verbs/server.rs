@@ -12,11 +12,12 @@ use nix::fcntl::{Flock, FlockArg};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::cli::{AuditArgs, Global, ServerArgs};
+use crate::cli::{Global, ServerArgs};
 use crate::exit::Unfit;
 use crate::instance_file::{InstanceFile, start_ticks};
 use crate::preflight;
 
+mod access;
 mod authority;
 mod child;
 mod detach;
@@ -39,6 +40,7 @@ pub struct Settings {
     pub node_name: String,
     pub agent: bool,
     pub audit: Option<apiserver::AuditConfig>,
+    pub oidc: Option<apiserver::OidcConfig>,
     pub log_format: &'static str,
     pub log_level: String,
 }
@@ -88,22 +90,12 @@ fn settle(instance: Instance, args: &ServerArgs, global: &Global) -> anyhow::Res
         http: SocketAddr::new(args.http_bind, args.http_port.unwrap_or(default_http)),
         node_name,
         agent: !args.no_agent,
-        audit: audit(&args.audit)?,
+        audit: access::audit(&args.audit)?,
+        oidc: access::oidc(&args.oidc)?,
         log_format: if matches!(global.log_format, crate::cli::LogFormat::Json) { "json" } else { "text" },
         log_level: global.log_level.clone(),
         instance,
     })
-}
-
-/// Absolute paths: in the background the server may be somewhere else.
-fn audit(args: &AuditArgs) -> anyhow::Result<Option<apiserver::AuditConfig>> {
-    let (Some(policy), Some(log)) = (&args.audit_policy_file, &args.audit_log_path) else { return Ok(None) };
-    Ok(Some(apiserver::AuditConfig {
-        policy: std::path::absolute(policy)?,
-        log: std::path::absolute(log)?,
-        max_bytes: args.audit_log_maxsize << 20,
-        max_backups: usize::try_from(args.audit_log_maxbackup)?,
-    }))
 }
 
 fn free_port(ip: IpAddr) -> anyhow::Result<u16> {
@@ -156,6 +148,7 @@ async fn serve(s: &Settings, detached: bool) -> anyhow::Result<()> {
     config.server_names.push(s.node_name.clone());
     let store = sealing::open(store, &s.instance, drain.clone())?;
     config.audit.clone_from(&s.audit);
+    config.oidc.clone_from(&s.oidc);
     let server = ApiServer::new(store, config).await?;
     write_credentials(s, &server)?;
 
