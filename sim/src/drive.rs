@@ -212,7 +212,7 @@ impl Sim {
             "replicasets" => {
                 let Some(rs) = self.find::<ReplicaSet>(c, REPLICA_SETS, key) else { return Plan::default() };
                 let pods = self.list::<Pod>(c, PODS);
-                reconcile::replicaset::plan(&rs, &refs(&pods), now)
+                reconcile::replicaset::plan(&rs, &refs(&pods), None, now)
             }
             "statefulsets" => {
                 let Some(set) = self.find::<StatefulSet>(c, STATEFUL_SETS, key) else { return Plan::default() };
@@ -232,26 +232,14 @@ impl Sim {
                 let found = self.find::<ReplicationController>(c, REPLICATION_CONTROLLERS, key);
                 let Some(rc) = found else { return Plan::default() };
                 let pods = self.list::<Pod>(c, PODS);
-                reconcile::replicationcontroller::plan(&rc, &refs(&pods), now)
+                reconcile::replicationcontroller::plan(&rc, &refs(&pods), None, now)
             }
             "cronjobs" => {
                 let Some(cron) = self.find::<CronJob>(c, CRON_JOBS, key) else { return Plan::default() };
                 let jobs = self.list::<Job>(c, JOBS);
                 reconcile::cronjob::plan(&cron, &refs(&jobs), now)
             }
-            "poddisruptionbudgets" => {
-                let Some(budget) = self.find::<PodDisruptionBudget>(c, BUDGETS, key) else { return Plan::default() };
-                let pods = self.list::<Pod>(c, PODS);
-                let sets = self.list::<ReplicaSet>(c, REPLICA_SETS);
-                let scale = |o: &OwnerReference| {
-                    let set = sets.iter().find(|s| s.metadata.uid.as_ref() == Some(&o.uid))?;
-                    Some(reconcile::disruption::Controller {
-                        uid: o.uid.clone(),
-                        replicas: set.spec.as_ref()?.replicas?,
-                    })
-                };
-                reconcile::disruption::plan(&budget, &refs(&pods), &scale, now)
-            }
+            "poddisruptionbudgets" => self.budget(key, now),
             "jobs" => {
                 let Some(job) = self.find::<Job>(c, JOBS, key) else { return Plan::default() };
                 let pods = self.list::<Pod>(c, PODS);
@@ -275,6 +263,18 @@ impl Sim {
         }
     }
 
+    fn budget(&mut self, key: &Key, now: Timestamp) -> Plan {
+        let c = "poddisruptionbudgets";
+        let Some(budget) = self.find::<PodDisruptionBudget>(c, BUDGETS, key) else { return Plan::default() };
+        let pods = self.list::<Pod>(c, PODS);
+        let sets = self.list::<ReplicaSet>(c, REPLICA_SETS);
+        let scale = |o: &OwnerReference| {
+            let set = sets.iter().find(|s| s.metadata.uid.as_ref() == Some(&o.uid))?;
+            Some(reconcile::disruption::Controller { uid: o.uid.clone(), replicas: set.spec.as_ref()?.replicas? })
+        };
+        reconcile::disruption::plan(&budget, &refs(&pods), &scale, now)
+    }
+
     fn nodes(&self) -> Vec<Node> {
         let all = of_kind(&self.world.objects, "nodes").map(|(_, n)| serde_json::from_value(n.clone()));
         all.map(|n| n.expect("stored objects are valid")).collect()
@@ -289,13 +289,36 @@ impl Sim {
         for (_, other) in of_kind(&self.world.objects, "pods") {
             cluster.set_pod(&serde_json::from_value::<Pod>(other.clone()).expect("stored objects are valid"));
         }
-        if let Decision::Bind(node) = cluster.decide(&pod, &Storage::default()) {
-            plan.actions.push(Action::Bind {
+        for (_, other) in of_kind(&self.world.objects, "pods") {
+            let node = other["status"]["nominatedNodeName"].as_str().filter(|_| !other["spec"]["nodeName"].is_string());
+            if node.is_some() {
+                cluster.nominate(&serde_json::from_value(other.clone()).expect("stored objects are valid"), node);
+            }
+        }
+        match cluster.decide(&pod, &Storage::default()) {
+            Decision::Bind(node) => plan.actions.push(Action::Bind {
                 namespace: key.1.clone(),
                 name: key.2.clone(),
                 uid: pod.metadata.uid.unwrap_or_default(),
                 node,
-            });
+            }),
+            Decision::Unschedulable(_) => {
+                if let Some(preemption) = cluster.preempt(&pod, &Storage::default(), &[]) {
+                    for victim in preemption.victims {
+                        let meta = ObjectMeta {
+                            namespace: Some(victim.namespace),
+                            name: Some(victim.name),
+                            uid: Some(victim.uid),
+                            ..Default::default()
+                        };
+                        plan.delete(PODS, &meta, None);
+                    }
+                    let mut status = pod.status.clone().unwrap_or_default();
+                    status.nominated_node_name = Some(preemption.node);
+                    plan.set_status(PODS, &pod.metadata, pod.status.as_ref(), &status);
+                }
+            }
+            Decision::SelectNodeForClaims { .. } => {}
         }
         plan
     }

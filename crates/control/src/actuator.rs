@@ -36,6 +36,19 @@ impl ActError {
     }
 }
 
+impl ActError {
+    /// What the API server said when it refused to make a pod (a quota, a policy), and nothing else.
+    pub fn refused(&self) -> Option<String> {
+        let ActError::Refused { what, source } = self else { return None };
+        match source.as_ref() {
+            kube::Error::Api(s) if s.code < 500 && what.starts_with("POST ") && what.ends_with("/pods") => {
+                Some(s.message.clone())
+            }
+            _ => None,
+        }
+    }
+}
+
 /// What an action left behind, for the caches to catch up with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Trace {

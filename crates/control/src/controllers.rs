@@ -1,6 +1,7 @@
 //! The controllers of workloads, services, namespaces, accounts, nodes and volumes: which caches each reads, and which
 //! changes ask for a pass over which key.
 
+use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::storage::v1::StorageClass;
+use parking_lot::Mutex;
 use reconcile::plan::{self, Plan};
 use tokio_util::sync::CancellationToken;
 
@@ -177,13 +179,45 @@ pub struct Context {
     pub scheduler: crate::scheduling::Scheduler,
     pub autoscaling: crate::autoscaling::Autoscaling,
     pub drain: CancellationToken,
+    /// Why the last pod of a controller was refused; at most one entry for each controller, gone with it.
+    refusals: Mutex<HashMap<String, String>>,
 }
 
 impl Context {
     /// Caches and queues, still empty.
     pub fn new(client: kube::Client, actuator: Actuator, config: ControlConfig, drain: CancellationToken) -> Self {
         let (caches, queues, scheduler, autoscaling) = Default::default();
-        Context { client, actuator, config, caches, queues, scheduler, autoscaling, drain }
+        let refusals = Mutex::default();
+        Context { client, actuator, config, caches, queues, scheduler, autoscaling, drain, refusals }
+    }
+
+    /// Why the last pod of a controller was refused, if it was.
+    fn refusal(&self, id: &str) -> Option<String> {
+        self.refusals.lock().get(id).cloned()
+    }
+
+    /// The controller is gone.
+    fn forget_refusal(&self, id: &str) -> Option<Duration> {
+        self.refusals.lock().remove(id);
+        None
+    }
+
+    /// [`Context::carry_out`], remembering a refusal for the next pass. When none is left to tell of, that pass comes at
+    /// once.
+    async fn carry_out_told(&self, plan: Plan, id: &str) -> Result<Option<Duration>, ActError> {
+        let outcome = self.carry_out(plan).await;
+        match &outcome {
+            Err(e) => {
+                if let Some(why) = e.refused() {
+                    self.refusals.lock().insert(id.to_owned(), why);
+                }
+            }
+            Ok(wait) if self.refusals.lock().remove(id).is_some() => {
+                return Ok(Some(wait.unwrap_or_default().min(Duration::from_millis(100))));
+            }
+            Ok(_) => {}
+        }
+        outcome
     }
 
     /// Carries out a plan and waits until the caches have seen it.

@@ -9,8 +9,10 @@ use k8s_openapi::api::batch::v1::{Job, JobCondition, JobSpec, JobStatus, Uncount
 use k8s_openapi::api::core::v1::{EnvVar, EnvVarSource, ObjectFieldSelector, Pod};
 use serde_json::json;
 
+use crate::labels;
 use crate::plan::{JOBS, PODS, Plan, controlled_by, name, namespace, owner_reference, terminating, uid};
 use crate::pods;
+use crate::replicas::claim_with;
 
 mod failures;
 mod indexes;
@@ -40,6 +42,12 @@ pub fn plan(job: &Job, all_pods: &[&Pod], now: Timestamp) -> Plan {
     if terminating(&job.metadata) {
         free_pods(&mine, &BTreeSet::new(), true, &mut plan);
         return plan;
+    }
+    let selector = spec.selector.as_ref().map(labels::selector).filter(|_| finished_at(job).is_none());
+    if let Some(selector) = selector
+        && claim_with(JOBS, &job.metadata, &selector, Some(FINALIZER), all_pods, &mut plan)
+    {
+        return plan; // counting waits until ownership is settled
     }
     if let Some(ended) = finished_at(job) {
         free_pods(&mine, &BTreeSet::new(), true, &mut plan);

@@ -32,6 +32,12 @@ pub struct Keeper<'a> {
     pub template: Option<&'a PodTemplateSpec>,
 }
 
+/// Why the API server refused the last pod of a controller, for the `ReplicaFailure` condition.
+pub type Refusal<'a> = Option<&'a str>;
+
+/// Type and reason of the condition that tells of a refusal.
+pub const REPLICA_FAILURE: (&str, &str) = ("ReplicaFailure", "FailedCreate");
+
 /// What there is of the pods wanted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -64,19 +70,55 @@ pub fn keep(keeper: &Keeper<'_>, all_pods: &[&Pod], now: Timestamp, plan: &mut P
     Some(count(keeper, &matching, &active, now, plan))
 }
 
+/// Adds the status patch; after a refusal it comes first, as the next refusal would end the plan before it.
+pub fn store<S: serde::Serialize>(
+    plan: &mut Plan,
+    keeper: &Keeper<'_>,
+    refused: Refusal<'_>,
+    old: Option<&S>,
+    new: &S,
+) {
+    let before = plan.actions.len();
+    plan.set_status(keeper.resource, keeper.meta, old, new);
+    if refused.is_some() && plan.actions.len() > before {
+        plan.actions.rotate_right(1);
+    }
+}
+
 /// Adopts pods that match and belong to nobody, releases those that do not match any more. Says whether there were any.
 pub fn claim(resource: Resource, meta: &ObjectMeta, selector: &Selector, all_pods: &[&Pod], plan: &mut Plan) -> bool {
+    claim_with(resource, meta, selector, None, all_pods, plan)
+}
+
+/// [`claim`], for a controller that holds its pods by a finalizer: adopted pods get it, released ones lose it.
+pub fn claim_with(
+    resource: Resource,
+    meta: &ObjectMeta,
+    selector: &Selector,
+    finalizer: Option<&str>,
+    all_pods: &[&Pod],
+    plan: &mut Plan,
+) -> bool {
     let own = uid(meta);
     let before = plan.actions.len();
     for pod in all_pods {
         let matches = labels::matches(selector, &pod.metadata);
         let mut owners = pod.metadata.owner_references.clone().unwrap_or_default();
+        let mut held = pod.metadata.finalizers.clone().unwrap_or_default();
+        held.retain(|f| Some(f.as_str()) != finalizer);
         match controller(&pod.metadata) {
-            None if matches && pods::active(pod) => owners.push(owner_reference(resource, meta)),
+            None if matches && pods::active(pod) => {
+                owners.push(owner_reference(resource, meta));
+                held.extend(finalizer.map(str::to_owned));
+            }
             Some(o) if o.uid == own && !matches && !terminating(&pod.metadata) => owners.retain(|o| o.uid != own),
             _ => continue,
         }
-        plan.patch(PODS, &pod.metadata, owners_patch(&pod.metadata, &owners));
+        let mut patch = owners_patch(&pod.metadata, &owners);
+        if finalizer.is_some() {
+            patch["metadata"]["finalizers"] = held.into();
+        }
+        plan.patch(PODS, &pod.metadata, patch);
     }
     plan.actions.len() > before
 }

@@ -1,15 +1,18 @@
 //! ReplicationController: the older form of a ReplicaSet, with a selector of equal labels only.
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Pod, ReplicationController, ReplicationControllerStatus};
+use k8s_openapi::api::core::v1::{
+    Pod, ReplicationController, ReplicationControllerCondition, ReplicationControllerStatus,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
 use crate::labels;
 use crate::plan::{Plan, REPLICATION_CONTROLLERS};
-use crate::replicas::{Keeper, keep};
+use crate::pods;
+use crate::replicas::{Keeper, REPLICA_FAILURE, Refusal, keep, store};
 
-/// Decides for one ReplicationController, given every pod of its namespace.
-pub fn plan(rc: &ReplicationController, all_pods: &[&Pod], now: Timestamp) -> Plan {
+/// Decides for one ReplicationController, given every pod of its namespace and whether its last pod was refused.
+pub fn plan(rc: &ReplicationController, all_pods: &[&Pod], refused: Refusal<'_>, now: Timestamp) -> Plan {
     let mut plan = Plan::default();
     let Some(spec) = &rc.spec else { return plan };
     let typed = LabelSelector { match_labels: spec.selector.clone(), match_expressions: None };
@@ -31,10 +34,28 @@ pub fn plan(rc: &ReplicationController, all_pods: &[&Pod], now: Timestamp) -> Pl
         ready_replicas: some(counts.ready),
         available_replicas: some(counts.available),
         observed_generation: rc.metadata.generation,
-        conditions: rc.status.as_ref().and_then(|s| s.conditions.clone()),
+        conditions: conditions(rc, refused, now),
     };
-    plan.set_status(REPLICATION_CONTROLLERS, &rc.metadata, rc.status.as_ref(), &status);
+    store(&mut plan, &keeper, refused, rc.status.as_ref(), &status);
     plan
+}
+
+fn conditions(
+    rc: &ReplicationController,
+    refused: Refusal<'_>,
+    now: Timestamp,
+) -> Option<Vec<ReplicationControllerCondition>> {
+    let old = rc.status.as_ref().and_then(|s| s.conditions.clone()).unwrap_or_default();
+    let (type_, reason) = REPLICA_FAILURE;
+    let (before, mut all): (Vec<_>, Vec<_>) = old.into_iter().partition(|c| c.type_ == type_);
+    all.extend(refused.map(|why| ReplicationControllerCondition {
+        type_: type_.into(),
+        status: "True".into(),
+        reason: Some(reason.into()),
+        message: Some(why.to_owned()),
+        last_transition_time: before.first().and_then(|c| c.last_transition_time.clone()).or(Some(pods::time(now))),
+    }));
+    Some(all).filter(|c| !c.is_empty())
 }
 
 #[cfg(test)]
@@ -66,7 +87,7 @@ mod tests {
 
     #[test]
     fn makes_what_is_missing_and_tells() {
-        let p = plan(&controller(2), &[], now());
+        let p = plan(&controller(2), &[], None, now());
         let made: Vec<&Value> = p
             .actions
             .iter()
@@ -84,7 +105,7 @@ mod tests {
     #[test]
     fn adopts_orphans_and_releases_strays_before_it_counts() {
         let (orphan, stray) = (pod("o", None, json!({"app": "a"})), pod("s", Some("rc1"), json!({"app": "b"})));
-        let p = plan(&controller(2), &[&orphan, &stray], now());
+        let p = plan(&controller(2), &[&orphan, &stray], None, now());
         let owners: Vec<usize> = p
             .actions
             .iter()
@@ -97,9 +118,22 @@ mod tests {
     }
 
     #[test]
+    fn a_refusal_is_a_condition_until_a_pod_is_taken() {
+        let p = plan(&controller(1), &[], Some("exceeded quota"), now());
+        let Action::Patch { patch, .. } = &p.actions[0] else { panic!("{p:?}") };
+        let condition = &patch["status"]["conditions"][0];
+        assert_eq!((&condition["type"], &condition["message"]), (&json!("ReplicaFailure"), &json!("exceeded quota")));
+        let mut rc = controller(1);
+        rc.status = serde_json::from_value(patch["status"].clone()).unwrap();
+        let p = plan(&rc, &[], None, now());
+        let Some(Action::Patch { patch, .. }) = p.actions.last() else { panic!("{p:?}") };
+        assert_eq!(patch["status"], json!({"conditions": null}));
+    }
+
+    #[test]
     fn an_empty_selector_makes_nothing() {
         let mut rc = controller(2);
         rc.spec.as_mut().unwrap().selector = None;
-        assert!(!plan(&rc, &[], now()).actions.iter().any(|a| matches!(a, Action::Create { .. })));
+        assert!(!plan(&rc, &[], None, now()).actions.iter().any(|a| matches!(a, Action::Create { .. })));
     }
 }

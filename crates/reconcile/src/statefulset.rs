@@ -35,8 +35,12 @@ pub fn plan(
     if terminating(&set.metadata) {
         return plan;
     }
-    let Some(revisions) = Revisions::settle(set, spec, all_revisions, &mut plan) else { return plan };
     let selector = labels::selector(&spec.selector);
+    let named: Vec<&Pod> = all_pods.iter().copied().filter(|p| ordinal(set, name(&p.metadata)).is_some()).collect();
+    if crate::replicas::claim(STATEFUL_SETS, &set.metadata, &selector, &named, &mut plan) {
+        return plan; // counting waits until ownership is settled
+    }
+    let Some(revisions) = Revisions::settle(set, spec, all_revisions, &mut plan) else { return plan };
     let own_uid = uid(&set.metadata);
     let mut by_ordinal: BTreeMap<i64, &Pod> = BTreeMap::new();
     let mine =
@@ -164,6 +168,12 @@ impl State<'_> {
         for (n, pod) in surplus {
             // The claims of a surplus pod must know whose they are before the pod is gone.
             self.own_claims(*n, plan);
+            // In order means: not past one that is unhealthy, unless it is itself the lowest of them.
+            let lowest = self.pods.iter().find(|(_, p)| !self.healthy(p)).map(|(n, _)| *n);
+            let halted = !terminating(&pod.metadata) && !self.healthy(pod) && lowest != Some(*n);
+            if halted && !self.parallel() {
+                return;
+            }
             if !terminating(&pod.metadata) {
                 self.delete(pod, plan);
             }

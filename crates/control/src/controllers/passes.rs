@@ -28,9 +28,12 @@ pub(super) fn deployment(c: Arc<Context>, (ns, name): Key) -> Pass {
 
 pub(super) fn replica_set(c: Arc<Context>, (ns, name): Key) -> Pass {
     Box::pin(async move {
-        let Some(rs) = c.caches.sets.get(&ns, &name) else { return Ok(None) };
+        let id = format!("rs/{ns}/{name}");
+        let Some(rs) = c.caches.sets.get(&ns, &name) else { return Ok(c.forget_refusal(&id)) };
         let pods = c.caches.pods.in_namespace(&ns);
-        c.carry_out(reconcile::replicaset::plan(&rs, &refs(&pods), now())).await
+        let refused = c.refusal(&id);
+        let plan = reconcile::replicaset::plan(&rs, &refs(&pods), refused.as_deref(), now());
+        c.carry_out_told(plan, &id).await
     })
 }
 
@@ -57,9 +60,13 @@ pub(super) fn daemon_set(c: Arc<Context>, (ns, name): Key) -> Pass {
 
 pub(super) fn replication_controller(c: Arc<Context>, (ns, name): Key) -> Pass {
     Box::pin(async move {
-        let Some(rc) = c.caches.replication_controllers.get(&ns, &name) else { return Ok(None) };
+        let id = format!("rc/{ns}/{name}");
+        let rc = c.caches.replication_controllers.get(&ns, &name);
+        let Some(rc) = rc else { return Ok(c.forget_refusal(&id)) };
         let pods = c.caches.pods.in_namespace(&ns);
-        c.carry_out(reconcile::replicationcontroller::plan(&rc, &refs(&pods), now())).await
+        let refused = c.refusal(&id);
+        let plan = reconcile::replicationcontroller::plan(&rc, &refs(&pods), refused.as_deref(), now());
+        c.carry_out_told(plan, &id).await
     })
 }
 

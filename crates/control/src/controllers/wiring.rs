@@ -155,9 +155,19 @@ fn orphan_pods(context: &Arc<Context>) -> Listener<Pod> {
                 c.queues.sets.add(ns, name(&rs.metadata));
             }
         }
+        for set in c.caches.stateful_sets.in_namespace(ns) {
+            if set.spec.as_ref().is_some_and(|s| fits(&s.selector)) {
+                c.queues.stateful_sets.add(ns, name(&set.metadata));
+            }
+        }
         for ds in c.caches.daemon_sets.in_namespace(ns) {
             if ds.spec.as_ref().is_some_and(|s| fits(&s.selector)) {
                 c.queues.daemon_sets.add(ns, name(&ds.metadata));
+            }
+        }
+        for job in c.caches.jobs.in_namespace(ns) {
+            if job.spec.as_ref().and_then(|s| s.selector.as_ref()).is_some_and(fits) {
+                c.queues.jobs.add(ns, name(&job.metadata));
             }
         }
         for rc in c.caches.replication_controllers.in_namespace(ns) {

@@ -6,6 +6,7 @@ use k8s_openapi::api::apps::v1::{DeploymentCondition, DeploymentStatus};
 use super::{State, available_replicas, progress_deadline, status_replicas};
 use crate::plan::{DEPLOYMENTS, Plan, name};
 use crate::pods;
+use crate::replicas::REPLICA_FAILURE;
 
 /// Adds the status patch, and asks to look again when the progress deadline decides something.
 pub(super) fn sync(state: &State<'_>, now: Timestamp, plan: &mut Plan) {
@@ -21,6 +22,16 @@ pub(super) fn sync(state: &State<'_>, now: Timestamp, plan: &mut Plan) {
     } else {
         let message = "Deployment does not have minimum availability.";
         set(&mut conditions, "Available", "False", "MinimumReplicasUnavailable", message, now);
+    }
+    // What keeps a set from making pods is told here, too: people look at the Deployment.
+    let refused = state.all().find_map(|rs| {
+        let conditions = rs.status.as_ref()?.conditions.as_ref()?;
+        conditions.iter().find(|c| c.type_ == REPLICA_FAILURE.0 && c.status == "True")
+    });
+    conditions.retain(|c| c.type_ != REPLICA_FAILURE.0 || refused.is_some());
+    if let Some(c) = refused {
+        let text = |s: &Option<String>| s.clone().unwrap_or_default();
+        set(&mut conditions, REPLICA_FAILURE.0, "True", &text(&c.reason), &text(&c.message), now);
     }
     progressing(state, &old, &status, &mut conditions, now, plan);
     status.conditions = Some(conditions);

@@ -241,3 +241,25 @@ fn a_success_policy_ends_the_job_early_and_for_good() {
         "{done}"
     );
 }
+
+#[test]
+fn orphans_are_adopted_and_strays_let_go_with_their_finalizers() {
+    let j = job(json!({"selector": {"matchLabels": {"j": "1"}}, "parallelism": 2, "completions": 2}));
+    let mut orphan = pod("orphan", "Running");
+    orphan.metadata.labels = Some([("j".to_owned(), "1".to_owned())].into());
+    (orphan.metadata.owner_references, orphan.metadata.finalizers) = (None, None);
+    let stray = pod("stray", "Running");
+    let p = plan(&j, &[&orphan, &stray], now());
+    let patches: Vec<(usize, &Value)> = p
+        .actions
+        .iter()
+        .filter_map(|a| match a {
+            Action::Patch { patch, .. } => {
+                Some((patch["metadata"]["ownerReferences"].as_array()?.len(), &patch["metadata"]["finalizers"]))
+            }
+            _ => None,
+        })
+        .collect();
+    assert_eq!(patches, [(1, &json!([FINALIZER])), (0, &json!([]))]);
+    assert_eq!(p.actions.len(), 2);
+}

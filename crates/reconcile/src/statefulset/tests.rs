@@ -111,6 +111,9 @@ fn a_name_that_belongs_to_another_is_not_taken() {
     let mut foreign = pod(&s, &r, 0, true);
     foreign.metadata.owner_references = None;
     let p = plan(&s, &[&foreign], &[], &[&r], now());
+    assert_eq!(p.actions.len(), 1, "one that matches is adopted: {p:?}");
+    foreign.metadata.labels = None;
+    let p = plan(&s, &[&foreign], &[], &[&r], now());
     assert!(created::<Pod>(&p, "Pod").is_empty());
     assert!(p.actions.iter().any(|a| matches!(a, Action::Event { reason: "FailedCreate", .. })));
 }
@@ -163,4 +166,20 @@ fn claims_of_pods_scaled_away_go_with_them_when_asked_for() {
         .collect();
     assert_eq!(owned, [("data-db-1".to_owned(), json!("p1"))]);
     assert_eq!(deleted(&p), ["db-1"]);
+}
+
+#[test]
+fn scaling_down_in_order_halts_at_unhealthy_pods() {
+    let mut s = set(0, "a");
+    let r = revision(&s, 1);
+    let run = |s: &StatefulSet, ready: [bool; 3]| {
+        let pods: Vec<Pod> = (0..3).zip(ready).map(|(n, ready)| pod(s, &r, n, ready)).collect();
+        let p = plan(s, &pods.iter().collect::<Vec<_>>(), &[], &[&r], now());
+        deleted(&p).into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(run(&s, [false, false, false]), Vec::<String>::new());
+    assert_eq!(run(&s, [true, true, false]), ["db-2"], "it is the lowest unhealthy one");
+    assert_eq!(run(&s, [false, true, true]), ["db-2"]);
+    s.spec.as_mut().unwrap().pod_management_policy = Some("Parallel".into());
+    assert_eq!(run(&s, [false, false, false]).len(), 3);
 }

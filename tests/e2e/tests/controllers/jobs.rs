@@ -76,3 +76,28 @@ pub fn a_deadline_ends_a_job_and_its_time_to_live_removes_it(ctx: &Ctx) -> Resul
     })?;
     ctx.none_left("pods", "job-name=brief")
 }
+
+pub fn indexes_fail_on_their_own_and_a_policy_ends_a_job_early(ctx: &Ctx) -> Result<()> {
+    let indexed = |extra: Value| {
+        e2e::merge(
+            json!({"completions": 3, "parallelism": 3, "completionMode": "Indexed", "backoffLimitPerIndex": 0}),
+            extra,
+        )
+    };
+    let odd = "test $JOB_COMPLETION_INDEX != 1";
+    ctx.apply(&[job("odd", odd, indexed(json!({})))])?;
+    ctx.wait("job/odd", "condition=Failed")?;
+    let status = ctx.json("job/odd")?["status"].clone();
+    let done = status["completedIndexes"] == "0,2" && status["failedIndexes"] == "1" && status["succeeded"] == 2;
+    ensure!(done, "{status}");
+    let reason = "{.status.conditions[?(@.type==\"Failed\")].reason}";
+    ensure!(ctx.field("job/odd", reason.trim_matches(['{', '}']))? == "FailedIndexes");
+    // One index is enough: the others are ended, and the Job has succeeded.
+    let policy = json!({"successPolicy": {"rules": [{"succeededIndexes": "0", "succeededCount": 1}]}});
+    ctx.apply(&[job("leader", "test $JOB_COMPLETION_INDEX = 0 || sleep 600", indexed(policy))])?;
+    ctx.wait("job/leader", "condition=Complete")?;
+    let status = ctx.json("job/leader")?["status"].clone();
+    let early = status["conditions"].as_array().into_iter().flatten().find(|c| c["type"] == "SuccessCriteriaMet");
+    ensure!(early.is_some_and(|c| c["reason"] == "SuccessPolicy") && status["completedIndexes"] == "0", "{status}");
+    Ok(())
+}

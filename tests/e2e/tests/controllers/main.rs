@@ -1,8 +1,10 @@
 //! Controllers with real pods: what a workload's manifest promises over time.
 
+mod daemons;
 mod deployments;
 mod garbage;
 mod jobs;
+mod schedules;
 mod stateful;
 
 use std::process::ExitCode;
@@ -23,7 +25,14 @@ fn main() -> ExitCode {
             jobs::a_job_completes_and_keeps_its_count,
             jobs::a_failing_job_is_given_up_after_its_limit,
             jobs::an_indexed_job_runs_every_index_once,
+            jobs::indexes_fail_on_their_own_and_a_policy_ends_a_job_early,
             jobs::a_deadline_ends_a_job_and_its_time_to_live_removes_it,
+            daemons::a_daemon_set_runs_on_the_node_rolls_and_goes_back,
+            daemons::a_replication_controller_keeps_its_number,
+            daemons::a_budget_counts_what_may_be_missing,
+            schedules::a_cron_job_gives_jobs_by_hand_and_by_time,
+            schedules::an_autoscaler_keeps_its_bounds_and_says_what_it_lacks,
+            schedules::a_pod_of_high_priority_takes_the_place_of_a_lower_one,
             garbage::a_namespace_takes_everything_in_it_along,
             garbage::dependents_go_in_the_background,
             garbage::dependents_go_first_in_the_foreground,
