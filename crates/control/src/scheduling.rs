@@ -218,6 +218,16 @@ async fn bind(c: &Context, pod: &Pod, node: String) -> Result<Option<Duration>, 
     c.scheduler.cluster.lock().assume(pod, &node);
     let message = format!("Successfully assigned {}/{} to {node}", namespace(&pod.metadata), name(&pod.metadata));
     let mut plan = Plan::default();
+    if pod.status.as_ref().is_some_and(|s| s.nominated_node_name.is_some()) {
+        // The room is taken: nobody need keep it any more.
+        plan.actions.push(Action::Patch {
+            resource: PODS,
+            namespace: pod.metadata.namespace.clone(),
+            name: name(&pod.metadata).to_owned(),
+            subresource: Some("status"),
+            patch: json!({"metadata": {"uid": pod.metadata.uid}, "status": {"nominatedNodeName": null}}),
+        });
+    }
     plan.actions.push(Action::Bind {
         namespace: namespace(&pod.metadata).to_owned(),
         name: name(&pod.metadata).to_owned(),

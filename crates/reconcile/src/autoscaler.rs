@@ -82,6 +82,8 @@ struct Pass<'a> {
 struct NoAnswer {
     reason: &'static str,
     message: String,
+    /// How many metrics say nothing, and how many there are.
+    invalid: (usize, usize),
 }
 
 impl Pass<'_> {
@@ -123,9 +125,7 @@ impl Pass<'_> {
                     plan.event(AUTOSCALERS, &self.hpa.metadata, "Warning", none.reason, none.message.clone());
                     let message = format!(
                         "invalid metrics ({} invalid out of {}), first error is: {}",
-                        1,
-                        self.spec.metrics.as_ref().map_or(1, Vec::len),
-                        none.message
+                        none.invalid.0, none.invalid.1, none.message
                     );
                     let reason = "FailedComputeMetricsReplicas";
                     plan.event(AUTOSCALERS, &self.hpa.metadata, "Warning", reason, message);
@@ -160,7 +160,7 @@ impl Pass<'_> {
         let default = [default_metric()];
         let metrics = self.spec.metrics.as_deref().filter(|m| !m.is_empty()).unwrap_or(&default);
         let (mut best, mut failed): (Option<(i32, String)>, Option<NoAnswer>) = (None, None);
-        let mut statuses = Vec::new();
+        let (mut statuses, mut silent) = (Vec::new(), 0);
         for metric in metrics {
             match self.ask(metric, current) {
                 Ok((name, answer)) => {
@@ -169,18 +169,22 @@ impl Pass<'_> {
                         best = Some((answer.replicas, format!("{name} above target")));
                     }
                 }
-                Err(none) => failed = failed.or(Some(none)),
+                Err(none) => {
+                    silent += 1;
+                    failed = failed.or(Some(none));
+                }
             }
         }
         let shrinks = best.as_ref().is_none_or(|(n, _)| *n < current);
         if let Some(none) = failed {
             if shrinks {
-                return Err(none);
+                return Err(NoAnswer { invalid: (silent, metrics.len()), ..none });
             }
             plan.event(AUTOSCALERS, &self.hpa.metadata, "Warning", none.reason, none.message);
         }
         let Some((replicas, why)) = best else {
-            return Err(NoAnswer { reason: "InvalidMetricSourceType", message: "there is no metric".into() });
+            let message = "there is no metric".into();
+            return Err(NoAnswer { reason: "InvalidMetricSourceType", message, invalid: (0, 0) });
         };
         self.status.current_metrics = Some(statuses);
         let message = format!(
@@ -206,7 +210,7 @@ impl Pass<'_> {
                 };
                 let message =
                     format!("the HPA was unable to compute the replica count: no client for {api} is available");
-                return Err(NoAnswer { reason, message });
+                return Err(NoAnswer { reason, message, invalid: (1, 1) });
             }
         };
         let none = |why: &str| NoAnswer {
@@ -214,6 +218,7 @@ impl Pass<'_> {
             message: format!(
                 "the HPA was unable to compute the replica count: failed to get {resource} utilization: {why}"
             ),
+            invalid: (1, 1),
         };
         let usage = self.view.usage.as_ref().map_err(|why| {
             none(&format!("unable to get metrics for resource {resource}: unable to fetch metrics from resource metrics API: {why}"))

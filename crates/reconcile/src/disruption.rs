@@ -40,6 +40,12 @@ pub fn plan(budget: &PodDisruptionBudget, all_pods: &[&Pod], scale: &Scale<'_>, 
     if mine.is_empty() {
         plan.event(BUDGETS, &budget.metadata, "Normal", "NoPods", "No matching pods found");
     }
+    let by_scale = spec.max_unavailable.is_some() || matches!(spec.min_available, Some(IntOrString::String(_)));
+    if by_scale && mine.iter().any(|p| controller(&p.metadata).is_none()) {
+        let message = "some of the selected pods have no controller, so how many there should be is not known: \
+            set .spec.minAvailable to a number to account for them";
+        plan.event(BUDGETS, &budget.metadata, "Warning", "UnmanagedPods", message);
+    }
     let old = budget.status.clone().unwrap_or_default();
     let status = match expected(spec, &mine, scale) {
         Ok((expected, desired)) => {

@@ -109,6 +109,11 @@ fn without_metrics_nothing_moves_and_the_condition_says_why() {
     assert_eq!(condition(&plan, "ScalingActive"), ("False".into(), "FailedGetResourceMetric".into()));
     assert!(!plan.actions.iter().any(|a| matches!(a, Action::Patch { subresource: Some("scale"), .. })));
     assert_eq!(plan.requeue_after, Some(PERIOD));
+    let told = plan.actions.iter().any(|a| {
+        matches!(a, Action::Event { reason: "FailedComputeMetricsReplicas", message, .. }
+        if message.starts_with("invalid metrics (1 invalid out of 1)"))
+    });
+    assert!(told, "{plan:?}");
 }
 
 #[test]
