@@ -10,6 +10,7 @@ pub mod meta;
 pub mod names;
 pub mod openapi;
 pub mod patch;
+pub mod policy;
 pub mod protobuf;
 pub mod quantity;
 pub mod schema;
