@@ -17,7 +17,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::admission::Allocator;
+use crate::admission::{self, Allocator};
 use crate::authn::{Sender, TokenError, Tokens, UserInfo};
 use crate::authz::{self, Authorizer};
 use crate::cache::Caches;
@@ -66,6 +66,7 @@ pub struct ApiServer {
     pub(crate) tokens: Tokens,
     pub(crate) authorizers: Vec<Box<dyn Authorizer>>,
     pub(crate) allocator: Allocator,
+    pub(crate) admission: admission::State,
     pub(crate) kubelets: Kubelets,
     pub(crate) documents: Documents,
     pub(crate) reads: Semaphore,
@@ -96,6 +97,7 @@ impl ApiServer {
             documents: Documents::default(),
             authorizers: authz::default_chain(),
             allocator: Allocator::new(&config),
+            admission: admission::State::default(),
             reads: Semaphore::new(config.limits.reads_in_flight),
             writes: Semaphore::new(config.limits.writes_in_flight),
             streams: Arc::new(Semaphore::new(config.limits.streams)),
@@ -108,6 +110,7 @@ impl ApiServer {
         });
         crate::bootstrap::run(&server).await?;
         tokio::spawn(compact(store, server.config.history, stop.clone()));
+        tokio::spawn(admission::quota::run(Arc::downgrade(&server), stop.clone()));
         tokio::spawn(renew(Arc::downgrade(&server), stop));
         Ok(server)
     }

@@ -196,7 +196,11 @@ mod tests {
     #[test]
     fn bounds_are_worded_as_kubernetes_words_them() {
         let cases = [
-            (json!({"min": {"cpu": "100m"}}), json!({}), "minimum cpu usage per Container is 100m.  No request is specified"),
+            (
+                json!({"min": {"cpu": "100m"}}),
+                json!({}),
+                "minimum cpu usage per Container is 100m.  No request is specified",
+            ),
             (
                 json!({"min": {"cpu": "100m"}}),
                 json!({"requests": {"cpu": "50m"}}),
@@ -219,13 +223,15 @@ mod tests {
             assert_eq!(check_pod(&pod(&resources), &range(&item)), [want]);
         }
         let fits = json!({"limits": {"cpu": "1"}, "requests": {"cpu": "500m"}});
-        let item = json!({"type": "Pod", "max": {"cpu": "1"}, "min": {"cpu": "500m"}, "maxLimitRequestRatio": {"cpu": 2}});
+        let item =
+            json!({"type": "Pod", "max": {"cpu": "1"}, "min": {"cpu": "500m"}, "maxLimitRequestRatio": {"cpu": 2}});
         assert!(check_pod(&pod(&fits), &range(&item)).is_empty());
     }
 
     #[test]
     fn claims_are_bounded_by_their_request() {
-        let range = range(&json!({"type": "PersistentVolumeClaim", "min": {"storage": "1Gi"}, "max": {"storage": "2Gi"}}));
+        let range =
+            range(&json!({"type": "PersistentVolumeClaim", "min": {"storage": "1Gi"}, "max": {"storage": "2Gi"}}));
         let claim = |size: &str| json!({"spec": {"resources": {"requests": {"storage": size}}}});
         assert!(check_claim(&claim("2Gi"), &range).is_empty());
         let want = "maximum storage usage per PersistentVolumeClaim is 2Gi, but request is 3Gi";

@@ -62,7 +62,8 @@ fn is_live(pod: &Value, now: Timestamp) -> bool {
 fn pod(out: &mut Amounts, pod: &Value) {
     out.insert("pods".into(), Quantity::from_value(1, Format::DecimalSi));
     for (name, amount) in with_overhead(pod, List::Requests) {
-        let standard = matches!(name.as_str(), "cpu" | "memory" | "ephemeral-storage") || name.starts_with("hugepages-");
+        let standard =
+            matches!(name.as_str(), "cpu" | "memory" | "ephemeral-storage") || name.starts_with("hugepages-");
         out.insert(format!("requests.{name}"), amount);
         if standard {
             out.insert(name, amount);
@@ -120,8 +121,7 @@ pub fn in_scope(quota: &Value, group: &str, plural: &str, object: &Value) -> boo
     let plain = list_at(quota, &["spec", "scopes"]).iter().filter_map(Value::as_str);
     let mut plain = plain.map(|scope| (scope, "Exists", &[][..]));
     let selected = list_at(quota, &["spec", "scopeSelector", "matchExpressions"]).iter();
-    let mut selected =
-        selected.map(|e| (str_at(e, &["scopeName"]), str_at(e, &["operator"]), list_at(e, &["values"])));
+    let mut selected = selected.map(|e| (str_at(e, &["scopeName"]), str_at(e, &["operator"]), list_at(e, &["values"])));
     let fits = |(scope, operator, values): (&str, &str, &[Value])| match (group, plural) {
         ("", "pods") => pod_in_scope(object, scope, operator, values),
         ("", "persistentvolumeclaims") if scope == "VolumeAttributesClass" => {
@@ -159,7 +159,8 @@ fn named(name: &str, operator: &str, values: &[Value]) -> bool {
 }
 
 fn crosses_namespaces(pod: &Value) -> bool {
-    let crosses = |term: &Value| !list_at(term, &["namespaces"]).is_empty() || at(term, &["namespaceSelector"]).is_some();
+    let crosses =
+        |term: &Value| !list_at(term, &["namespaces"]).is_empty() || at(term, &["namespaceSelector"]).is_some();
     ["podAffinity", "podAntiAffinity"].iter().any(|kind| {
         let Some(affinity) = at(pod, &["spec", "affinity", kind]) else { return false };
         list_at(affinity, &["requiredDuringSchedulingIgnoredDuringExecution"]).iter().any(crosses)
@@ -349,7 +350,10 @@ mod tests {
         let once = charge("q", &hard, &nothing(&hard), &more).unwrap();
         let want = "exceeded quota: q, requested: requests.cpu=600m, used: requests.cpu=600m, limited: requests.cpu=1";
         assert_eq!(charge("q", &hard, &once, &more).unwrap_err(), want);
-        assert_eq!(stated(&hard, &pod(json!({"containers": [{"name": "b"}, {"name": "a"}]}))).unwrap_err(), "must specify requests.cpu for: a,b");
+        assert_eq!(
+            stated(&hard, &pod(json!({"containers": [{"name": "b"}, {"name": "a"}]}))).unwrap_err(),
+            "must specify requests.cpu for: a,b"
+        );
         assert!(stated(&hard, &p).is_ok());
     }
 

@@ -9,6 +9,7 @@ use http::{HeaderMap, Method, Request, StatusCode};
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
+use crate::admission::Warnings;
 use crate::authn::{Sender, UserInfo, same_secret};
 use crate::authz::{self, Attributes};
 use crate::cache::KindCache;
@@ -56,6 +57,8 @@ pub(crate) struct Call {
     /// In a lock only because bodies of local clients cannot be shared between threads, which a request must be.
     pub body: Mutex<Option<RequestBody>>,
     pub upgrade: Option<hyper::upgrade::OnUpgrade>,
+    /// For the client, beside the answer.
+    pub warnings: Arc<Warnings>,
     /// The place of a stream, to be held as long as it lasts.
     pub place: Option<OwnedSemaphorePermit>,
 }
@@ -121,6 +124,7 @@ pub(crate) async fn handle(server: &Arc<ApiServer>, request: Request<RequestBody
     }
     let head = parts.method == Method::HEAD;
     let upgrade = parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
+    let warnings = Arc::new(Warnings::default());
     let result = async {
         let user = authenticate(server, &parts.headers, &sender)?;
         let user = impersonate::apply(server, user, &parts.headers)?;
@@ -141,13 +145,28 @@ pub(crate) async fn handle(server: &Arc<ApiServer>, request: Request<RequestBody
                 let form = accept::form(&parts.headers)?;
                 let (method, headers) = (parts.method.clone(), std::mem::take(&mut parts.headers));
                 let (server, body) = (server.clone(), Mutex::new(Some(body)));
-                let place = None;
-                admitted(Call { server, user, method, headers, path, verb, query, form, style, body, upgrade, place })
-                    .await
+                let (place, warnings) = (None, warnings.clone());
+                admitted(Call {
+                    server,
+                    user,
+                    method,
+                    headers,
+                    path,
+                    verb,
+                    query,
+                    form,
+                    style,
+                    body,
+                    upgrade,
+                    warnings,
+                    place,
+                })
+                .await
             }
         }
     };
     let mut reply = result.await.unwrap_or_else(|error| respond::error(&error, style));
+    respond::warn(&mut reply, &warnings.take());
     if head {
         *reply.body_mut() = Body::Empty;
     }

@@ -497,5 +497,6 @@ fn run_as_user(pod: &Pod<'_>) -> Option<(String, String)> {
     }
     let root = |owner: &Value| security(owner, "runAsUser").and_then(Value::as_i64) == Some(0);
     let subjects = setters(root(pod.spec), &pod.which(root));
-    (!subjects.is_empty()).then(|| ("runAsUser=0".into(), format!("{} must not set runAsUser=0", subjects.join(" and "))))
+    (!subjects.is_empty())
+        .then(|| ("runAsUser=0".into(), format!("{} must not set runAsUser=0", subjects.join(" and "))))
 }
