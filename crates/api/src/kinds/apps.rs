@@ -31,6 +31,7 @@ pub(super) const DEPLOYMENT: Hooks = Hooks {
             &["replicas", "updatedReplicas", "readyReplicas", "availableReplicas", "unavailableReplicas"],
         )
     },
+    warnings: super::warnings::workload,
     // Rollback and restart tools write annotations and wait for the controller to observe the new generation.
     generation_keys: &[&["spec"], &["metadata", "annotations"]],
     ..Hooks::NONE
@@ -47,6 +48,7 @@ pub(super) const REPLICA_SET: Hooks = Hooks {
     validate_status_update: |new, _| {
         validate_counts(new, &["replicas", "fullyLabeledReplicas", "readyReplicas", "availableReplicas"])
     },
+    warnings: super::warnings::workload,
     selectable: &[("status.replicas", |o| int_at(o, &["status", "replicas"]).unwrap_or(0).to_string())],
     ..Hooks::NONE
 };
@@ -55,6 +57,14 @@ pub(super) const STATEFUL_SET: Hooks = Hooks {
     default: default_stateful_set,
     validate: validate_stateful_set,
     validate_update: update_stateful_set,
+    warnings: |o| {
+        let mut out = super::warnings::template(at(o, &["spec", "template"]), "spec.template");
+        for (i, claim) in list_at(o, &["spec", "volumeClaimTemplates"]).iter().enumerate() {
+            let spec = at(claim, &["spec"]).unwrap_or(&Value::Null);
+            super::warnings::claim_spec(&mut out, spec, &format!("spec.volumeClaimTemplates[{i}]"));
+        }
+        out
+    },
     validate_status_update: |new, _| {
         validate_counts(new, &["replicas", "readyReplicas", "currentReplicas", "updatedReplicas", "availableReplicas"])
     },
@@ -127,7 +137,7 @@ fn default_stateful_set(o: &mut Value) {
 }
 
 /// Checks selector and template of a workload: both present, and one choosing the other.
-pub(super) fn validate_selector_and_template(check: &mut Check, o: &Value, policies: &[&str]) {
+pub(super) fn validate_selector_and_template(check: &mut Check, o: &Value) {
     let spec = at(o, &["spec"]).unwrap_or(&Value::Null);
     match at(spec, &["selector"]) {
         None => check.required("spec.selector", ""),
@@ -141,10 +151,11 @@ pub(super) fn validate_selector_and_template(check: &mut Check, o: &Value, polic
     }
     let template = at(spec, &["template"]).unwrap_or(&Value::Null);
     podspec::validate_template(check, template, "spec.template");
-    restart_policy(check, template, policies);
+    restart_policy(check, template, &["Always"], "ReplicaSet");
 }
 
-fn labels_match(check: &mut Check, spec: &Value, selector: &Value) {
+/// The template's labels must be ones the selector chooses.
+pub(super) fn labels_match(check: &mut Check, spec: &Value, selector: &Value) {
     let empty = Map::new();
     let labels = map_at(spec, &["template", "metadata", "labels"]).unwrap_or(&empty);
     if let Ok(parsed) = LabelSelector::from_json(selector)
@@ -156,13 +167,14 @@ fn labels_match(check: &mut Check, spec: &Value, selector: &Value) {
     }
 }
 
-fn restart_policy(check: &mut Check, template: &Value, policies: &[&str]) {
+/// Pods of a workload that replaces them restart by themselves, and are not ended by a deadline.
+pub(super) fn restart_policy(check: &mut Check, template: &Value, policies: &[&str], kind: &str) {
     let policy = str_at(template, &["spec", "restartPolicy"]);
     if !policies.contains(&policy) && matches!(policy, "Always" | "OnFailure" | "Never") {
         check.extend([FieldError::not_supported("spec.template.spec.restartPolicy", policy, policies)]);
     }
     if policies == ["Always"] && at(template, &["spec", "activeDeadlineSeconds"]).is_some() {
-        let detail = "activeDeadlineSeconds in ReplicaSet is not Supported";
+        let detail = format!("activeDeadlineSeconds in {kind} is not Supported");
         check.forbidden("spec.template.spec.activeDeadlineSeconds", detail);
     }
 }
@@ -173,7 +185,7 @@ fn validate_deployment(o: &Value) -> Vec<FieldError> {
     for key in ["replicas", "minReadySeconds", "revisionHistoryLimit", "progressDeadlineSeconds"] {
         check.non_negative(spec, key, "spec");
     }
-    validate_selector_and_template(&mut check, o, &["Always"]);
+    validate_selector_and_template(&mut check, o);
     validate_strategy(&mut check, spec);
     let min_ready = int_at(spec, &["minReadySeconds"]).unwrap_or(0);
     if let Some(deadline) = int_at(spec, &["progressDeadlineSeconds"]).filter(|d| *d <= min_ready) {
@@ -241,7 +253,7 @@ fn immutable_selector(new: &Value, old: &Value) -> Vec<FieldError> {
 }
 
 /// Status counters are never negative.
-fn validate_counts(o: &Value, keys: &[&str]) -> Vec<FieldError> {
+pub(super) fn validate_counts(o: &Value, keys: &[&str]) -> Vec<FieldError> {
     let mut check = Check::default();
     let status = at(o, &["status"]).unwrap_or(&Value::Null);
     for key in keys {
@@ -265,7 +277,7 @@ fn validate_replica_set(o: &Value) -> Vec<FieldError> {
     let spec = at(o, &["spec"]).unwrap_or(&Value::Null);
     check.non_negative(spec, "replicas", "spec");
     check.non_negative(spec, "minReadySeconds", "spec");
-    validate_selector_and_template(&mut check, o, &["Always"]);
+    validate_selector_and_template(&mut check, o);
     check.errors
 }
 
@@ -298,7 +310,7 @@ fn validate_stateful_set(o: &Value) -> Vec<FieldError> {
         super::storage::validate_claim_spec(&mut check, claim, &format!("spec.volumeClaimTemplates[{i}].spec"));
     }
     let template_with_claims = with_claim_volumes(o);
-    validate_selector_and_template(&mut check, &template_with_claims, &["Always"]);
+    validate_selector_and_template(&mut check, &template_with_claims);
     check.errors
 }
 

@@ -97,6 +97,31 @@ impl Check {
         }
     }
 
+    /// Rules of metav1 `Condition` lists: each type once, with a status, a reason and a time.
+    pub(super) fn conditions(&mut self, owner: &Value, field: &str) {
+        let mut seen = std::collections::BTreeSet::new();
+        for (i, condition) in crate::json::list_at(owner, &["conditions"]).iter().enumerate() {
+            let field = format!("{field}[{i}]");
+            let kind = str_at(condition, &["type"]);
+            if self.need_str(condition, "type", &field) {
+                self.syntax(&join(&field, "type"), kind, crate::names::qualified_name(kind));
+                if !seen.insert(kind) {
+                    self.duplicate(join(&field, "type"), kind);
+                }
+            }
+            let status = str_at(condition, &["status"]);
+            if !matches!(status, "True" | "False" | "Unknown") {
+                let allowed = &["False", "True", "Unknown"];
+                self.errors.push(FieldError::not_supported(join(&field, "status"), status, allowed));
+            }
+            self.non_negative(condition, "observedGeneration", &field);
+            if str_at(condition, &["lastTransitionTime"]).is_empty() {
+                self.required(join(&field, "lastTransitionTime"), "must be set");
+            }
+            self.need_str(condition, "reason", &field);
+        }
+    }
+
     /// A quantity that must parse and not be negative; gives it back.
     pub(super) fn quantity(&mut self, value: &Value, field: &str) -> Option<Quantity> {
         match Quantity::from_json(value) {

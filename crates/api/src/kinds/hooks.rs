@@ -32,6 +32,8 @@ pub struct Hooks {
     pub validate_update: fn(&Value, &Value) -> Vec<FieldError>,
     /// Rules of a status write.
     pub validate_status_update: fn(&Value, &Value) -> Vec<FieldError>,
+    /// What a writer should hear though the object is accepted: one sentence each.
+    pub warnings: fn(&Value) -> Vec<String>,
     /// Paths whose change bumps the generation.
     pub generation_keys: &'static [&'static [&'static str]],
     /// Field-selector labels beside name and namespace.
@@ -49,6 +51,10 @@ fn no_errors2(_: &Value, _: &Value) -> Vec<FieldError> {
     Vec::new()
 }
 
+fn no_warnings(_: &Value) -> Vec<String> {
+    Vec::new()
+}
+
 impl Hooks {
     /// A kind without rules of its own.
     pub const NONE: Hooks = Hooks {
@@ -62,6 +68,7 @@ impl Hooks {
         validate_create: no_errors,
         validate_update: no_errors2,
         validate_status_update: no_errors2,
+        warnings: no_warnings,
         generation_keys: &[&["spec"]],
         selectable: &[],
         grace_period: None,

@@ -3,11 +3,12 @@
 use serde_json::{Value, json};
 
 use super::Hooks;
-use super::apps::validate_selector_and_template;
+use super::apps::labels_match;
 use super::check::Check;
 use super::podspec;
 use crate::json::{at, bool_at, carry, ensure_object, int_at, is_unset, list_mut, semantic_eq, set_default, str_at};
 use crate::meta;
+use crate::selectors::validate_label_selector;
 use crate::status::FieldError;
 
 const UID_LABEL: &str = "batch.kubernetes.io/controller-uid";
@@ -22,6 +23,11 @@ pub(super) const HOOKS: Hooks = Hooks {
     validate,
     validate_create,
     validate_update,
+    warnings: |o| {
+        let mut out = super::warnings::label_name(o);
+        out.extend(super::warnings::job(at(o, &["spec"]), "spec"));
+        out
+    },
     selectable: &[("status.successful", |o| int_at(o, &["status", "succeeded"]).unwrap_or(0).to_string())],
     ..Hooks::NONE
 };
@@ -77,6 +83,20 @@ fn prepare_create(o: &mut Value) {
 }
 
 fn validate(o: &Value) -> Vec<FieldError> {
+    let mut check = Check { errors: validate_spec(o) };
+    let spec = at(o, &["spec"]).unwrap_or(&Value::Null);
+    match at(spec, &["selector"]) {
+        None => check.required("spec.selector", ""),
+        Some(selector) => {
+            check.extend(validate_label_selector(selector, "spec.selector"));
+            labels_match(&mut check, spec, selector);
+        }
+    }
+    check.errors
+}
+
+/// The rules of a job's spec that also hold in a cron job's template.
+pub(super) fn validate_spec(o: &Value) -> Vec<FieldError> {
     let mut check = Check::default();
     let spec = at(o, &["spec"]).unwrap_or(&Value::Null);
     for key in [
@@ -102,12 +122,25 @@ fn validate(o: &Value) -> Vec<FieldError> {
             }
         }
     }
-    if at(spec, &["podFailurePolicy"]).is_some() && str_at(spec, &["template", "spec", "restartPolicy"]) != "Never" {
-        let detail = "only \"Never\" is supported when podFailurePolicy is specified";
-        check.invalid("spec.template.spec.restartPolicy", str_at(spec, &["template", "spec", "restartPolicy"]), detail);
-    }
-    validate_selector_and_template(&mut check, o, &["OnFailure", "Never"]);
+    let template = at(spec, &["template"]).unwrap_or(&Value::Null);
+    podspec::validate_template(&mut check, template, "spec.template");
+    validate_restart_policy(&mut check, spec);
     check.errors
+}
+
+/// A job's pods end: they may not restart always.
+fn validate_restart_policy(check: &mut Check, spec: &Value) {
+    let field = "spec.template.spec.restartPolicy";
+    match str_at(spec, &["template", "spec", "restartPolicy"]) {
+        "" | "Always" => check.required(field, "valid values: \"OnFailure\", \"Never\""),
+        "Never" => {}
+        policy @ "OnFailure" => {
+            if at(spec, &["podFailurePolicy"]).is_some() {
+                check.invalid(field, policy, "only \"Never\" is supported when podFailurePolicy is specified");
+            }
+        }
+        other => check.extend([FieldError::not_supported(field, other, &["OnFailure", "Never"])]),
+    }
 }
 
 fn validate_indexed(check: &mut Check, spec: &Value) {

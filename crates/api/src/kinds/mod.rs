@@ -13,20 +13,39 @@ use serde_json::Value;
 use crate::json::str_at;
 use crate::status::FieldError;
 
+mod admission;
 mod apps;
+mod autoscaling;
+mod certificates;
 mod check;
+mod cidr;
+mod classes;
 mod core;
+mod cron;
+mod cronjob;
+mod csi;
+mod daemonset;
+mod devices;
 mod event;
+mod extension;
+mod flowcontrol;
 mod hooks;
 mod job;
+mod netpol;
 mod network;
 pub mod pod;
 mod podspec;
+mod policy;
+mod quota;
+mod rbac;
+mod replication;
 mod resources;
 pub mod service;
 mod storage;
 mod tables;
+mod warnings;
 
+pub(crate) use self::autoscaling::as_v2 as autoscaler_as_v2;
 pub use self::core::finalize_namespace;
 pub use hooks::{Columns, Hooks};
 pub use resources::qos_class;
@@ -257,6 +276,12 @@ impl KindInfo {
         let mut errors = crate::meta::validate_update(new, old);
         errors.extend((self.hooks.validate_status_update)(new, old));
         errors
+    }
+
+    /// What the writer of an accepted object should hear, one sentence for each `Warning` header. Call it with the object
+    /// as it will be stored.
+    pub fn warnings(&self, object: &Value) -> Vec<String> {
+        (self.hooks.warnings)(object)
     }
 
     /// Values a field selector can match on; `metadata.name` (and namespace) first.

@@ -27,6 +27,15 @@ pub(super) const INGRESS: Hooks = Hooks {
         check.errors
     },
     validate_update: |new, _| validate_ingress(new),
+    warnings: |o| {
+        let old = "kubernetes.io/ingress.class";
+        let annotated = meta::annotations(o).is_some_and(|a| a.contains_key(old));
+        if annotated && at(o, &["spec", "ingressClassName"]).is_none() {
+            vec![format!("annotation {old:?} is deprecated, please use 'spec.ingressClassName' instead")]
+        } else {
+            Vec::new()
+        }
+    },
     ..Hooks::NONE
 };
 
@@ -72,6 +81,10 @@ pub(super) const ENDPOINT_SLICE: Hooks = Hooks {
         let mut check = Check { errors: validate_slice(new) };
         check.immutable(new, old, &["addressType"]);
         check.errors
+    },
+    warnings: |o| match str_at(o, &["addressType"]) {
+        "FQDN" => vec!["spec.addressType: FQDN endpoints are deprecated".to_owned()],
+        _ => Vec::new(),
     },
     generation_keys: &[&["endpoints"], &["ports"], &["addressType"], &["metadata", "labels"]],
     ..Hooks::NONE

@@ -19,6 +19,7 @@ pub(super) const HOOKS: Hooks = Hooks {
     validate_create,
     validate_update,
     validate_status_update,
+    warnings: super::warnings::pod,
     selectable: &[
         ("spec.nodeName", |p| text(p, &["spec", "nodeName"])),
         ("spec.restartPolicy", |p| text(p, &["spec", "restartPolicy"])),

@@ -24,6 +24,7 @@ pub(super) const HOOKS: Hooks = Hooks {
     prepare_update,
     validate,
     validate_update,
+    warnings: super::warnings::service,
     selectable: &[
         ("spec.clusterIP", |o| text(o, &["spec", "clusterIP"])),
         ("spec.type", |o| text(o, &["spec", "type"])),

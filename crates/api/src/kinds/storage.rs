@@ -6,6 +6,7 @@ use super::Hooks;
 use super::check::{Check, join};
 use super::podspec;
 use super::resources::{canonicalize_list, default_requirements};
+use super::warnings;
 use crate::json::{at, carry, drop_key, ensure_object, list_at, map_at, object_mut, semantic_eq, set_default, str_at};
 use crate::names;
 use crate::quantity::Quantity;
@@ -24,6 +25,11 @@ pub(super) const CLAIM: Hooks = Hooks {
         check.errors
     },
     validate_update: update_claim,
+    warnings: |o| {
+        let mut out = warnings::annotations_of(o, &DEPRECATED_ANNOTATIONS[..1]);
+        warnings::claim_spec(&mut out, at(o, &["spec"]).unwrap_or(&Value::Null), "spec");
+        out
+    },
     ..Hooks::NONE
 };
 
@@ -32,6 +38,7 @@ pub(super) const VOLUME: Hooks = Hooks {
     prepare_create: |o| o["status"] = json!({"phase": "Pending"}),
     validate: validate_volume,
     validate_update: update_volume,
+    warnings: volume_warnings,
     ..Hooks::NONE
 };
 
@@ -51,8 +58,42 @@ pub(super) const CLASS: Hooks = Hooks {
         check.immutable(new, old, &["volumeBindingMode"]);
         check.errors
     },
+    warnings: |o| {
+        let mut out = Vec::new();
+        for (i, term) in list_at(o, &["allowedTopologies"]).iter().enumerate() {
+            for (j, e) in list_at(term, &["matchLabelExpressions"]).iter().enumerate() {
+                if let Some(advice) = warnings::deprecated_node_label(str_at(e, &["key"])) {
+                    out.push(format!("allowedTopologies[{i}].matchLabelExpressions[{j}].key: {advice}"));
+                }
+            }
+        }
+        out
+    },
     ..Hooks::NONE
 };
+
+/// Annotations from before there were fields.
+const DEPRECATED_ANNOTATIONS: &[(&str, &str)] = &[
+    ("volume.beta.kubernetes.io/storage-class", "deprecated since v1.8; use \"storageClassName\" attribute instead"),
+    ("volume.beta.kubernetes.io/mount-options", "deprecated since v1.31; use \"mountOptions\" attribute instead"),
+];
+
+fn volume_warnings(o: &Value) -> Vec<String> {
+    let mut out = warnings::annotations_of(o, DEPRECATED_ANNOTATIONS);
+    let spec = at(o, &["spec"]).unwrap_or(&Value::Null);
+    if str_at(spec, &["persistentVolumeReclaimPolicy"]) == "Recycle" {
+        out.push("spec.persistentVolumeReclaimPolicy: The Recycle reclaim policy is deprecated. Instead, the recommended approach is to use dynamic provisioning.".to_owned());
+    }
+    for (i, term) in list_at(spec, &["nodeAffinity", "required", "nodeSelectorTerms"]).iter().enumerate() {
+        warnings::node_term(&mut out, term, &format!("spec.nodeAffinity.required.nodeSelectorTerms[{i}]"));
+    }
+    for (kind, advice) in warnings::DEPRECATED_VOLUMES {
+        if at(spec, &[kind]).is_some() {
+            out.push(format!("spec.{kind}: {advice}"));
+        }
+    }
+    out
+}
 
 pub(super) fn default_claim(o: &mut Value) {
     ensure_object(o, "metadata");

@@ -1,13 +1,31 @@
 //! Columns of each kind, in kubectl's order and with its headings.
 
+mod access;
+mod admission;
 mod apps;
+mod autoscaling;
+mod control_plane;
 mod core;
+mod infra;
 mod network;
 mod node;
 mod pod;
+mod scheduling;
 mod storage;
+mod workloads;
 
 use crate::kinds::{Column, Columns};
+
+pub use access::ROLE_BINDING;
+pub use admission::{MUTATING_POLICY, POLICY_BINDING, VALIDATING_POLICY, WEBHOOKS};
+pub use autoscaling::AUTOSCALER;
+pub use control_plane::{API_SERVICE, FLOW_SCHEMA, PRIORITY_LEVEL, SIGNING_REQUEST};
+pub use infra::{
+    ATTACHMENT, ATTRIBUTES_CLASS, CLAIM, CSI_CAPACITY, CSI_DRIVER, CSI_NODE, IP_ADDRESS, NETWORK_POLICY, SERVICE_CIDR,
+    SLICE,
+};
+pub use scheduling::{PRIORITY_CLASS, RESOURCE_QUOTA, RUNTIME_CLASS};
+pub use workloads::{CRON_JOB, DAEMON_SET, DISRUPTION_BUDGET, POD_TEMPLATE, REPLICATION_CONTROLLER};
 
 pub(super) use self::pod::status_word as pod_status_word;
 
@@ -21,10 +39,16 @@ const fn wide(name: &'static str, description: &'static str) -> Column {
 }
 
 const NAME: Column = Column { format: "name", ..col("Name", "string", "Name must be unique within a namespace.") };
+const CONTAINERS: Column = wide("Containers", "Container names of the template.");
+const IMAGES: Column = wide("Images", "Container images of the template.");
 const AGE: Column = col("Age", "string", "Time since the object was created.");
 
 /// Columns of kinds that have nothing more to show.
 pub const PLAIN: Columns = Columns { list: &[NAME, AGE], row: self::core::plain };
+
+/// Columns of kinds whose time of creation is shown as it is.
+pub const CREATED_AT: Columns =
+    Columns { list: &[NAME, col("Created At", "date", "Time the object was created.")], row: self::core::created_at };
 
 /// Columns of config maps.
 pub const CONFIG_MAP: Columns = Columns {
@@ -138,10 +162,7 @@ pub const SECRET: Columns = Columns {
 };
 
 /// Columns of service accounts.
-pub const SERVICE_ACCOUNT: Columns = Columns {
-    list: &[NAME, col("Secrets", "string", "Number of listed secrets."), AGE],
-    row: self::core::service_account,
-};
+pub const SERVICE_ACCOUNT: Columns = Columns { list: &[NAME, AGE], row: self::core::plain };
 
 /// Columns of services.
 pub const SERVICE: Columns = Columns {
@@ -176,8 +197,8 @@ pub const DEPLOYMENT: Columns = Columns {
         col("Up-to-date", "integer", "Pods of the newest template."),
         col("Available", "integer", "Pods ready for long enough."),
         AGE,
-        wide("Containers", "Container names of the template."),
-        wide("Images", "Container images of the template."),
+        CONTAINERS,
+        IMAGES,
         wide("Selector", "Labels of the pods."),
     ],
     row: self::apps::deployment,
@@ -191,8 +212,8 @@ pub const REPLICA_SET: Columns = Columns {
         col("Current", "integer", "Existing pods."),
         col("Ready", "integer", "Ready pods."),
         AGE,
-        wide("Containers", "Container names of the template."),
-        wide("Images", "Container images of the template."),
+        CONTAINERS,
+        IMAGES,
         wide("Selector", "Labels of the pods."),
     ],
     row: self::apps::replica_set,
@@ -200,13 +221,7 @@ pub const REPLICA_SET: Columns = Columns {
 
 /// Columns of stateful sets.
 pub const STATEFUL_SET: Columns = Columns {
-    list: &[
-        NAME,
-        col("Ready", "string", "Ready pods of desired pods."),
-        AGE,
-        wide("Containers", "Container names of the template."),
-        wide("Images", "Container images of the template."),
-    ],
+    list: &[NAME, col("Ready", "string", "Ready pods of desired pods."), AGE, CONTAINERS, IMAGES],
     row: self::apps::stateful_set,
 };
 
@@ -218,8 +233,8 @@ pub const JOB: Columns = Columns {
         col("Completions", "string", "Succeeded pods of wanted completions."),
         col("Duration", "string", "Time the job has taken."),
         AGE,
-        wide("Containers", "Container names of the template."),
-        wide("Images", "Container images of the template."),
+        CONTAINERS,
+        IMAGES,
         wide("Selector", "Labels of the pods."),
     ],
     row: self::apps::job,

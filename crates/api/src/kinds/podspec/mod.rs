@@ -11,6 +11,6 @@ mod volumes;
 
 pub(super) use defaults::default_pv_source;
 pub(super) use defaults::{default_pod_level, default_spec, default_template};
-pub(super) use scheduling::validate_node_selector;
+pub(super) use scheduling::{validate_node_selector, validate_toleration};
 pub(super) use update::validate_update;
 pub(super) use validate::{validate_spec, validate_template};

@@ -146,7 +146,8 @@ fn validate_node_requirement(check: &mut Check, e: &Value, field: &str) {
     }
 }
 
-fn validate_toleration(check: &mut Check, toleration: &Value, field: &str) {
+/// Checks one toleration.
+pub(in crate::kinds) fn validate_toleration(check: &mut Check, toleration: &Value, field: &str) {
     let key = str_at(toleration, &["key"]);
     let operator = str_at(toleration, &["operator"]);
     let value = str_at(toleration, &["value"]);

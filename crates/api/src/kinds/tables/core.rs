@@ -71,24 +71,26 @@ pub(super) fn kinds() -> Vec<KindInfo> {
         },
         KindInfo {
             short_names: &["limits"],
-            ..kind!("" "v1" "LimitRange" "limitranges" "limitrange", c::PLAIN, Hooks::NONE)
+            create_on_update: true,
+            ..kind!("" "v1" "LimitRange" "limitranges" "limitrange", c::CREATED_AT, quota::LIMIT_RANGE)
         },
         KindInfo {
             has_generation: true,
-            ..kind!("" "v1" "PodTemplate" "podtemplates" "podtemplate", c::PLAIN, Hooks::NONE)
+            ..kind!("" "v1" "PodTemplate" "podtemplates" "podtemplate", c::POD_TEMPLATE, replication::POD_TEMPLATE)
         },
         KindInfo {
             short_names: &["rc"],
             categories: &["all"],
             has_status: true,
             has_generation: true,
-            scale: Some(RC_REPLICAS),
-            ..kind!("" "v1" "ReplicationController" "replicationcontrollers" "replicationcontroller", c::PLAIN, Hooks::NONE)
+            default_orphan: true,
+            scale: Some(REPLICAS),
+            ..kind!("" "v1" "ReplicationController" "replicationcontrollers" "replicationcontroller", c::REPLICATION_CONTROLLER, replication::CONTROLLER)
         },
         KindInfo {
             short_names: &["quota"],
             has_status: true,
-            ..kind!("" "v1" "ResourceQuota" "resourcequotas" "resourcequota", c::PLAIN, Hooks::NONE)
+            ..kind!("" "v1" "ResourceQuota" "resourcequotas" "resourcequota", c::RESOURCE_QUOTA, quota::RESOURCE_QUOTA)
         },
     ]
 }

@@ -1,8 +1,9 @@
 //! The list of built-in kinds.
 
 use super::{
-    Columns, Hooks, KindInfo, NameRule, ScalePaths, Subresource, apps, core as core_kinds, event, job, network as net,
-    pod, service, storage as volumes,
+    Columns, Hooks, KindInfo, NameRule, ScalePaths, Subresource, admission as adm, apps, autoscaling, certificates,
+    classes, core as core_kinds, cronjob, csi, daemonset, devices, event, extension, flowcontrol, job, netpol,
+    network as net, pod, policy, quota, rbac, replication, service, storage as volumes,
 };
 use crate::table::columns as c;
 
@@ -80,12 +81,6 @@ const TOKEN: &[Subresource] = &[Subresource {
 
 /// How long events are kept after their last write: Kubernetes' own default of one hour.
 const EVENT_TTL_S: u64 = 3600;
-
-const RC_REPLICAS: ScalePaths = ScalePaths {
-    spec_replicas: &["spec", "replicas"],
-    status_replicas: &["status", "replicas"],
-    selector: &["spec", "selector"],
-};
 
 const APPROVAL: &[Subresource] = &[Subresource {
     name: "approval",

@@ -34,18 +34,19 @@ pub(super) fn kinds() -> Vec<KindInfo> {
         },
         KindInfo {
             short_names: &["ip"],
+            name_rule: NameRule::PathSegment,
             namespaced: false,
-            ..kind!("networking.k8s.io" "v1" "IPAddress" "ipaddresses" "ipaddress", c::PLAIN, Hooks::NONE)
+            ..kind!("networking.k8s.io" "v1" "IPAddress" "ipaddresses" "ipaddress", c::IP_ADDRESS, netpol::IP_ADDRESS)
         },
         KindInfo {
             short_names: &["netpol"],
             has_generation: true,
-            ..kind!("networking.k8s.io" "v1" "NetworkPolicy" "networkpolicies" "networkpolicy", c::PLAIN, Hooks::NONE)
+            ..kind!("networking.k8s.io" "v1" "NetworkPolicy" "networkpolicies" "networkpolicy", c::NETWORK_POLICY, netpol::NETWORK_POLICY)
         },
         KindInfo {
             namespaced: false,
             has_status: true,
-            ..kind!("networking.k8s.io" "v1" "ServiceCIDR" "servicecidrs" "servicecidr", c::PLAIN, Hooks::NONE)
+            ..kind!("networking.k8s.io" "v1" "ServiceCIDR" "servicecidrs" "servicecidr", c::SERVICE_CIDR, netpol::SERVICE_CIDR)
         },
     ]
 }

@@ -12,22 +12,22 @@ pub(super) fn kinds() -> Vec<KindInfo> {
         },
         KindInfo {
             namespaced: false,
-            ..kind!("storage.k8s.io" "v1" "CSIDriver" "csidrivers" "csidriver", c::PLAIN, Hooks::NONE)
+            ..kind!("storage.k8s.io" "v1" "CSIDriver" "csidrivers" "csidriver", c::CSI_DRIVER, csi::DRIVER)
         },
         KindInfo {
             namespaced: false,
-            ..kind!("storage.k8s.io" "v1" "CSINode" "csinodes" "csinode", c::PLAIN, Hooks::NONE)
+            ..kind!("storage.k8s.io" "v1" "CSINode" "csinodes" "csinode", c::CSI_NODE, csi::NODE)
         },
-        kind!("storage.k8s.io" "v1" "CSIStorageCapacity" "csistoragecapacities" "csistoragecapacity", c::PLAIN, Hooks::NONE),
+        kind!("storage.k8s.io" "v1" "CSIStorageCapacity" "csistoragecapacities" "csistoragecapacity", c::CSI_CAPACITY, csi::CAPACITY),
         KindInfo {
             namespaced: false,
             has_status: true,
-            ..kind!("storage.k8s.io" "v1" "VolumeAttachment" "volumeattachments" "volumeattachment", c::PLAIN, Hooks::NONE)
+            ..kind!("storage.k8s.io" "v1" "VolumeAttachment" "volumeattachments" "volumeattachment", c::ATTACHMENT, csi::ATTACHMENT)
         },
         KindInfo {
             short_names: &["vac"],
             namespaced: false,
-            ..kind!("storage.k8s.io" "v1" "VolumeAttributesClass" "volumeattributesclasses" "volumeattributesclass", c::PLAIN, Hooks::NONE)
+            ..kind!("storage.k8s.io" "v1" "VolumeAttributesClass" "volumeattributesclasses" "volumeattributesclass", c::ATTRIBUTES_CLASS, csi::ATTRIBUTES_CLASS)
         },
     ]
 }

@@ -42,33 +42,33 @@ pub(super) fn kinds() -> Vec<KindInfo> {
             categories: &["all"],
             has_status: true,
             has_generation: true,
-            ..kind!("apps" "v1" "DaemonSet" "daemonsets" "daemonset", c::PLAIN, Hooks::NONE)
+            ..kind!("apps" "v1" "DaemonSet" "daemonsets" "daemonset", c::DAEMON_SET, daemonset::HOOKS)
         },
         KindInfo {
             short_names: &["hpa"],
             categories: &["all"],
             has_status: true,
-            ..kind!("autoscaling" "v2" "HorizontalPodAutoscaler" "horizontalpodautoscalers" "horizontalpodautoscaler", c::PLAIN, Hooks::NONE)
+            ..kind!("autoscaling" "v2" "HorizontalPodAutoscaler" "horizontalpodautoscalers" "horizontalpodautoscaler", c::AUTOSCALER, autoscaling::V2)
         },
         KindInfo {
             short_names: &["hpa"],
             categories: &["all"],
             has_status: true,
             storage_version: "v2",
-            ..kind!("autoscaling" "v1" "HorizontalPodAutoscaler" "horizontalpodautoscalers" "horizontalpodautoscaler", c::PLAIN, Hooks::NONE)
+            ..kind!("autoscaling" "v1" "HorizontalPodAutoscaler" "horizontalpodautoscalers" "horizontalpodautoscaler", c::AUTOSCALER, autoscaling::V1)
         },
         KindInfo {
             short_names: &["cj"],
             categories: &["all"],
             has_status: true,
             has_generation: true,
-            ..kind!("batch" "v1" "CronJob" "cronjobs" "cronjob", c::PLAIN, Hooks::NONE)
+            ..kind!("batch" "v1" "CronJob" "cronjobs" "cronjob", c::CRON_JOB, cronjob::HOOKS)
         },
         KindInfo {
             short_names: &["pdb"],
             has_status: true,
             has_generation: true,
-            ..kind!("policy" "v1" "PodDisruptionBudget" "poddisruptionbudgets" "poddisruptionbudget", c::PLAIN, Hooks::NONE)
+            ..kind!("policy" "v1" "PodDisruptionBudget" "poddisruptionbudgets" "poddisruptionbudget", c::DISRUPTION_BUDGET, policy::DISRUPTION_BUDGET)
         },
     ]
 }

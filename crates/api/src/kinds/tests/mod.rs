@@ -5,9 +5,15 @@ use serde_json::{Value, json};
 use super::*;
 use crate::meta::{self, NewMeta};
 
+mod access;
+mod infra;
+mod limits;
+mod more_workloads;
 mod others;
 mod pods;
+mod scaling;
 mod services;
+mod warnings;
 mod workloads;
 
 fn kind(api_version: &str, kind: &str) -> &'static KindInfo {

@@ -167,10 +167,7 @@ fn jobs_get_defaults_labels_and_a_selector() {
 fn bad_jobs_are_refused_and_templates_stay() {
     let jobs = kind("batch/v1", "Job");
     let (_, errors) = create(jobs, job(json!({"template": template()})));
-    assert_eq!(
-        errors,
-        ["spec.template.spec.restartPolicy: Unsupported value: \"Always\": supported values: \"OnFailure\", \"Never\""]
-    );
+    assert_eq!(errors, ["spec.template.spec.restartPolicy: Required value: valid values: \"OnFailure\", \"Never\""]);
     let (_, errors) = create(jobs, job(json!({"parallelism": 1, "completionMode": "Indexed"})));
     assert_eq!(errors, ["spec.completions: Required value: when completion mode is Indexed"]);
     let old = created(jobs, job(json!({})));

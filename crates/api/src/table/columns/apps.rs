@@ -8,20 +8,30 @@ use crate::meta;
 use crate::selectors::LabelSelector;
 use crate::table::{human_duration, object_age};
 
-fn count(o: &Value, path: &[&str]) -> i64 {
+pub(super) fn count(o: &Value, path: &[&str]) -> i64 {
     int_at(o, path).unwrap_or(0)
 }
 
-/// Container names and images of the template.
+/// Container names and images of the template at `spec.template`.
 fn containers(o: &Value) -> (String, String) {
-    let list = list_at(o, &["spec", "template", "spec", "containers"]);
+    template_containers(at(o, &["spec", "template"]).unwrap_or(&Value::Null))
+}
+
+/// Container names and images of a template.
+pub(super) fn template_containers(template: &Value) -> (String, String) {
+    let list = list_at(template, &["spec", "containers"]);
     let join = |key: &str| list.iter().map(|c| str_at(c, &[key])).collect::<Vec<_>>().join(",");
     (join("name"), join("image"))
 }
 
 /// A metav1 selector on one line.
-fn selector(o: &Value) -> String {
-    match at(o, &["spec", "selector"]).map(LabelSelector::from_json) {
+pub(super) fn selector(o: &Value) -> String {
+    selector_line(at(o, &["spec", "selector"]))
+}
+
+/// A metav1 selector on one line.
+pub(super) fn selector_line(selector: Option<&Value>) -> String {
+    match selector.map(LabelSelector::from_json) {
         None => "<none>".to_owned(),
         Some(Err(_)) => "<error>".to_owned(),
         Some(Ok(s)) if s.is_everything() => "<none>".to_owned(),

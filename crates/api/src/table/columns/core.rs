@@ -4,12 +4,16 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::apps::entries;
-use crate::json::{at, int_at, list_at, str_at};
+use crate::json::{at, int_at, str_at};
 use crate::meta;
 use crate::table::{age, object_age};
 
 pub(super) fn plain(o: &Value, now: Timestamp) -> Vec<Value> {
     vec![json!(meta::name(o)), json!(object_age(o, now))]
+}
+
+pub(super) fn created_at(o: &Value, _: Timestamp) -> Vec<Value> {
+    vec![json!(meta::name(o)), json!(str_at(o, &["metadata", "creationTimestamp"]))]
 }
 
 pub(super) fn config_map(o: &Value, now: Timestamp) -> Vec<Value> {
@@ -20,10 +24,6 @@ pub(super) fn config_map(o: &Value, now: Timestamp) -> Vec<Value> {
 pub(super) fn secret(o: &Value, now: Timestamp) -> Vec<Value> {
     let keys = entries(o, &["data"]).to_string();
     vec![json!(meta::name(o)), json!(str_at(o, &["type"])), json!(keys), json!(object_age(o, now))]
-}
-
-pub(super) fn service_account(o: &Value, now: Timestamp) -> Vec<Value> {
-    vec![json!(meta::name(o)), json!(list_at(o, &["secrets"]).len().to_string()), json!(object_age(o, now))]
 }
 
 pub(super) fn namespace(o: &Value, now: Timestamp) -> Vec<Value> {

@@ -1,0 +1,8 @@
+//! Webhook configurations and admission policies.
+
+mod policies;
+mod rules;
+mod webhooks;
+
+pub(super) use policies::{MUTATING_BINDING, MUTATING_POLICY, VALIDATING_BINDING, VALIDATING_POLICY};
+pub(super) use webhooks::{MUTATING_WEBHOOKS, VALIDATING_WEBHOOKS};
