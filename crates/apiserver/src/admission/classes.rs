@@ -171,7 +171,7 @@ pub(super) fn ingress(admission: &Admission<'_>, ingress: &mut Value) {
 /// A new node takes no pods before it has said that it is ready: the node controller takes the taint off.
 pub(super) fn not_ready(node: &mut Value) {
     let ready = node["status"]["conditions"].as_array().into_iter().flatten();
-    if ready.into_iter().any(|c| c["type"] == "Ready" && c["status"] == "True") || !node["spec"].is_object() {
+    if ready.into_iter().any(|c| c["type"] == "Ready" && c["status"] == "True") {
         // Nodes here register with their status: one that is ready already needs no second look.
         return;
     }

@@ -1,32 +1,36 @@
 //! `matchConditions`: expressions that must all hold for a webhook or policy to be asked.
 
+use super::expression::Program;
 use serde_json::Value;
-
-use super::Admission;
 
 /// Conditions, compiled.
 pub(super) struct Conditions {
-    names: Vec<String>,
-    /// An evaluation that fails keeps the webhook out instead of refusing the request.
-    ignore: bool,
+    list: Vec<(String, Result<Program, String>)>,
 }
 
 impl Conditions {
     /// Reads a list of named expressions.
-    pub fn compile(list: &Value, ignore: bool) -> Self {
-        let name = |c: &Value| c["name"].as_str().unwrap_or("").to_owned();
-        Conditions { names: list.as_array().into_iter().flatten().map(name).collect(), ignore }
+    pub fn compile(list: &Value) -> Self {
+        let text = |c: &Value, key: &str| c[key].as_str().unwrap_or("").to_owned();
+        let read = |c: &Value| (text(c, "name"), Program::compile(&text(c, "expression")));
+        Conditions { list: list.as_array().into_iter().flatten().map(read).collect() }
     }
 
-    /// Whether they hold.
+    /// Whether they hold. One that does not settles it, also when another cannot be evaluated.
     ///
     /// # Errors
-    /// Why that cannot be said, when that must refuse the request.
-    pub fn hold(&self, _: &Admission<'_>, _: &Value) -> Result<bool, String> {
-        match self.names.first() {
-            None => Ok(true),
-            Some(_) if self.ignore => Ok(false),
-            Some(name) => Err(format!("match condition {name:?} cannot be evaluated by this server")),
+    /// Why that cannot be said.
+    pub fn hold(&self, variables: &[(&str, &Value)]) -> Result<bool, String> {
+        let mut failed = None;
+        for (name, program) in &self.list {
+            let value = program.as_ref().map_err(Clone::clone).and_then(|p| p.eval(variables));
+            match value {
+                Ok(Value::Bool(true)) => {}
+                Ok(Value::Bool(false)) => return Ok(false),
+                Ok(_) => failed = Some(format!("match condition {name:?} must evaluate to a bool")),
+                Err(why) => failed = Some(format!("match condition {name:?} cannot be evaluated: {why}")),
+            }
         }
+        failed.map_or(Ok(true), Err)
     }
 }

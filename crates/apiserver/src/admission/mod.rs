@@ -15,16 +15,20 @@ use store::Compare;
 use crate::authn::UserInfo;
 use crate::cache::{Caches, Entry};
 use crate::handlers::Scope;
+use crate::handlers::delete::Options;
 use crate::handlers::write::Writer;
 use crate::server::ApiServer;
 
 mod classes;
 mod conditions;
 pub(crate) mod disruption;
+mod expression;
 mod limits;
 mod node;
 mod pod;
+mod policy;
 pub(crate) mod quota;
+mod review;
 mod rules;
 mod security;
 mod service;
@@ -32,6 +36,7 @@ mod storage;
 mod webhook;
 
 pub(crate) use classes::system_classes;
+pub(crate) use policy::observe;
 pub(crate) use quota::Charge;
 pub use service::{Allocator, Reservation};
 
@@ -88,6 +93,7 @@ impl Operation {
 pub(crate) struct State {
     pub quotas: quota::Quotas,
     pub webhooks: webhook::Webhooks,
+    pub policies: policy::Policies,
 }
 
 /// One operation on one object, as admission sees it.
@@ -102,8 +108,9 @@ pub(crate) struct Admission<'a> {
     pub namespace: &'a str,
     /// As far as it is known yet.
     pub name: &'a str,
-    /// The options of the request, as `CreateOptions` and the like.
-    pub options: Value,
+    /// Of a deletion.
+    pub deletion: Option<&'a Options>,
+    pub manager: &'a str,
     pub dry_run: bool,
     pub now: jiff::Timestamp,
     pub warnings: &'a Warnings,
@@ -120,7 +127,8 @@ impl<'a> Admission<'a> {
             subresource,
             namespace: scope.namespace,
             name: scope.name,
-            options: options(writer, operation),
+            deletion: None,
+            manager: writer.manager,
             dry_run: writer.dry_run,
             now: writer.now,
             warnings: writer.warnings,
@@ -133,6 +141,24 @@ impl<'a> Admission<'a> {
 
     fn is(&self, group: &str, kind: &str) -> bool {
         self.kind.group == group && self.kind.kind == kind
+    }
+
+    /// The options of the request as their document.
+    fn options(&self) -> Value {
+        let kind = match self.operation {
+            Operation::Create => "CreateOptions",
+            Operation::Update => "UpdateOptions",
+            Operation::Delete => return self.deletion.map_or(Value::Null, Options::to_json),
+            Operation::Connect => return Value::Null,
+        };
+        let mut out = serde_json::json!({"kind": kind, "apiVersion": "meta.k8s.io/v1"});
+        if self.dry_run {
+            out["dryRun"] = serde_json::json!(["All"]);
+        }
+        if !self.manager.is_empty() {
+            out["fieldManager"] = self.manager.into();
+        }
+        out
     }
 
     /// The namespace as the path has it: that of a Namespace is its own name.
@@ -233,6 +259,10 @@ impl<'a> Admission<'a> {
             limits::check(self, object)?;
             security::check(self, object, old)?;
             classes::check(self, object, old)?;
+            policy::check(self, object, old)?;
+        }
+        if !policy::are_none(self) {
+            policy::validate(self, object, old)?;
         }
         if webhook::are_none(self) {
             return Ok(());
@@ -247,24 +277,6 @@ impl<'a> Admission<'a> {
     pub async fn charge(&self, object: &Value, old: &Value) -> Result<Charge, ApiError> {
         self.server.admission.quotas.charge(self, object, old).await
     }
-}
-
-/// The options of a request as its document.
-fn options(writer: &Writer<'_>, operation: Operation) -> Value {
-    let kind = match operation {
-        Operation::Create => "CreateOptions",
-        Operation::Update => "UpdateOptions",
-        Operation::Delete => "DeleteOptions",
-        Operation::Connect => return Value::Null,
-    };
-    let mut out = serde_json::json!({"kind": kind, "apiVersion": "meta.k8s.io/v1"});
-    if writer.dry_run {
-        out["dryRun"] = serde_json::json!(["All"]);
-    }
-    if operation != Operation::Delete && !writer.manager.is_empty() {
-        out["fieldManager"] = writer.manager.into();
-    }
-    out
 }
 
 /// The condition under which something may be created in a namespace: that it stays as it is now.
@@ -289,10 +301,14 @@ pub fn namespace_open(caches: &Caches, kind: &KindInfo, namespace: &str, name: &
 }
 
 /// # Errors
-/// 403 for namespaces that must stay.
+/// 403 for namespaces and classes that must stay.
 pub fn deletable(kind: &KindInfo, entry: &Entry) -> Result<(), ApiError> {
     if kind.kind == "Namespace" && IMMORTAL.contains(&entry.name()) {
         return Err(ApiError::forbidden("namespaces", "", entry.name(), "this namespace may not be deleted"));
+    }
+    if kind.kind == "PriorityClass" && system_classes().iter().any(|c| api::meta::name(c) == entry.name()) {
+        let why = "this is a system priority class and cannot be deleted";
+        return Err(ApiError::forbidden(kind.plural, kind.group, entry.name(), why));
     }
     Ok(())
 }

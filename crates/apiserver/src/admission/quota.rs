@@ -74,9 +74,10 @@ impl Quotas {
         old: &Value,
     ) -> Result<Charge, ApiError> {
         let caches = admission.caches();
-        let (group, plural) = (admission.kind.group, admission.kind.plural);
+        let (group, plural) = (admission.kind.storage_group, admission.kind.plural);
         let charged = match admission.operation {
-            Operation::Create => true,
+            // Events end by themselves, which no count would see.
+            Operation::Create => admission.kind.ttl_s.is_none(),
             Operation::Update => group.is_empty() && matches!(plural, "services" | "persistentvolumeclaims"),
             Operation::Delete | Operation::Connect => false,
         };

@@ -88,6 +88,9 @@ pub(crate) async fn evict(mut call: Call, scope: Scope<'_>) -> Result<Reply, Api
     let writer = Writer { server, user: &call.user, manager: &manager, dry_run, now, warnings: &call.warnings };
     server.caches.consistent().await?;
     let admission = Admission::new(&writer, &scope, Operation::Create, "eviction");
+    if !eviction["metadata"].is_object() {
+        eviction["metadata"] = json!({});
+    }
     eviction["metadata"]["name"] = scope.name.into();
     eviction["metadata"]["namespace"] = scope.namespace.into();
     admission.mutate(&mut eviction, &Value::Null).await?;

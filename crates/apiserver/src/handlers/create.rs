@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::input::{self, Input};
 use super::write::{Commit, RETRIES, Writer, Written, encode_stored, served, storage_schema_of};
 use super::{Call, Scope, render};
-use crate::admission::{Admission, Operation, namespace_open, suffix};
+use crate::admission::{Admission, Operation, namespace_open, observe, suffix};
 use crate::cache::entry::with_revision;
 use crate::http::respond::{self, Reply};
 
@@ -100,6 +100,10 @@ async fn attempt(writer: &Writer<'_>, scope: &Scope<'_>, mut object: Value) -> R
         return Err(ApiError::invalid(kind.kind, kind.group, &name, errors));
     }
     admission.validate(&object, &Value::Null).await?;
+    observe(kind, &mut object);
+    for warning in kind.warnings(&served(kind, &object)) {
+        writer.warnings.add(warning);
+    }
     let key = scope.key_of(&name);
     for _ in 0..RETRIES {
         let open = match kind.namespaced {

@@ -65,7 +65,7 @@ impl Options {
     }
 
     /// As the document that admission sees.
-    fn to_json(&self) -> Value {
+    pub fn to_json(&self) -> Value {
         let mut out = json!({"kind": "DeleteOptions", "apiVersion": "meta.k8s.io/v1"});
         if let Some(seconds) = self.grace_s {
             out["gracePeriodSeconds"] = seconds.into();
@@ -188,7 +188,7 @@ pub(crate) enum Outcome {
 /// # Errors
 /// 403, 404, 409.
 pub(crate) async fn delete(writer: &Writer<'_>, scope: &Scope<'_>, options: &Options) -> Result<Outcome, ApiError> {
-    let admission = Admission { options: options.to_json(), ..Admission::new(writer, scope, Operation::Delete, "") };
+    let admission = Admission { deletion: Some(options), ..Admission::new(writer, scope, Operation::Delete, "") };
     remove(writer, scope, options, Some(&admission)).await
 }
 

@@ -23,7 +23,7 @@ use crate::server::ApiServer;
 mod binding;
 mod collection;
 mod create;
-mod delete;
+pub(crate) mod delete;
 mod discovery;
 mod health;
 mod impersonate;

@@ -8,7 +8,7 @@ use super::create::{self, Tracking};
 use super::input::{self, Input};
 use super::write::{Commit, RETRIES, Writer, Written, encode_stored, served, storage_schema_of};
 use super::{Call, Scope, render, scale};
-use crate::admission::{Admission, Charge, Operation};
+use crate::admission::{Admission, Charge, Operation, Reservation, observe};
 use crate::cache::Entry;
 use crate::cache::entry::with_revision;
 use crate::http::respond::{self, Reply};
@@ -112,31 +112,7 @@ async fn attempt(
     preconditions(scope, &new, old, entry.revision)?;
     api::meta::clear_resource_version(&mut new);
     let admission = Admission::new(writer, scope, Operation::Update, part.subresource());
-    if part != Part::Binding {
-        mutate(&admission, part, &mut new, old).await?;
-    }
-    let reserved = admission.allocate(&mut new, old)?;
-    let errors = match part {
-        Part::Main | Part::Scale => {
-            kind.prepare_update(&mut new, old);
-            kind.validate_update(&served(kind, &new), &served(kind, old))
-        }
-        Part::Status => {
-            kind.prepare_status_update(&mut new, old);
-            kind.validate_status_update(&new, old)
-        }
-        Part::Finalize => {
-            new = finalized(&new, old);
-            Vec::new()
-        }
-        Part::Binding => Vec::new(),
-    };
-    if !errors.is_empty() {
-        return Err(ApiError::invalid(kind.kind, kind.group, scope.name, errors));
-    }
-    if part != Part::Binding {
-        validate(&admission, part, &new, old).await?;
-    }
+    let reserved = admitted(&admission, scope, part, &mut new, old).await?;
     if tracking == Tracking::Update {
         let ty = storage_schema_of(kind)?;
         let sub = part.subresource();
@@ -169,6 +145,50 @@ async fn attempt(
         Commit::Done(revision) => Ok(Some(Written { bytes: with_revision(&stored, revision), created: false })),
         Commit::Again => Ok(None),
     }
+}
+
+/// Completes and checks what is to be written. The reservation, if any, must be held until it is.
+async fn admitted(
+    admission: &Admission<'_>,
+    scope: &Scope<'_>,
+    part: Part,
+    new: &mut Value,
+    old: &Value,
+) -> Result<Option<Reservation>, ApiError> {
+    let kind = scope.kind;
+    if part != Part::Binding {
+        mutate(admission, part, new, old).await?;
+    }
+    let reserved = admission.allocate(new, old)?;
+    let errors = match part {
+        Part::Main | Part::Scale => {
+            kind.prepare_update(new, old);
+            kind.validate_update(&served(kind, new), &served(kind, old))
+        }
+        Part::Status => {
+            kind.prepare_status_update(new, old);
+            kind.validate_status_update(new, old)
+        }
+        Part::Finalize => {
+            *new = finalized(new, old);
+            Vec::new()
+        }
+        Part::Binding => Vec::new(),
+    };
+    if !errors.is_empty() {
+        return Err(ApiError::invalid(kind.kind, kind.group, scope.name, errors));
+    }
+    if part != Part::Binding {
+        validate(admission, part, new, old).await?;
+    }
+    if part == Part::Main {
+        observe(kind, new);
+        // Written again and again by controllers, most objects change in ways that no sentence is about.
+        if !kind.has_generation || api::meta::generation(new) != api::meta::generation(old) {
+            kind.warnings(&served(kind, new)).into_iter().for_each(|w| admission.warnings.add(w));
+        }
+    }
+    Ok(reserved)
 }
 
 /// Admission's additions to what is written: to the object, or to the Scale that stands for it.

@@ -7,9 +7,9 @@ use serde_json::Value;
 
 use super::super::Admission;
 use super::super::conditions::Conditions;
+use super::super::review::Failure;
 use super::super::rules::{Match, Target};
 use super::client::Client;
-use super::review::Failure;
 
 /// A webhook.
 pub(super) struct Hook {
@@ -52,7 +52,7 @@ fn read(webhook: &Value) -> Hook {
         matching: Match::new(&webhook["rules"], !is("matchPolicy", "Exact")),
         namespaces: selector("namespaceSelector"),
         objects: selector("objectSelector"),
-        conditions: Conditions::compile(&webhook["matchConditions"], ignore),
+        conditions: Conditions::compile(&webhook["matchConditions"]),
     }
 }
 
@@ -65,13 +65,13 @@ impl Hook {
         selected.then_some(target)
     }
 
-    /// Whether its conditions hold.
+    /// Whether its conditions hold. What cannot be said is for the failure policy: it keeps the webhook out, or refuses.
     pub fn concerns(&self, admission: &Admission<'_>, request: &Value) -> Result<bool, Failure> {
-        let name = &self.name;
-        let refused = |why| {
-            let error = admission.forbidden(&format!("webhook {name:?}: {why}"));
-            Failure::Refused(error)
-        };
-        self.conditions.hold(admission, request).map_err(refused)
+        let given = [("object", &request["object"]), ("oldObject", &request["oldObject"]), ("request", request)];
+        match self.conditions.hold(&given) {
+            Err(_) if self.ignore => Ok(false),
+            Err(why) => Err(Failure::Refused(admission.forbidden(&why))),
+            Ok(held) => Ok(held),
+        }
     }
 }

@@ -13,16 +13,15 @@ use serde_json::Value;
 use tokio::sync::Semaphore;
 
 use super::rules::{self, Target};
-use super::{Admission, Operation};
+use super::{Admission, Operation, review};
 use crate::cache::Caches;
 use crate::handlers::write::{check_types, storage_schema_of};
 
 mod client;
 mod hook;
-mod review;
 
+use super::review::Verdict;
 use hook::Hook;
-use review::Verdict;
 
 const GROUP: &str = "admissionregistration.k8s.io";
 /// Calls under way at once; more wait for their place as long as their own time allows.

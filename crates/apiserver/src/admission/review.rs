@@ -5,8 +5,8 @@ use base64::Engine as _;
 use bytes::Bytes;
 use serde_json::{Value, json};
 
-use super::super::rules::{Target, exchanged};
-use super::super::{Admission, Operation, Warnings};
+use super::rules::{Target, exchanged};
+use super::{Admission, Operation, Warnings};
 
 const API_VERSION: &str = "admission.k8s.io/v1";
 
@@ -55,7 +55,7 @@ pub(super) fn request(admission: &Admission<'_>, target: &Target<'_>, object: &V
         "object": target.view(object, old),
         "oldObject": target.view(old, &Value::Null),
         "dryRun": admission.dry_run,
-        "options": admission.options,
+        "options": admission.options(),
     });
     let namespace = admission.asked_namespace();
     let subresource = admission.subresource;
