@@ -184,7 +184,6 @@ async fn selectors_subresources_and_dry_runs_are_heeded() {
         hooks.hook("a.x.example", &["*"], &["configmaps"], json!({"objectSelector": {"matchLabels": {"app": "x"}}})),
         hooks.hook("b.x.example", &["*"], &["configmaps"], json!({"namespaceSelector": {"matchLabels": {"no": "no"}}})),
         hooks.hook("c.x.example", &["UPDATE"], &["deployments/scale"], json!({})),
-        hooks.hook("d.x.example", &["CREATE"], &["secrets"], json!({"sideEffects": "Some"})),
     ];
     admin.create(VALIDATING, &configuration("ValidatingWebhookConfiguration", "v", &list)).await;
     admin.create(CONFIG_MAPS, &config_map("plain")).await;
@@ -196,10 +195,10 @@ async fn selectors_subresources_and_dry_runs_are_heeded() {
     let (path, request) = hooks.seen.lock().pop().unwrap();
     assert_eq!((path.as_str(), &request["subResource"]), ("/c.x.example", &"scale".into()));
     assert_eq!((&request["object"]["kind"], &request["object"]["spec"]["replicas"]), (&"Scale".into(), &json!(3)));
-    let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}});
-    let refused = admin.post("/api/v1/namespaces/default/secrets?dryRun=All", &secret).await;
-    let want = r#"admission webhook "d.x.example" does not support dry run"#;
-    assert_eq!((refused.code, refused.body["message"].as_str()), (400, Some(want)));
+    let dry = admin.post(&format!("{CONFIG_MAPS}?dryRun=All"), &labelled("dry", "app", "x")).await;
+    assert_eq!(dry.code, 201, "{}", dry.body);
+    let (_, request) = hooks.seen.lock().pop().unwrap();
+    assert_eq!((&request["dryRun"], &request["options"]["dryRun"]), (&json!(true), &json!(["All"])));
 }
 
 #[tokio::test]

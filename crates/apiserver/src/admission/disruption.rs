@@ -151,3 +151,28 @@ pub(crate) fn mark(pod: &mut Value, now: &str) {
         None => pod["status"]["conditions"] = json!([condition]),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unready_pods_count_by_the_budgets_policy() {
+        let pod = |ready: &str| json!({"status": {"conditions": [{"type": "Ready", "status": ready}]}});
+        let budget = |policy: &str, healthy: i64| {
+            json!({
+                "spec": {"unhealthyPodEvictionPolicy": policy},
+                "status": {"currentHealthy": healthy, "desiredHealthy": 2},
+            })
+        };
+        for (policy, healthy, ready, want) in [
+            ("IfHealthyBudget", 2, "True", true),
+            ("IfHealthyBudget", 2, "False", false),
+            ("IfHealthyBudget", 1, "False", true),
+            ("AlwaysAllow", 1, "False", false),
+            ("AlwaysAllow", 1, "True", true),
+        ] {
+            assert_eq!(counts(&budget(policy, healthy), &pod(ready)), want, "{policy} {healthy} {ready}");
+        }
+    }
+}

@@ -98,3 +98,39 @@ pub fn a_dead_webhook_is_told_of_and_can_be_removed(ctx: &Ctx) -> Result<()> {
     ctx.ok(&["create", "configmap", "c"])?;
     Ok(())
 }
+
+pub fn a_policy_denies_what_its_expression_says(ctx: &Ctx) -> Result<()> {
+    let name = format!("few-{}", ctx.ns);
+    let rule = json!({
+        "apiGroups": ["apps"], "apiVersions": ["v1"], "resources": ["deployments"], "operations": ["CREATE", "UPDATE"],
+    });
+    let policy = object(
+        "admissionregistration.k8s.io/v1",
+        "ValidatingAdmissionPolicy",
+        &name,
+        json!({
+            "failurePolicy": "Fail",
+            "matchConstraints": {"resourceRules": [rule]},
+            "validations": [{"expression": "object.spec.replicas <= 2", "message": "two are enough"}],
+        }),
+    );
+    let selector = json!({"matchLabels": {"kubernetes.io/metadata.name": ctx.ns}});
+    let binding = object(
+        "admissionregistration.k8s.io/v1",
+        "ValidatingAdmissionPolicyBinding",
+        &name,
+        json!({
+            "policyName": name,
+            "validationActions": ["Deny"],
+            "matchResources": {"namespaceSelector": selector},
+        }),
+    );
+    ctx.apply(&[policy, binding])?;
+    let said = ctx.fails(&["create", "deployment", "many", "--image=x", "--replicas=3"])?;
+    let want = format!("ValidatingAdmissionPolicy '{name}' with binding '{name}' denied request: two are enough");
+    ensure!(said.contains(&want), "{said}");
+    ctx.ok(&["create", "deployment", "few", "--image=x", "--replicas=0"])?;
+    ctx.ok(&["delete", "validatingadmissionpolicybinding", &name])?;
+    ctx.ok(&["delete", "validatingadmissionpolicy", &name])?;
+    Ok(())
+}

@@ -51,6 +51,7 @@ fn main() -> ExitCode {
             admission::pod_security_refuses_and_warns,
             admission::eviction_waits_for_the_budget,
             admission::a_dead_webhook_is_told_of_and_can_be_removed,
+            admission::a_policy_denies_what_its_expression_says,
         ])
         .main()
 }
