@@ -6,6 +6,9 @@ use std::time::Duration;
 
 use base::instance::Cidr;
 
+use crate::audit::AuditConfig;
+use crate::authn::OidcConfig;
+
 /// Settings of one API server.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -27,6 +30,10 @@ pub struct Config {
     pub admin_token: Option<String>,
     /// How much history the store keeps, and how often older history is dropped.
     pub history: Duration,
+    /// The audit log, if one is wanted.
+    pub audit: Option<AuditConfig>,
+    /// Another identity provider, if there is one.
+    pub oidc: Option<OidcConfig>,
     /// Limits.
     pub limits: Limits,
 }
@@ -83,6 +90,8 @@ impl Config {
             server_ips: Vec::new(),
             admin_token: None,
             history: Duration::from_secs(300),
+            audit: None,
+            oidc: None,
             limits: Limits::default(),
         }
     }

@@ -5,6 +5,7 @@
 //! concatenation of bytes; a write is answered when the cache shows it.
 
 mod admission;
+mod audit;
 mod authn;
 mod authz;
 mod bootstrap;
@@ -16,7 +17,8 @@ pub mod pki;
 mod proxy;
 mod server;
 
-pub use authn::UserInfo;
+pub use audit::{AuditConfig, AuditError};
+pub use authn::{OidcConfig, OidcError, UserInfo};
 pub use authz::{Attributes, Authorizer, Decision};
 pub use cache::Caches;
 pub use config::{Config, Limits};

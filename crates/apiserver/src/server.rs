@@ -18,8 +18,9 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::admission::{self, Allocator};
-use crate::authn::{Sender, TokenError, Tokens, UserInfo};
-use crate::authz::{self, Authorizer};
+use crate::audit::{Audit, AuditError};
+use crate::authn::{Oidc, OidcError, Sender, TokenError, Tokens, UserInfo};
+use crate::authz;
 use crate::cache::Caches;
 use crate::cache::kind::RingLimits;
 use crate::config::Config;
@@ -44,6 +45,12 @@ pub enum StartError {
     /// The token key.
     #[error("prepare service account tokens")]
     Token(#[from] TokenError),
+    /// The audit log.
+    #[error("prepare the audit log")]
+    Audit(#[from] AuditError),
+    /// The other identity provider.
+    #[error("prepare OpenID Connect")]
+    Oidc(#[from] OidcError),
     /// The store.
     #[error("read the store")]
     Store(#[from] StoreError),
@@ -64,7 +71,9 @@ pub struct ApiServer {
     pub(crate) pki: Pki,
     pub(crate) caches: Arc<Caches>,
     pub(crate) tokens: Tokens,
-    pub(crate) authorizers: Vec<Box<dyn Authorizer>>,
+    pub(crate) authorizers: authz::Chain,
+    pub(crate) audit: Option<Arc<Audit>>,
+    pub(crate) oidc: Option<Oidc>,
     pub(crate) allocator: Allocator,
     pub(crate) admission: admission::State,
     pub(crate) kubelets: Kubelets,
@@ -96,6 +105,8 @@ impl ApiServer {
             kubelets: Kubelets::new(&pki)?,
             documents: Documents::default(),
             authorizers: authz::default_chain(),
+            oidc: config.oidc.clone().map(Oidc::new).transpose()?,
+            audit: config.audit.as_ref().map(Audit::open).transpose()?,
             allocator: Allocator::new(&config),
             admission: admission::State::default(),
             reads: Semaphore::new(config.limits.reads_in_flight),

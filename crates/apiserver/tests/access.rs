@@ -45,8 +45,13 @@ async fn a_node_reads_what_pods_need_and_writes_only_its_own() {
     let admin = cluster.admin();
     default_account(&admin).await;
     let me = cluster.user(node("n1"));
-    for path in ["/api/v1/pods", "/api/v1/services", "/api/v1/secrets", "/api/v1/nodes", "/api/v1/namespaces"] {
+    let own = "/api/v1/pods?fieldSelector=spec.nodeName%3Dn1";
+    for path in [own, "/api/v1/services", "/api/v1/persistentvolumes", "/api/v1/namespaces"] {
         assert_eq!(me.get(path).await.code, 200, "{path}");
+    }
+    let other = "/api/v1/pods?fieldSelector=spec.nodeName%3Dn2";
+    for path in [other, "/api/v1/pods", "/api/v1/secrets", "/api/v1/nodes", "/api/v1/configmaps", "/api/v1/nodes/n2"] {
+        assert_eq!(me.get(path).await.code, 403, "{path}");
     }
     let object = |name: &str| json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}});
     me.create("/api/v1/nodes", &object("n1")).await;
@@ -83,6 +88,41 @@ async fn a_node_reads_what_pods_need_and_writes_only_its_own() {
     assert_eq!(me.post(tokens, &request("Pod", "other")).await.code, 403);
     assert_eq!(me.post(tokens, &json!({"spec": {}})).await.code, 403);
     assert_eq!(me.delete(&format!("{PODS}/mine?gracePeriodSeconds=0")).await.code, 200);
+}
+
+#[tokio::test]
+async fn a_node_reads_what_its_pods_refer_to_as_long_as_they_run() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    default_account(&admin).await;
+    let me = cluster.user(node("n1"));
+    admin.create(CONFIG_MAPS, &config_map("c")).await;
+    admin.create(CONFIG_MAPS, &config_map("other")).await;
+    let secrets = "/api/v1/namespaces/default/secrets";
+    admin.create(secrets, &json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}})).await;
+    let (map, secret) = (format!("{CONFIG_MAPS}/c"), format!("{secrets}/s"));
+    let watch = format!("{secrets}?fieldSelector=metadata.name%3Ds");
+    assert_eq!(me.get(&map).await.code, 403);
+    let mut using = pod("p");
+    using["spec"]["volumes"] = json!([{"name": "c", "configMap": {"name": "c"}}]);
+    using["spec"]["containers"][0]["envFrom"] = json!([{"secretRef": {"name": "s"}}]);
+    admin.create(PODS, &using).await;
+    assert_eq!(me.get(&map).await.code, 403, "it runs nowhere yet");
+    let target = json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": "p"}, "target": {"kind": "Node", "name": "n1"}});
+    assert_eq!(admin.post(&format!("{PODS}/p/binding"), &target).await.code, 201);
+    for path in [&map, &secret, &watch] {
+        assert_eq!(me.get(path).await.code, 200, "{path}");
+        assert_eq!(cluster.user(node("n2")).get(path).await.code, 403, "{path}");
+    }
+    let refused = me.get(&format!("{CONFIG_MAPS}/other")).await;
+    assert!(
+        refused.body["message"].as_str().unwrap().ends_with("no relationship found between node 'n1' and this object")
+    );
+    assert_eq!(me.get(secrets).await.code, 403);
+    assert_eq!(me.get("/api/v1/namespaces/default/serviceaccounts/default").await.code, 200);
+    assert_eq!(me.delete(&secret).await.code, 403);
+    assert_eq!(admin.delete(&format!("{PODS}/p?gracePeriodSeconds=0")).await.code, 200);
+    assert_eq!(me.get(&map).await.code, 403);
 }
 
 #[tokio::test]
@@ -178,7 +218,7 @@ async fn over_https_strangers_learn_only_that_the_server_lives() {
     let agent = cluster.server.pki().agent("n1").unwrap();
     drop(agent);
     let args = ["--cacert", &ca, "--cert", &file("agent-n1.crt"), "--key", &file("agent-n1.key")];
-    assert_eq!(curl(&pods, &args).await.0, "200");
+    assert_eq!(curl(&format!("{pods}?fieldSelector=spec.nodeName%3Dn1"), &args).await.0, "200");
     assert_eq!(curl(&format!("{base}/apis/apps/v1/deployments"), &args).await.0, "403");
     // A watch under way ends when the server drains, and the server with it.
     let watch = format!("{base}/api/v1/pods?watch=1");

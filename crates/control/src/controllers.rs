@@ -22,6 +22,7 @@ use crate::actuator::{ActError, Actuator, Trace};
 use crate::cache::{Cache, Key};
 use crate::queue::Queue;
 
+pub mod access;
 mod namespaces;
 mod passes;
 mod wiring;

@@ -19,6 +19,7 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 pub use actuator::ActError;
+pub use controllers::access::{Authority, NotSigned};
 
 /// What the controllers must be told.
 #[derive(Debug, Clone)]
@@ -27,6 +28,8 @@ pub struct ControlConfig {
     pub ca_pem: String,
     /// Folder of local volumes on every node.
     pub local_volume_root: String,
+    /// Who signs approved certificate signing requests; nobody, if there is none.
+    pub authority: Option<Arc<dyn Authority>>,
 }
 
 /// Runs every controller until `drain` is cancelled. Returns early only when the API server cannot be reached at start.
@@ -36,6 +39,7 @@ pub async fn run(client: kube::Client, config: ControlConfig, drain: Cancellatio
     bootstrap::ensure(&actuator).await?;
     let context = Arc::new(controllers::Context::new(client, actuator, config, drain.clone()));
     controllers::start(&context);
+    controllers::access::start(&context);
     scheduling::start(&context);
     gc::start(&context);
     drain.cancelled().await;

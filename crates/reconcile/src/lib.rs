@@ -1,6 +1,8 @@
 //! Every decision of the cluster, as pure functions from what is seen to what should be done. No async, no clock, no
 //! random numbers, no IO: time and state are arguments, actions are data ([`plan::Action`]).
 
+pub mod certificates;
+pub mod clusterrole;
 pub mod deployment;
 pub mod endpointslice;
 pub mod gc;

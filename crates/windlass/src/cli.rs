@@ -107,12 +107,65 @@ pub struct ServerArgs {
     /// Addresses of Services [default: from the instance's name]
     #[arg(long, value_name = "CIDR")]
     pub service_cidr: Option<base::instance::Cidr>,
+    #[command(flatten)]
+    pub audit: AuditArgs,
+    #[command(flatten)]
+    pub oidc: OidcArgs,
     /// Do not start a node agent: API and controllers only
     #[arg(long)]
     pub no_agent: bool,
     /// Go to the background once ready, logging to DATA-DIR/logs/server.log
     #[arg(long)]
     pub detach: bool,
+}
+
+/// The audit log of the API; named as kube-apiserver names them.
+#[derive(Debug, Args)]
+pub struct AuditArgs {
+    /// Which requests are recorded: a Policy of audit.k8s.io/v1
+    #[arg(long, value_name = "FILE", requires = "audit_log_path")]
+    pub audit_policy_file: Option<PathBuf>,
+    /// The file that records of requests are appended to, one line of JSON each
+    #[arg(long, value_name = "FILE", requires = "audit_policy_file")]
+    pub audit_log_path: Option<PathBuf>,
+    /// Megabytes after which the audit log is put aside
+    #[arg(long, default_value_t = 100, value_name = "MB", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    pub audit_log_maxsize: u64,
+    /// How many audit logs that were put aside are kept
+    #[arg(long, default_value_t = 10, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    pub audit_log_maxbackup: u64,
+}
+
+/// Another identity provider; named as kube-apiserver names them.
+#[derive(Debug, Args)]
+pub struct OidcArgs {
+    /// URL (https) of an OpenID Connect provider whose tokens are accepted
+    #[arg(long, value_name = "URL", requires = "oidc_client_id")]
+    pub oidc_issuer_url: Option<String>,
+    /// Whom its tokens must be for
+    #[arg(long, value_name = "ID", requires = "oidc_issuer_url")]
+    pub oidc_client_id: Option<String>,
+    /// The claim that is the user's name
+    #[arg(long, value_name = "CLAIM", default_value = "sub", requires = "oidc_issuer_url")]
+    pub oidc_username_claim: String,
+    /// What is put before the name, `-` for nothing [default: URL#, nothing before an email]
+    #[arg(long, value_name = "PREFIX", requires = "oidc_issuer_url", allow_hyphen_values = true)]
+    pub oidc_username_prefix: Option<String>,
+    /// The claim that lists the user's groups
+    #[arg(long, value_name = "CLAIM", requires = "oidc_issuer_url")]
+    pub oidc_groups_claim: Option<String>,
+    /// What is put before each group
+    #[arg(long, value_name = "PREFIX", requires = "oidc_groups_claim")]
+    pub oidc_groups_prefix: Option<String>,
+    /// A claim that must have this value; may be repeated
+    #[arg(long, value_name = "CLAIM=VALUE", requires = "oidc_issuer_url")]
+    pub oidc_required_claim: Vec<String>,
+    /// Certificates that the provider's is checked against [default: those of the host]
+    #[arg(long, value_name = "FILE", requires = "oidc_issuer_url")]
+    pub oidc_ca_file: Option<PathBuf>,
+    /// Signature algorithms that are accepted
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', default_value = "RS256", requires = "oidc_issuer_url")]
+    pub oidc_signing_algs: Vec<String>,
 }
 
 #[derive(Debug, Args)]

@@ -21,6 +21,7 @@ use crate::server::ApiServer;
 
 mod classes;
 mod conditions;
+mod csr;
 pub(crate) mod disruption;
 mod expression;
 mod limits;
@@ -28,6 +29,7 @@ mod node;
 mod pod;
 mod policy;
 pub(crate) mod quota;
+mod rbac;
 mod review;
 mod rules;
 mod security;
@@ -166,6 +168,10 @@ impl<'a> Admission<'a> {
         if self.is("", "Namespace") { self.name } else { self.namespace }
     }
 
+    fn rights(&self) -> rbac::Rights<'a> {
+        rbac::Rights { user: self.user, chain: &self.server.authorizers, caches: self.caches() }
+    }
+
     /// 403 for the object.
     fn forbidden(&self, why: &str) -> ApiError {
         ApiError::forbidden(self.kind.plural, self.kind.group, self.name, why)
@@ -190,6 +196,11 @@ impl<'a> Admission<'a> {
         match (self.operation, self.subresource) {
             (Operation::Create, "") => self.complete(object),
             (Operation::Update, "") => self.complete_update(object, old),
+            (Operation::Update, sub @ ("approval" | "status")) if csr::is(self.kind) => {
+                let now = api::meta::format_time(self.now);
+                let decide = if sub == "approval" { csr::approve } else { csr::sign };
+                decide(&self.rights(), object, old, &now)
+            }
             _ => Ok(()),
         }
     }
@@ -200,6 +211,7 @@ impl<'a> Admission<'a> {
         }
         node::create(self.user, self.kind, object)?;
         match (self.kind.group, self.kind.kind) {
+            _ if csr::is(self.kind) => csr::create(&self.rights(), object),
             ("", "Pod") => {
                 limits::complete(self, object);
                 pod::create(self, object)
@@ -256,6 +268,7 @@ impl<'a> Admission<'a> {
     /// 403, and what policies and webhooks say.
     pub async fn validate(&self, object: &Value, old: &Value) -> Result<(), ApiError> {
         if self.subresource.is_empty() {
+            self.check_rights(object, old)?;
             limits::check(self, object)?;
             security::check(self, object, old)?;
             classes::check(self, object, old)?;
@@ -268,6 +281,15 @@ impl<'a> Admission<'a> {
             return Ok(());
         }
         Box::pin(webhook::validate(self, object, old)).await
+    }
+
+    /// Nobody grants what he does not have, also when a webhook wrote the grant.
+    fn check_rights(&self, object: &Value, old: &Value) -> Result<(), ApiError> {
+        match self.operation {
+            Operation::Create => rbac::check(&self.rights(), self.kind, object, None),
+            Operation::Update => rbac::check(&self.rights(), self.kind, object, Some(old)),
+            Operation::Delete | Operation::Connect => Ok(()),
+        }
     }
 
     /// Charges the quotas of the namespace: the last step before the write, which must carry the charge.

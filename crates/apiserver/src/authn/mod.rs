@@ -1,12 +1,15 @@
 //! Who is asking: client certificates, service account tokens, one optional static token. Who cannot say so gets 401.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use rustls_pki_types::CertificateDer;
 
+pub mod oidc;
 pub mod token;
 
+pub use oidc::{Oidc, OidcConfig, OidcError};
 pub use token::{TokenError, Tokens};
 
 /// The group of everybody who has been recognised.
@@ -84,8 +87,13 @@ pub fn user_of_certificate(der: &CertificateDer<'_>) -> Option<Arc<UserInfo>> {
 /// How a request's sender is known before its headers are read.
 #[derive(Debug, Clone)]
 pub enum Sender {
-    /// A connection; with the user of its client certificate.
-    Connection(Option<Arc<UserInfo>>),
+    /// A connection.
+    Connection {
+        /// The user of its client certificate.
+        user: Option<Arc<UserInfo>>,
+        /// Where it comes from.
+        from: SocketAddr,
+    },
     /// A client in this process, for which its creator vouches.
     Trusted(Arc<UserInfo>),
 }

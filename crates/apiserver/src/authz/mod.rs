@@ -3,7 +3,12 @@
 use crate::authn::UserInfo;
 use crate::cache::Caches;
 
+mod feed;
 mod node;
+mod rbac;
+pub mod rules;
+
+pub use rbac::Rbac;
 
 /// What is asked for.
 #[derive(Debug, Clone, Copy)]
@@ -22,11 +27,28 @@ pub struct Attributes<'a> {
     pub namespace: &'a str,
     /// Name of the object; empty for collections and creations.
     pub name: &'a str,
+    /// The `spec.nodeName` that the field selector of a list or watch demands; empty when it demands none.
+    pub node: &'a str,
     /// Path of a request that is not for a resource.
     pub path: &'a str,
 }
 
-impl Attributes<'_> {
+impl<'a> Attributes<'a> {
+    /// Nothing yet, asked for by the user.
+    pub fn blank(user: &'a UserInfo) -> Self {
+        Attributes {
+            user,
+            verb: "",
+            group: "",
+            resource: "",
+            subresource: "",
+            namespace: "",
+            name: "",
+            node: "",
+            path: "",
+        }
+    }
+
     /// `pods/log`, or `pods`.
     pub fn full_resource(&self) -> String {
         if self.subresource.is_empty() {
@@ -68,6 +90,12 @@ pub enum Decision {
 pub trait Authorizer: Send + Sync + 'static {
     /// Whether the request is allowed. Reads caches only: it must not block.
     fn decide(&self, attributes: &Attributes<'_>, caches: &Caches) -> Decision;
+
+    /// A sentence on why it decides so, if there is one.
+    fn reason(&self, attributes: &Attributes<'_>, caches: &Caches) -> Option<String> {
+        let _ = (attributes, caches);
+        None
+    }
 }
 
 /// `system:masters` may do everything.
@@ -79,46 +107,48 @@ impl Authorizer for Masters {
     }
 }
 
-/// What everybody who has been recognised may: find out what is served and who they are.
-pub struct Everyone;
+/// The authorizers of a server, in the order in which they are asked.
+#[derive(Default)]
+pub struct Chain {
+    /// Roles and bindings; also asked for the rules themselves.
+    pub rbac: Rbac,
+    node: node::Node,
+}
 
-impl Authorizer for Everyone {
-    fn decide(&self, a: &Attributes<'_>, _: &Caches) -> Decision {
-        let allowed = match a.resource {
-            "" => {
-                matches!(a.verb, "get" | "head")
-                    && (["/api", "/apis", "/version", "/healthz", "/livez", "/readyz", "/"].contains(&a.path)
-                        || [
-                            "/api/",
-                            "/apis/",
-                            "/openapi/",
-                            "/healthz/",
-                            "/livez/",
-                            "/readyz/",
-                            "/.well-known/",
-                            "/openid/",
-                        ]
-                        .iter()
-                        .any(|p| a.path.starts_with(p)))
+impl Chain {
+    fn all(&self) -> [&dyn Authorizer; 3] {
+        [&Masters, &self.node, &self.rbac]
+    }
+
+    /// Why the request is allowed or refused, as far as there is more to say: empty, or a sentence of each authorizer.
+    pub fn reason(&self, attributes: &Attributes<'_>, caches: &Caches) -> String {
+        let mut reasons = Vec::new();
+        for authorizer in self.all() {
+            let reason = authorizer.reason(attributes, caches);
+            if authorizer.decide(attributes, caches) == Decision::Allow {
+                return reason.unwrap_or_default();
             }
-            "selfsubjectreviews" => a.group == "authentication.k8s.io" && a.verb == "create",
-            "selfsubjectaccessreviews" | "selfsubjectrulesreviews" => {
-                a.group == "authorization.k8s.io" && a.verb == "create"
-            }
-            _ => false,
-        };
-        if allowed && a.user.in_group(crate::authn::AUTHENTICATED) { Decision::Allow } else { Decision::NoOpinion }
+            reasons.extend(reason);
+        }
+        reasons.join("\n")
     }
 }
 
-/// The authorizers of a server, in the order in which they are asked.
-pub fn default_chain() -> Vec<Box<dyn Authorizer>> {
-    vec![Box::new(Masters), Box::new(Everyone), Box::new(node::Node)]
+/// The authorizers of a server.
+pub fn default_chain() -> Chain {
+    Chain::default()
 }
 
 /// Asks the chain.
-pub fn allowed(chain: &[Box<dyn Authorizer>], attributes: &Attributes<'_>, caches: &Caches) -> bool {
-    chain.iter().any(|a| a.decide(attributes, caches) == Decision::Allow)
+pub fn allowed(chain: &Chain, attributes: &Attributes<'_>, caches: &Caches) -> bool {
+    chain.all().iter().any(|a| a.decide(attributes, caches) == Decision::Allow)
+}
+
+/// Kubernetes' whole sentence for a refusal, with the reasons.
+pub fn refusal(chain: &Chain, attributes: &Attributes<'_>, caches: &Caches) -> String {
+    let reason = chain.reason(attributes, caches);
+    let refusal = attributes.refusal();
+    if reason.is_empty() { refusal } else { format!("{refusal}: {reason}") }
 }
 
 #[cfg(test)]
@@ -131,12 +161,9 @@ mod tests {
         let mut a = Attributes {
             user: &user,
             verb: "list",
-            group: "",
             resource: "pods",
-            subresource: "",
             namespace: "default",
-            name: "",
-            path: "",
+            ..Attributes::blank(&user)
         };
         let want = r#"User "x" cannot list resource "pods" in API group "" in the namespace "default""#;
         assert_eq!(a.refusal(), want);

@@ -13,6 +13,10 @@ const USER: &str = "impersonate-user";
 const GROUP: &str = "impersonate-group";
 const UID: &str = "impersonate-uid";
 const EXTRA: &str = "impersonate-extra-";
+const AUTHENTICATION: &str = "authentication.k8s.io";
+/// Who has not said who he is, and his group.
+const ANONYMOUS: &str = "system:anonymous";
+const UNAUTHENTICATED: &str = "system:unauthenticated";
 
 /// The user the request is made as.
 ///
@@ -27,48 +31,62 @@ pub fn apply(server: &ApiServer, user: Arc<UserInfo>, headers: &HeaderMap) -> Re
     if name.is_empty() {
         return Err(ApiError::bad_request("requested impersonation headers without Impersonate-User"));
     }
-    let may = |resource: &str, group: &str, namespace: &str, name: &str| {
+    let may = |[group, resource, subresource]: [&str; 3], namespace: &str, name: &str| {
         let asked = Attributes {
-            user: &user,
             verb: "impersonate",
             group,
             resource,
-            subresource: "",
+            subresource,
             namespace,
             name,
-            path: "",
+            ..Attributes::blank(&user)
         };
         if authz::allowed(&server.authorizers, &asked, &server.caches) {
-            Ok(())
-        } else {
-            Err(ApiError::forbidden(resource, group, name, &asked.refusal()))
+            return Ok(());
         }
+        let why = authz::refusal(&server.authorizers, &asked, &server.caches);
+        Err(ApiError::forbidden(resource, group, name, &why))
     };
     let mut groups: Vec<&str> = headers.get_all(GROUP).iter().filter_map(|v| v.to_str().ok()).collect();
     for group in &groups {
-        may("groups", "", "", group)?;
+        may(["", "groups", ""], "", group)?;
     }
     let account = UserInfo { name: name.to_owned(), ..UserInfo::default() };
     let own;
     match account.service_account() {
         Some((namespace, account)) => {
-            may("serviceaccounts", "", namespace, account)?;
+            may(["", "serviceaccounts", ""], namespace, account)?;
             own = format!("system:serviceaccounts:{namespace}");
             if groups.is_empty() {
                 groups.extend(["system:serviceaccounts", own.as_str()]);
             }
         }
-        None => may("users", "", "", name)?,
+        None => may(["", "users", ""], "", name)?,
     }
-    let mut out = UserInfo::new(name, &groups);
+    let mut out = if name == ANONYMOUS {
+        groups.push(UNAUTHENTICATED);
+        UserInfo { groups: groups.iter().map(|&g| g.to_owned()).collect(), ..account }
+    } else {
+        UserInfo::new(name, &groups)
+    };
     if !text(UID).is_empty() {
-        may("uids", "authentication.k8s.io", "", text(UID))?;
+        may([AUTHENTICATION, "uids", ""], "", text(UID))?;
         out.uid = text(UID).to_owned();
     }
     for (header, value) in headers {
         let (Some(key), Ok(value)) = (header.as_str().strip_prefix(EXTRA), value.to_str()) else { continue };
-        may("userextras", "authentication.k8s.io", "", value)?;
-        out.extra.entry(key.to_owned()).or_default().push(value.to_owned());
+        let key = unescaped(key);
+        may([AUTHENTICATION, "userextras", &key], "", value)?;
+        out.extra.entry(key).or_default().push(value.to_owned());
     }
     Ok(Arc::new(out))
+}
+
+/// Keys of `extra` may hold bytes that header names may not: those are percent-encoded.
+fn unescaped(key: &str) -> String {
+    let escaped = key.replace('+', "%2B");
+    match url::form_urlencoded::parse(escaped.as_bytes()).next() {
+        Some((decoded, value)) if value.is_empty() => decoded.into_owned(),
+        _ => key.to_owned(),
+    }
 }

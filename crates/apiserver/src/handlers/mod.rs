@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use api::kinds::{KindInfo, registry};
+use api::selectors::FieldSelector;
 use api::status::ApiError;
 use http::header::{AUTHORIZATION, USER_AGENT};
 use http::{HeaderMap, Method, Request, StatusCode};
@@ -10,6 +11,7 @@ use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
 use crate::admission::Warnings;
+use crate::audit::Trail;
 use crate::authn::{Sender, UserInfo, same_secret};
 use crate::authz::{self, Attributes};
 use crate::cache::KindCache;
@@ -61,6 +63,8 @@ pub(crate) struct Call {
     pub warnings: Arc<Warnings>,
     /// The place of a stream, to be held as long as it lasts.
     pub place: Option<OwnedSemaphorePermit>,
+    /// What the audit log is told.
+    pub trail: Trail,
 }
 
 /// The kind a request is about, with its cache.
@@ -93,7 +97,11 @@ impl Call {
     /// The body, whole.
     pub async fn read_body(&mut self) -> Result<bytes::Bytes, ApiError> {
         match self.body.get_mut().take() {
-            Some(body) => body::read_all(body, self.server.config.limits.body_bytes).await,
+            Some(body) => {
+                let bytes = body::read_all(body, self.server.config.limits.body_bytes).await?;
+                self.trail.request(&bytes);
+                Ok(bytes)
+            }
             None => Ok(bytes::Bytes::new()),
         }
     }
@@ -125,27 +133,37 @@ pub(crate) async fn handle(server: &Arc<ApiServer>, request: Request<RequestBody
     let head = parts.method == Method::HEAD;
     let upgrade = parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
     let warnings = Arc::new(Warnings::default());
+    let mut trail = Trail::begin(server.audit.as_ref(), &parts, &sender);
     let result = async {
-        let user = authenticate(server, &parts.headers, &sender)?;
-        let user = impersonate::apply(server, user, &parts.headers)?;
-        let target = path::parse(parts.uri.path()).ok_or_else(ApiError::path_not_found)?;
-        match target {
+        let target = path::parse(parts.uri.path());
+        let verb = verb_of(&parts.method, target.as_ref(), raw_query);
+        let sent = authenticate(server, &parts.headers, &sender).await;
+        let known = sent.as_deref().ok();
+        trail = std::mem::take(&mut trail).known(known, &verb, target.as_ref(), parts.uri.path());
+        let sent = sent?;
+        let user = impersonate::apply(server, sent.clone(), &parts.headers)?;
+        if !Arc::ptr_eq(&sent, &user) {
+            trail.acts_as(&user);
+        }
+        match target.ok_or_else(ApiError::path_not_found)? {
             Target::Path(path) => {
-                let verb = parts.method.as_str().to_ascii_lowercase();
-                let asked = Attributes { verb: &verb, path: &path, ..blank(&user) };
-                authorize(server, &asked)?;
-                discovery::serve(server, &parts.method, &path, &parts.headers, raw_query, style).await
+                let asked = Attributes { verb: &verb, path: &path, ..Attributes::blank(&user) };
+                authorize(server, &asked, &trail)?;
+                discovery::serve(server, &parts.method, &path, &parts.headers, raw_query, trail.style(style)).await
             }
             Target::Resource(path) => {
                 let query = Query::parse(raw_query)?;
                 let verb =
                     path::verb(&parts.method, &path, query.watch).ok_or_else(ApiError::method_not_allowed_path)?;
-                let asked = attributes(&user, verb, &path);
-                authorize(server, &asked)?;
+                let fields = FieldSelector::parse(&query.fields)?;
+                authorize(server, &attributes(&user, verb, &path, &fields), &trail)?;
+                if verb == "get" && runs_in_pod(&path) {
+                    authorize(server, &attributes(&user, "create", &path, &fields), &trail)?;
+                }
                 let form = accept::form(&parts.headers)?;
                 let (method, headers) = (parts.method.clone(), std::mem::take(&mut parts.headers));
                 let (server, body) = (server.clone(), Mutex::new(Some(body)));
-                let (place, warnings) = (None, warnings.clone());
+                let (place, style, trail, warnings) = (None, trail.style(style), trail.clone(), warnings.clone());
                 admitted(Call {
                     server,
                     user,
@@ -160,46 +178,72 @@ pub(crate) async fn handle(server: &Arc<ApiServer>, request: Request<RequestBody
                     upgrade,
                     warnings,
                     place,
+                    trail,
                 })
                 .await
             }
         }
     };
-    let mut reply = result.await.unwrap_or_else(|error| respond::error(&error, style));
+    let result = result.await;
+    let mut reply = result.unwrap_or_else(|error| {
+        trail.failed(&error);
+        respond::error(&error, style)
+    });
     respond::warn(&mut reply, &warnings.take());
     if head {
         *reply.body_mut() = Body::Empty;
     }
-    reply
+    trail.answered(reply)
 }
 
-fn blank(user: &UserInfo) -> Attributes<'_> {
-    Attributes { user, verb: "", group: "", resource: "", subresource: "", namespace: "", name: "", path: "" }
+/// The verb for the audit log, which is to know it also of requests that are not understood.
+fn verb_of(method: &Method, target: Option<&Target>, query: &str) -> String {
+    let watch = || url::form_urlencoded::parse(query.as_bytes()).any(|(k, v)| k == "watch" && v != "false" && v != "0");
+    let resource = match target {
+        Some(Target::Resource(path)) => path::verb(method, path, watch()).map(str::to_owned),
+        _ => None,
+    };
+    resource.unwrap_or_else(|| method.as_str().to_ascii_lowercase())
 }
 
-fn attributes<'a>(user: &'a UserInfo, verb: &'a str, path: &'a ResourcePath) -> Attributes<'a> {
+fn attributes<'a>(
+    user: &'a UserInfo,
+    verb: &'a str,
+    path: &'a ResourcePath,
+    fields: &'a FieldSelector,
+) -> Attributes<'a> {
+    let many = matches!(verb, "list" | "watch" | "deletecollection");
+    let selected = |field: &str| fields.exact(field).filter(|_| many).unwrap_or("");
     Attributes {
         verb,
         group: &path.group,
         resource: &path.resource,
         subresource: &path.subresource,
         namespace: &path.namespace,
-        name: &path.name,
-        ..blank(user)
+        // A list of the one object that somebody may read is allowed to him.
+        name: if path.name.is_empty() { selected("metadata.name") } else { &path.name },
+        node: selected("spec.nodeName"),
+        ..Attributes::blank(user)
     }
 }
 
-fn authorize(server: &ApiServer, asked: &Attributes<'_>) -> Result<(), ApiError> {
-    if authz::allowed(&server.authorizers, asked, &server.caches) {
+fn authorize(server: &ApiServer, asked: &Attributes<'_>, trail: &Trail) -> Result<(), ApiError> {
+    let (chain, caches) = (&server.authorizers, &server.caches);
+    let allowed = authz::allowed(chain, asked, caches);
+    if trail.is_on() {
+        trail.decided(allowed, &chain.reason(asked, caches));
+    }
+    if allowed {
         return Ok(());
     }
-    Err(ApiError::forbidden(asked.resource, asked.group, asked.name, &asked.refusal()))
+    let why = authz::refusal(chain, asked, caches);
+    Err(ApiError::forbidden(asked.resource, asked.group, asked.name, &why))
 }
 
-fn authenticate(server: &ApiServer, headers: &HeaderMap, sender: &Sender) -> Result<Arc<UserInfo>, ApiError> {
+async fn authenticate(server: &ApiServer, headers: &HeaderMap, sender: &Sender) -> Result<Arc<UserInfo>, ApiError> {
     let certificate = match sender {
         Sender::Trusted(user) => return Ok(user.clone()),
-        Sender::Connection(certificate) => certificate,
+        Sender::Connection { user, .. } => user,
     };
     if let Some(user) = certificate {
         return Ok(user.clone());
@@ -214,6 +258,12 @@ fn authenticate(server: &ApiServer, headers: &HeaderMap, sender: &Sender) -> Res
         && same_secret(admin.as_bytes(), token.as_bytes())
     {
         return Ok(Arc::new(UserInfo::new("kubernetes-admin", &[crate::pki::MASTERS])));
+    }
+    if let Some(oidc) = server.oidc.as_ref().filter(|oidc| oidc.claims(token)) {
+        return oidc.check(token).await.map_err(|error| {
+            tracing::debug!(error = %base::chain(&error), "bearer token of the identity provider refused");
+            ApiError::unauthorized()
+        });
     }
     server.tokens.check(&server.caches, token, None).map_err(|error| {
         tracing::debug!(%error, "bearer token refused");
@@ -249,6 +299,14 @@ async fn place(places: &Semaphore) -> Result<SemaphorePermit<'_>, ApiError> {
 
 fn too_many() -> ApiError {
     ApiError::too_many_requests("Too many requests, please try again later.", 1)
+}
+
+/// What runs in a pod or talks to it is more than reading, whatever the method: web sockets begin with GET (Kubernetes'
+/// gate AuthorizePodWebsocketUpgradeCreatePermission).
+fn runs_in_pod(path: &ResourcePath) -> bool {
+    path.group.is_empty()
+        && path.resource == "pods"
+        && matches!(path.subresource.as_str(), "exec" | "attach" | "portforward")
 }
 
 fn is_stream(call: &Call) -> bool {

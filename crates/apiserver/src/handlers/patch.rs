@@ -203,20 +203,19 @@ async fn apply(
     .await
 }
 
-/// An apply that creates needs the right to create.
-fn may_create(call: &Call, scope: &Scope<'_>) -> Result<(), ApiError> {
+/// An apply or update that creates needs the right to create.
+pub(super) fn may_create(call: &Call, scope: &Scope<'_>) -> Result<(), ApiError> {
     let asked = Attributes {
-        user: &call.user,
         verb: "create",
         group: scope.kind.group,
         resource: scope.kind.plural,
-        subresource: "",
         namespace: &call.path.namespace,
         name: scope.name,
-        path: "",
+        ..Attributes::blank(&call.user)
     };
     if authz::allowed(&call.server.authorizers, &asked, &call.server.caches) {
         return Ok(());
     }
-    Err(ApiError::forbidden(scope.kind.plural, scope.kind.group, scope.name, &asked.refusal()))
+    let why = authz::refusal(&call.server.authorizers, &asked, &call.server.caches);
+    Err(ApiError::forbidden(scope.kind.plural, scope.kind.group, scope.name, &why))
 }

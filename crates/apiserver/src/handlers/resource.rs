@@ -39,6 +39,7 @@ pub(crate) async fn serve(call: Call) -> Result<Reply, ApiError> {
     match (sub.as_str(), call.verb) {
         ("", verb) => main(call, scope, verb).await,
         ("status", _) if kind.has_status => part(call, scope, Part::Status).await,
+        ("approval", _) if kind.kind == "CertificateSigningRequest" => part(call, scope, Part::Approval).await,
         ("finalize", "update") if kind.kind == "Namespace" => update::serve(call, scope, Part::Finalize).await,
         ("scale", verb) if kind.scale.is_some() => scale::serve(call, scope, verb).await,
         ("binding", "create") if kind.kind == "Pod" => binding::serve(call).await,

@@ -28,7 +28,7 @@ pub(crate) async fn serve(mut call: Call) -> Result<Reply, ApiError> {
         }
         "tokenreviews" => {
             expect_kind(&mut review, AUTHENTICATION, "TokenReview")?;
-            review["status"] = token(&call, &review["spec"])?;
+            review["status"] = token(&call, &review["spec"]).await?;
         }
         "selfsubjectaccessreviews" => {
             expect_kind(&mut review, AUTHORIZATION, "SelfSubjectAccessReview")?;
@@ -45,7 +45,7 @@ pub(crate) async fn serve(mut call: Call) -> Result<Reply, ApiError> {
         }
         "selfsubjectrulesreviews" => {
             expect_kind(&mut review, AUTHORIZATION, "SelfSubjectRulesReview")?;
-            review["status"] = rules(&call.user);
+            review["status"] = rules(&call, &review["spec"])?;
         }
         _ => return Err(ApiError::path_not_found()),
     }
@@ -58,7 +58,7 @@ pub(crate) async fn serve(mut call: Call) -> Result<Reply, ApiError> {
     Ok(call.reply(StatusCode::CREATED, &review))
 }
 
-fn token(call: &Call, spec: &Value) -> Result<Value, ApiError> {
+async fn token(call: &Call, spec: &Value) -> Result<Value, ApiError> {
     let token = spec["token"].as_str().unwrap_or("");
     if token.is_empty() {
         return Err(ApiError::bad_request("token is required for TokenReview in authentication"));
@@ -67,6 +67,18 @@ fn token(call: &Call, spec: &Value) -> Result<Value, ApiError> {
         spec["audiences"].as_array().into_iter().flatten().filter_map(|a| a.as_str().map(str::to_owned)).collect();
     if audiences.is_empty() {
         audiences.push(call.server.tokens.default_audience().to_owned());
+    }
+    if let Some(oidc) = call.server.oidc.as_ref().filter(|oidc| oidc.claims(token)) {
+        // Their audience is this API server, and no other that could be asked about.
+        let ours = audiences.iter().any(|a| a == call.server.tokens.default_audience());
+        return Ok(match oidc.check(token).await {
+            Ok(user) if ours => {
+                let audience = call.server.tokens.default_audience();
+                json!({"authenticated": true, "user": user.to_json(), "audiences": [audience]})
+            }
+            Ok(_) => json!({"user": {}, "error": "token is not for any of the audiences asked for"}),
+            Err(error) => json!({"user": {}, "error": error.to_string()}),
+        });
     }
     Ok(match call.server.tokens.check(&call.server.caches, token, Some(&audiences)) {
         Ok(user) => json!({"authenticated": true, "user": user.to_json(), "audiences": audiences}),
@@ -117,26 +129,43 @@ fn access(call: &Call, user: &UserInfo, spec: &Value, local: Option<&str>) -> Re
         subresource: &sub,
         namespace: &namespace,
         name: &name,
+        node: "",
         path: &path,
     };
-    let allowed = authz::allowed(&call.server.authorizers, &asked, &call.server.caches);
-    // Without a reason, as RBAC answers: `kubectl auth can-i` prints a bare `no`, which scripts compare.
-    Ok(json!({"allowed": allowed}))
+    let (chain, caches) = (&call.server.authorizers, &call.server.caches);
+    let mut status = json!({"allowed": authz::allowed(chain, &asked, caches)});
+    let reason = chain.reason(&asked, caches);
+    if !reason.is_empty() {
+        status["reason"] = reason.into();
+    }
+    Ok(status)
 }
 
-/// What can be listed of a user's rights.
-fn rules(user: &UserInfo) -> Value {
-    let paths =
-        ["/api", "/api/*", "/apis", "/apis/*", "/healthz", "/livez", "/openapi", "/openapi/*", "/readyz", "/version"];
-    let mut resources = vec![
-        json!({"verbs": ["create"], "apiGroups": ["authorization.k8s.io"], "resources": ["selfsubjectaccessreviews", "selfsubjectrulesreviews"]}),
-        json!({"verbs": ["create"], "apiGroups": ["authentication.k8s.io"], "resources": ["selfsubjectreviews"]}),
-    ];
-    let mut others = vec![json!({"verbs": ["get"], "nonResourceURLs": paths})];
+/// What can be listed of a user's rights in the namespace.
+fn rules(call: &Call, spec: &Value) -> Result<Value, ApiError> {
+    let namespace = spec["namespace"].as_str().unwrap_or("");
+    if namespace.is_empty() {
+        return Err(ApiError::bad_request("no namespace on request"));
+    }
+    let user = &call.user;
+    let (granted, mut errors) = call.server.authorizers.rbac.rules_for(user, namespace, &call.server.caches);
+    let (mut resources, mut others) = (Vec::new(), Vec::new());
     if user.in_group(crate::pki::MASTERS) {
         resources.push(json!({"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}));
         others.push(json!({"verbs": ["*"], "nonResourceURLs": ["*"]}));
     }
-    // A node's rights depend on objects, which a list of rules cannot say.
-    json!({"resourceRules": resources, "nonResourceRules": others, "incomplete": user.node().is_some()})
+    for rule in granted.iter().flat_map(|rules| rules.iter()) {
+        let list = if rule.resources.is_empty() { &mut others } else { &mut resources };
+        list.push(rule.to_json());
+    }
+    let mut status = json!({"resourceRules": resources, "nonResourceRules": others, "incomplete": !errors.is_empty()});
+    if user.node().is_some() {
+        // A node's rights depend on objects, which a list of rules cannot say.
+        status["incomplete"] = true.into();
+        errors.push("node authorizer does not support user rule resolution".to_owned());
+    }
+    if !errors.is_empty() {
+        status["evaluationError"] = errors.join(", ").into();
+    }
+    Ok(status)
 }

@@ -22,6 +22,8 @@ pub(crate) enum Part {
     Status,
     /// The number of replicas; the change has put it into the object already.
     Scale,
+    /// The decision on a CertificateSigningRequest.
+    Approval,
     /// The finalizers in the spec of a Namespace.
     Finalize,
     /// What placing a pod sets; the change has decided already what that is.
@@ -35,6 +37,7 @@ impl Part {
             Part::Main => "",
             Part::Status => "status",
             Part::Scale => "scale",
+            Part::Approval => "approval",
             Part::Finalize => "finalize",
             Part::Binding => "binding",
         }
@@ -64,6 +67,7 @@ pub(crate) async fn serve(mut call: Call, scope: Scope<'_>, part: Part) -> Resul
         return Err(ApiError::invalid(scope.kind.kind, scope.kind.group, scope.name, vec![error]));
     }
     let written = if creates && unconditional && scope.cache.get(&scope.key()).is_none() {
+        super::patch::may_create(&call, &scope)?;
         create::create(&writer, &scope, object, Tracking::Update).await?
     } else {
         apply(&writer, &scope, part, Tracking::Update, |_| Ok(object.clone())).await?
@@ -99,6 +103,7 @@ pub(crate) async fn apply(
 }
 
 /// One try; `None` when somebody else was faster.
+// allow-long: one arm for each part
 async fn attempt(
     writer: &Writer<'_>,
     scope: &Scope<'_>,
@@ -168,6 +173,11 @@ async fn admitted(
         Part::Status => {
             kind.prepare_status_update(new, old);
             kind.validate_status_update(new, old)
+        }
+        // Admission has checked it: the rules depend on who asks.
+        Part::Approval => {
+            api::meta::prepare_status_update(new, old);
+            Vec::new()
         }
         Part::Finalize => {
             *new = finalized(new, old);

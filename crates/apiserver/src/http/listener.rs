@@ -3,6 +3,7 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -86,10 +87,10 @@ pub async fn serve(server: Arc<ApiServer>, listener: TcpListener, drain: Cancell
             () = drain.cancelled() => break,
         };
         match accepted {
-            Ok((stream, _)) => {
+            Ok((stream, from)) => {
                 let (server, watcher) = (server.clone(), graceful.watcher());
                 tokio::spawn(async move {
-                    connection(server, stream, watcher).await;
+                    connection(server, stream, from, watcher).await;
                     drop(permit);
                 });
             }
@@ -106,7 +107,12 @@ pub async fn serve(server: Arc<ApiServer>, listener: TcpListener, drain: Cancell
     }
 }
 
-async fn connection(server: Arc<ApiServer>, stream: TcpStream, watcher: hyper_util::server::graceful::Watcher) {
+async fn connection(
+    server: Arc<ApiServer>,
+    stream: TcpStream,
+    from: SocketAddr,
+    watcher: hyper_util::server::graceful::Watcher,
+) {
     // Latency matters more than packets: answers are written whole.
     let _ = stream.set_nodelay(true);
     let acceptor = TlsAcceptor::from(server.tls());
@@ -116,7 +122,7 @@ async fn connection(server: Arc<ApiServer>, stream: TcpStream, watcher: hyper_ut
         Err(_) => return tracing::debug!("TLS handshake took too long"),
     };
     let certificate = tls.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-    let sender = Sender::Connection(certificate.and_then(user_of_certificate));
+    let sender = Sender::Connection { user: certificate.and_then(user_of_certificate), from };
     let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
         let (server, sender) = (server.clone(), sender.clone());
         async move { Ok::<_, Infallible>(server.handle(request.map(RequestBody::Network), sender).await) }

@@ -15,9 +15,11 @@ use x509_parser::extensions::ParsedExtension;
 
 mod files;
 mod kubeconfig;
+mod sign;
 
 use files::{make_private_dir, read, write_private};
 pub use kubeconfig::Kubeconfig;
+pub use sign::{CLIENT, SignError, SigningRequest, inspect};
 
 /// The group that may do everything.
 pub const MASTERS: &str = "system:masters";

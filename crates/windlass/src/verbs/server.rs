@@ -17,6 +17,8 @@ use crate::exit::Unfit;
 use crate::instance_file::{InstanceFile, start_ticks};
 use crate::preflight;
 
+mod access;
+mod authority;
 mod child;
 mod detach;
 
@@ -36,6 +38,8 @@ pub struct Settings {
     pub http: SocketAddr,
     pub node_name: String,
     pub agent: bool,
+    pub audit: Option<apiserver::AuditConfig>,
+    pub oidc: Option<apiserver::OidcConfig>,
     pub log_format: &'static str,
     pub log_level: String,
 }
@@ -85,6 +89,8 @@ fn settle(instance: Instance, args: &ServerArgs, global: &Global) -> anyhow::Res
         http: SocketAddr::new(args.http_bind, args.http_port.unwrap_or(default_http)),
         node_name,
         agent: !args.no_agent,
+        audit: access::audit(&args.audit)?,
+        oidc: access::oidc(&args.oidc)?,
         log_format: if matches!(global.log_format, crate::cli::LogFormat::Json) { "json" } else { "text" },
         log_level: global.log_level.clone(),
         instance,
@@ -139,6 +145,8 @@ async fn serve(s: &Settings, detached: bool) -> anyhow::Result<()> {
     let mut config = apiserver::Config::new(data.join("pki"), advertise, s.instance.service_cidr());
     config.server_ips.push(s.api.ip());
     config.server_names.push(s.node_name.clone());
+    config.audit.clone_from(&s.audit);
+    config.oidc.clone_from(&s.oidc);
     let server = ApiServer::new(store, config).await?;
     write_credentials(s, &server)?;
 
@@ -159,6 +167,7 @@ async fn serve(s: &Settings, detached: bool) -> anyhow::Result<()> {
     let control = control::ControlConfig {
         ca_pem: server.pki().ca_pem().to_owned(),
         local_volume_root: data.join("volumes").display().to_string(),
+        authority: Some(Arc::new(authority::Cluster(server.clone()))),
     };
     let controllers = tokio::spawn(control::run(client, control, drain.clone()));
     let agent = s.agent.then(|| tokio::spawn(child::keep_agent(child::command(s), drain.clone())));

@@ -4,6 +4,7 @@ mod access;
 mod admission;
 mod changes;
 mod objects;
+mod rbac;
 mod rollouts;
 mod streams;
 
@@ -52,6 +53,10 @@ fn main() -> ExitCode {
             admission::eviction_waits_for_the_budget,
             admission::a_dead_webhook_is_told_of_and_can_be_removed,
             admission::a_policy_denies_what_its_expression_says,
+            rbac::a_service_account_with_a_role_lists_pods_from_its_token,
+            rbac::the_default_roles_have_what_they_collect,
+            rbac::auth_reconcile_adds_what_is_missing_and_refuses_to_escalate,
+            rbac::certificate_approve_makes_a_user,
         ])
         .main()
 }

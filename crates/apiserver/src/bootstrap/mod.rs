@@ -1,16 +1,23 @@
-//! Objects that every cluster has: the system namespaces, and the Service through which pods reach this server.
+//! Objects that every cluster has: the system namespaces, the Service through which pods reach this server, and the default
+//! roles.
 
 use std::net::SocketAddr;
 
 use api::kinds::{KindInfo, registry};
 use api::status::ApiError;
 use serde_json::{Value, json};
+use store::{Compare, Op, Txn, TxnOutcome};
 
 use crate::admission::{SYSTEM_NAMESPACES, Warnings, system_classes};
 use crate::authn::UserInfo;
 use crate::handlers::Scope;
-use crate::handlers::write::{Commit, RETRIES, Writer, encode_stored};
+use crate::handlers::write::{Commit, RETRIES, Writer, encode_stored, store_error};
 use crate::server::{ApiServer, StartError};
+
+mod policy;
+
+/// Objects made in one transaction: each is a condition and a change.
+const AT_ONCE: usize = store::MAX_TXN_OPS / 2;
 
 const MANAGER: &str = "windlass-apiserver";
 
@@ -40,7 +47,47 @@ pub(crate) async fn run(server: &ApiServer) -> Result<(), StartError> {
         ["endpoints", "ports", "subsets", "addressType"].iter().any(|key| old.get(key) != new.get(key))
     };
     ensure(&writer, "", "v1", "endpoints", "default", endpoints(advertise), changed).await?;
-    ensure(&writer, "discovery.k8s.io", "v1", "endpointslices", "default", slice(advertise), changed).await
+    ensure(&writer, "discovery.k8s.io", "v1", "endpointslices", "default", slice(advertise), changed).await?;
+    roles(&writer).await
+}
+
+/// Makes and completes the default roles and bindings, many in one transaction: a first start is not to wait for the disk a
+/// hundred times.
+async fn roles(writer: &Writer<'_>) -> Result<(), StartError> {
+    let failed = |source| StartError::Bootstrap { what: "default roles".into(), source };
+    let caches = &writer.server.caches;
+    for _ in 0..RETRIES {
+        let mut changes: Vec<(Compare, Op)> = Vec::new();
+        for wanted in policy::wanted() {
+            let Some(cache) = caches.by("rbac.authorization.k8s.io", wanted.plural) else { continue };
+            let name = api::meta::name(&wanted.object);
+            let key =
+                if wanted.namespace.is_empty() { name.to_owned() } else { format!("{}/{name}", wanted.namespace) };
+            let (object, expected) = match cache.get(&key) {
+                None => (fresh(writer, wanted.object), 0),
+                Some(entry) => match policy::reconciled(&entry.value(), &wanted.object) {
+                    policy::Change::None => continue,
+                    policy::Change::Update(new) => (new, entry.revision),
+                    policy::Change::Replace(new) => (fresh(writer, new), entry.revision),
+                },
+            };
+            let key = cache.store_key(&key);
+            let op = Op::Put { key: key.clone(), value: encode_stored(&object), lease_ttl_s: None };
+            changes.push((Compare::ModRevision(key, expected), op));
+        }
+        if changes.is_empty() {
+            return Ok(());
+        }
+        for part in changes.chunks(AT_ONCE) {
+            let (compare, ops) = part.iter().cloned().unzip();
+            let outcome = caches.store().txn(Txn { compare, ops }).await.map_err(|e| failed(store_error(&e)))?;
+            if let TxnOutcome::Committed { revision, .. } = outcome {
+                caches.written(revision).await.map_err(failed)?;
+            }
+        }
+        caches.consistent().await.map_err(failed)?;
+    }
+    Err(failed(ApiError::conflict_modified("clusterroles", "rbac.authorization.k8s.io", "")))
 }
 
 fn service(ip: &str, advertise: SocketAddr) -> Value {
