@@ -56,6 +56,14 @@ pub(super) const REPLICA_SET: Hooks = Hooks {
 pub(super) const STATEFUL_SET: Hooks = Hooks {
     default: default_stateful_set,
     validate: validate_stateful_set,
+    validate_create: |o| {
+        let mut check = Check::default();
+        let service = str_at(o, &["spec", "serviceName"]);
+        if !service.is_empty() {
+            check.syntax("spec.serviceName", service, crate::names::dns1123_label(service));
+        }
+        check.errors
+    },
     validate_update: update_stateful_set,
     warnings: |o| {
         let mut out = super::warnings::template(at(o, &["spec", "template"]), "spec.template");
@@ -137,21 +145,24 @@ fn default_stateful_set(o: &mut Value) {
 }
 
 /// Checks selector and template of a workload: both present, and one choosing the other.
-pub(super) fn validate_selector_and_template(check: &mut Check, o: &Value) {
+///
+/// Replica sets are called deployments in one of the sentences, as in Kubernetes.
+fn validate_selector_and_template(check: &mut Check, o: &Value, stateful: bool) {
+    let (word, kind) = if stateful { ("statefulset", "StatefulSet") } else { ("deployment", "ReplicaSet") };
     let spec = at(o, &["spec"]).unwrap_or(&Value::Null);
     match at(spec, &["selector"]) {
         None => check.required("spec.selector", ""),
         Some(selector) => {
             check.extend(validate_label_selector(selector, "spec.selector"));
             if LabelSelector::from_json(selector).is_ok_and(|s| s.is_everything()) {
-                check.invalid("spec.selector", selector.clone(), "empty selector is invalid for deployment");
+                check.invalid("spec.selector", selector.clone(), format!("empty selector is invalid for {word}"));
             }
             labels_match(check, spec, selector);
         }
     }
     let template = at(spec, &["template"]).unwrap_or(&Value::Null);
     podspec::validate_template(check, template, "spec.template");
-    restart_policy(check, template, &["Always"], "ReplicaSet");
+    restart_policy(check, template, &["Always"], kind);
 }
 
 /// The template's labels must be ones the selector chooses.
@@ -185,7 +196,7 @@ fn validate_deployment(o: &Value) -> Vec<FieldError> {
     for key in ["replicas", "minReadySeconds", "revisionHistoryLimit", "progressDeadlineSeconds"] {
         check.non_negative(spec, key, "spec");
     }
-    validate_selector_and_template(&mut check, o);
+    validate_selector_and_template(&mut check, o, false);
     validate_strategy(&mut check, spec);
     let min_ready = int_at(spec, &["minReadySeconds"]).unwrap_or(0);
     if let Some(deadline) = int_at(spec, &["progressDeadlineSeconds"]).filter(|d| *d <= min_ready) {
@@ -277,16 +288,24 @@ fn validate_replica_set(o: &Value) -> Vec<FieldError> {
     let spec = at(o, &["spec"]).unwrap_or(&Value::Null);
     check.non_negative(spec, "replicas", "spec");
     check.non_negative(spec, "minReadySeconds", "spec");
-    validate_selector_and_template(&mut check, o);
+    validate_selector_and_template(&mut check, o, false);
     check.errors
 }
 
 fn validate_stateful_set(o: &Value) -> Vec<FieldError> {
     let mut check = Check::default();
     let spec = at(o, &["spec"]).unwrap_or(&Value::Null);
-    check.need_one_of(spec, "podManagementPolicy", "spec", &["OrderedReady", "Parallel"]);
+    match str_at(spec, &["podManagementPolicy"]) {
+        "" => check.required("spec.podManagementPolicy", ""),
+        "OrderedReady" | "Parallel" => {}
+        other => check.invalid("spec.podManagementPolicy", other, "must be 'OrderedReady' or 'Parallel'"),
+    }
     let strategy = at(spec, &["updateStrategy"]).unwrap_or(&Value::Null);
-    check.need_one_of(strategy, "type", "spec.updateStrategy", &["RollingUpdate", "OnDelete"]);
+    match str_at(strategy, &["type"]) {
+        "" => check.required("spec.updateStrategy", ""),
+        "RollingUpdate" | "OnDelete" => {}
+        _ => check.invalid("spec.updateStrategy", strategy.clone(), "must be 'RollingUpdate' or 'OnDelete'"),
+    }
     if let Some(rolling) = at(strategy, &["rollingUpdate"]) {
         let field = "spec.updateStrategy.rollingUpdate";
         if str_at(strategy, &["type"]) == "OnDelete" {
@@ -310,7 +329,7 @@ fn validate_stateful_set(o: &Value) -> Vec<FieldError> {
         super::storage::validate_claim_spec(&mut check, claim, &format!("spec.volumeClaimTemplates[{i}].spec"));
     }
     let template_with_claims = with_claim_volumes(o);
-    validate_selector_and_template(&mut check, &template_with_claims);
+    validate_selector_and_template(&mut check, &template_with_claims, true);
     check.errors
 }
 

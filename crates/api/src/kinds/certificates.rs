@@ -84,24 +84,34 @@ fn validate(o: &Value) -> Vec<FieldError> {
 
 /// `DOMAIN/PATH`: a domain of at least two labels and a path of dotted names.
 fn validate_signer(check: &mut Check, signer: &str, field: &str) {
-    /// Longest domain and longest path together with the slash.
-    const MAX: usize = 571;
+    /// Longest path: a label, a dot and a subdomain.
+    const MAX_PATH: usize = names::SUBDOMAIN_MAX + names::LABEL_MAX + 1;
     if signer.is_empty() {
         check.required(field, "");
         return;
     }
     let Some((domain, path)) = signer.split_once('/').filter(|(_, path)| !path.contains('/')) else {
-        check.invalid(field, signer, "must be a fully qualified domain and path of the form 'example.com/signer-name'");
+        let detail = "must be a fully qualified domain and path of the form 'example.com/signer-name'";
+        check.invalid(field, signer, detail);
         return;
     };
-    check.syntax(field, domain, names::dns1123_subdomain(domain));
-    if domain.split('.').count() < 2 {
+    if domain.len() > names::SUBDOMAIN_MAX {
+        check.extend([FieldError::too_long(field, names::SUBDOMAIN_MAX)]);
+    }
+    dotted(check, domain, field, names::dns1123_label);
+    dotted(check, path, field, names::dns1123_subdomain);
+    if !domain.contains('.') {
         check.invalid(field, domain, "should be a domain with at least two segments separated by dots");
     }
-    for problem in names::dns1123_subdomain(path) {
-        check.invalid(field, signer, format!("validating label {path:?}: {problem}"));
+    if path.len() > MAX_PATH {
+        check.extend([FieldError::too_long(field, MAX_PATH)]);
     }
-    if signer.len() > MAX {
-        check.extend([FieldError::too_long(field, MAX)]);
+}
+
+/// Findings of the first malformed label.
+fn dotted(check: &mut Check, text: &str, field: &str, problems: fn(&str) -> Vec<String>) {
+    let Some(label) = text.split('.').find(|label| !problems(label).is_empty()) else { return };
+    for problem in problems(label) {
+        check.invalid(field, text, format!("validating label {label:?}: {problem}"));
     }
 }

@@ -11,6 +11,16 @@ pub(super) const PORT_RANGE: &str = "must be between 1 and 65535, inclusive";
 pub(super) const NON_NEGATIVE: &str = "must be greater than or equal to 0";
 pub(super) const IMMUTABLE: &str = "field is immutable";
 
+const BAD_REASON: &str = "a condition reason must start with alphabetic character, optionally followed by a string of alphanumeric characters or '_,:', and must end with an alphanumeric character or '_' (e.g. 'my_name',  or 'MY_NAME',  or 'MyName',  or 'ReasonA,ReasonB',  or 'ReasonA:ReasonB', regex used for validation is '[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?')";
+
+/// The one word of a condition: a CamelCase identifier, or several.
+fn is_reason(reason: &str) -> bool {
+    let ends = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+    reason.bytes().next().is_some_and(|b| b.is_ascii_alphabetic())
+        && reason.bytes().last().is_some_and(ends)
+        && reason.bytes().all(|b| ends(b) || b == b',' || b == b':')
+}
+
 /// Findings of one object.
 #[derive(Default)]
 pub(super) struct Check {
@@ -99,26 +109,38 @@ impl Check {
 
     /// Rules of metav1 `Condition` lists: each type once, with a status, a reason and a time.
     pub(super) fn conditions(&mut self, owner: &Value, field: &str) {
+        /// Longest texts, bytes.
+        const MAX_REASON: usize = 1024;
+        const MAX_MESSAGE: usize = 32 * 1024;
         let mut seen = std::collections::BTreeSet::new();
         for (i, condition) in crate::json::list_at(owner, &["conditions"]).iter().enumerate() {
             let field = format!("{field}[{i}]");
             let kind = str_at(condition, &["type"]);
-            if self.need_str(condition, "type", &field) {
-                self.syntax(&join(&field, "type"), kind, crate::names::qualified_name(kind));
-                if !seen.insert(kind) {
-                    self.duplicate(join(&field, "type"), kind);
-                }
+            if !seen.insert(kind) {
+                self.duplicate(join(&field, "type"), kind);
             }
+            self.syntax(&join(&field, "type"), kind, crate::names::qualified_name(kind));
             let status = str_at(condition, &["status"]);
             if !matches!(status, "True" | "False" | "Unknown") {
                 let allowed = &["False", "True", "Unknown"];
                 self.errors.push(FieldError::not_supported(join(&field, "status"), status, allowed));
             }
-            self.non_negative(condition, "observedGeneration", &field);
-            if str_at(condition, &["lastTransitionTime"]).is_empty() {
-                self.required(join(&field, "lastTransitionTime"), "must be set");
+            if let Some(n) = int_at(condition, &["observedGeneration"]).filter(|n| *n < 0) {
+                self.invalid(join(&field, "observedGeneration"), n, "must be greater than or equal to zero");
             }
-            self.need_str(condition, "reason", &field);
+            self.need_str(condition, "lastTransitionTime", &field);
+            if self.need_str(condition, "reason", &field) {
+                let reason = str_at(condition, &["reason"]);
+                if !is_reason(reason) {
+                    self.invalid(join(&field, "reason"), reason, BAD_REASON);
+                }
+                if reason.len() > MAX_REASON {
+                    self.errors.push(FieldError::too_long(join(&field, "reason"), MAX_REASON));
+                }
+            }
+            if str_at(condition, &["message"]).len() > MAX_MESSAGE {
+                self.errors.push(FieldError::too_long(join(&field, "message"), MAX_MESSAGE));
+            }
         }
     }
 

@@ -75,6 +75,11 @@ pub(super) const RUNTIME_CLASS: Hooks = Hooks {
         check.immutable(new, old, &["handler"]);
         check.errors
     },
+    warnings: |o| {
+        let labels = map_at(o, &["scheduling", "nodeSelector"]).into_iter().flatten();
+        let advice = labels.filter_map(|(key, _)| super::warnings::deprecated_node_label(key));
+        advice.map(|a| format!("scheduling.nodeSelector: {a}")).collect()
+    },
     ..Hooks::NONE
 };
 

@@ -99,6 +99,16 @@ pub(super) const NODE: Hooks = Hooks {
         }
         check.errors
     },
+    warnings: |o| {
+        let mut out = Vec::new();
+        if at(o, &["spec", "configSource"]).is_some() {
+            out.push("spec.configSource: the feature is removed".to_owned());
+        }
+        if !str_at(o, &["spec", "externalID"]).is_empty() {
+            out.push("spec.externalID: this field is deprecated, and is unused by Kubernetes".to_owned());
+        }
+        out
+    },
     selectable: &[("spec.unschedulable", |o| bool_at(o, &["spec", "unschedulable"]).to_string())],
     ..Hooks::NONE
 };
@@ -143,6 +153,19 @@ fn validate_node(o: &Value) -> Vec<FieldError> {
     }
     check.errors
 }
+
+pub(super) const SERVICE_ACCOUNT: Hooks = Hooks {
+    warnings: |o| {
+        super::warnings::annotations_of(
+            o,
+            &[(
+                "kubernetes.io/enforce-mountable-secrets",
+                "deprecated in v1.32+; prefer separate namespaces to isolate access to mounted secrets",
+            )],
+        )
+    },
+    ..Hooks::NONE
+};
 
 pub(super) const CONFIG_MAP: Hooks =
     Hooks { validate: validate_config_map, validate_update: update_config_map, ..Hooks::NONE };

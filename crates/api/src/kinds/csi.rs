@@ -8,12 +8,14 @@ use super::Hooks;
 use super::check::{Check, join};
 use super::resources::canonicalize;
 use crate::json::{at, drop_key, ensure_object, int_at, list_at, map_at, semantic_eq, set_default, str_at};
+use crate::meta;
 use crate::names;
 use crate::selectors::validate_label_selector;
 use crate::status::FieldError;
 
 const NOT_DRIVEN: &str =
     "this release stores the objects of CSI and runs no CSI drivers: volumes of a driver are not mounted";
+const TOKENS_IN_SECRETS: &str = "spec.serviceAccountTokenInSecrets is unset; if supported by this CSI driver, set to true to prevent possible logging of tokens in volume attributes";
 /// Longest name of a driver.
 const MAX_DRIVER: usize = 63;
 /// Longest id of a node.
@@ -64,7 +66,16 @@ pub(super) const DRIVER: Hooks = Hooks {
         check.immutable(new, old, &["spec", "volumeLifecycleModes"]);
         check.errors
     },
-    warnings: not_driven,
+    // Only a change gives the driver a generation: it is created without one.
+    prepare_update: |new, old| meta::bump_generation(new, old, &[&["spec"]]),
+    warnings: |o| {
+        let mut out = not_driven(o);
+        let spec = at(o, &["spec"]).unwrap_or(&Value::Null);
+        if !list_at(spec, &["tokenRequests"]).is_empty() && at(spec, &["serviceAccountTokenInSecrets"]).is_none() {
+            out.push(TOKENS_IN_SECRETS.to_owned());
+        }
+        out
+    },
     ..Hooks::NONE
 };
 

@@ -5,9 +5,10 @@ use serde_json::{Value, json};
 use super::Hooks;
 use super::apps::labels_match;
 use super::check::Check;
-use super::podspec;
+use super::{job_policy, podspec};
 use crate::json::{at, bool_at, carry, ensure_object, int_at, is_unset, list_mut, semantic_eq, set_default, str_at};
 use crate::meta;
+use crate::names;
 use crate::selectors::validate_label_selector;
 use crate::status::FieldError;
 
@@ -111,7 +112,13 @@ pub(super) fn validate_spec(o: &Value) -> Vec<FieldError> {
         check.non_negative(spec, key, "spec");
     }
     check.one_of(spec, "completionMode", "spec", &["Indexed", "NonIndexed"]);
-    check.one_of(spec, "podReplacementPolicy", "spec", &["Failed", "TerminatingOrFailed"]);
+    let replacement: &[&str] =
+        if at(spec, &["podFailurePolicy"]).is_some() { &["Failed"] } else { &["Failed", "TerminatingOrFailed"] };
+    check.one_of(spec, "podReplacementPolicy", "spec", replacement);
+    if at(spec, &["maxFailedIndexes"]).is_some() && at(spec, &["backoffLimitPerIndex"]).is_none() {
+        check.required("spec.backoffLimitPerIndex", "when maxFailedIndexes is specified");
+    }
+    validate_manager(&mut check, str_at(spec, &["managedBy"]));
     let indexed = str_at(spec, &["completionMode"]) == "Indexed";
     if indexed {
         validate_indexed(&mut check, spec);
@@ -122,6 +129,7 @@ pub(super) fn validate_spec(o: &Value) -> Vec<FieldError> {
             }
         }
     }
+    job_policy::validate(&mut check, spec);
     let template = at(spec, &["template"]).unwrap_or(&Value::Null);
     podspec::validate_template(&mut check, template, "spec.template");
     validate_restart_policy(&mut check, spec);
@@ -143,22 +151,79 @@ fn validate_restart_policy(check: &mut Check, spec: &Value) {
     }
 }
 
-fn validate_indexed(check: &mut Check, spec: &Value) {
-    /// Above this many indexes Kubernetes limits the parallelism.
-    const MAX_PARALLELISM: i64 = 100_000;
-    match int_at(spec, &["completions"]) {
-        None => check.required("spec.completions", "when completion mode is Indexed"),
-        Some(_) => {
-            if let Some(p) = int_at(spec, &["parallelism"]).filter(|p| *p > MAX_PARALLELISM) {
-                let detail = format!("must be less than or equal to {MAX_PARALLELISM} when completion mode is Indexed");
-                check.invalid("spec.parallelism", p, detail);
-            }
+/// `DOMAIN/PATH` of another controller than the built-in one.
+fn validate_manager(check: &mut Check, manager: &str) {
+    const MAX: usize = 63;
+    if manager.is_empty() {
+        return;
+    }
+    match manager.split_once('/') {
+        Some((domain, path)) if !domain.is_empty() && !path.is_empty() => {
+            check.syntax("spec.managedBy", domain, names::dns1123_subdomain(domain));
         }
+        _ => check.invalid("spec.managedBy", manager, "must be a domain-prefixed path (such as \"acme.io/foo\")"),
+    }
+    if manager.len() > MAX {
+        check.extend([FieldError::too_long("spec.managedBy", MAX)]);
+    }
+}
+
+/// Bounds of indexed jobs, so that the lists of indexes in the status stay small.
+fn validate_indexed(check: &mut Check, spec: &Value) {
+    const MAX: i64 = 100_000;
+    const MAX_OF_MANY: i64 = 10_000;
+    let read = |key: &str| int_at(spec, &[key]);
+    let completions = read("completions");
+    if completions.is_none() {
+        check.required("spec.completions", "when completion mode is Indexed");
+    }
+    if let Some(p) = read("parallelism").filter(|p| *p > MAX) {
+        let detail = format!("must be less than or equal to {MAX} when completion mode is Indexed");
+        check.invalid("spec.parallelism", p, detail);
+    }
+    let failed = read("maxFailedIndexes");
+    if let Some(failed) = failed {
+        if completions.is_some_and(|c| failed > c) {
+            check.invalid("spec.maxFailedIndexes", failed, "must be less than or equal to completions");
+        }
+        if failed > MAX {
+            check.invalid("spec.maxFailedIndexes", failed, format!("must be less than or equal to {MAX}"));
+        }
+    }
+    if completions.is_none_or(|c| c <= MAX) || read("backoffLimitPerIndex").is_none() {
+        return;
+    }
+    if failed.is_none() {
+        let detail = format!("must be specified when completions is above {MAX}");
+        check.required("spec.maxFailedIndexes", &detail);
+    }
+    for key in ["parallelism", "maxFailedIndexes"] {
+        if let Some(n) = read(key).filter(|n| *n > MAX_OF_MANY) {
+            let detail = format!(
+                "must be less than or equal to {MAX_OF_MANY} when completions are above {MAX} and used with backoff limit per index"
+            );
+            check.invalid(format!("spec.{key}"), n, detail);
+        }
+    }
+}
+
+/// The pods of an indexed job have its name and their index as host names.
+fn validate_host_names(check: &mut Check, o: &Value) {
+    let completions = int_at(o, &["spec", "completions"]).unwrap_or(0);
+    if str_at(o, &["spec", "completionMode"]) != "Indexed" || completions <= 0 {
+        return;
+    }
+    let name = meta::name(o);
+    let longest = format!("{name}-{}", completions - 1);
+    if !names::dns1123_label(&longest).is_empty() {
+        let detail = format!("will not able to create pod with invalid DNS label: {longest}");
+        check.invalid("metadata.name", name, detail);
     }
 }
 
 fn validate_create(o: &Value) -> Vec<FieldError> {
     let mut check = Check::default();
+    validate_host_names(&mut check, o);
     if bool_at(o, &["spec", "manualSelector"]) {
         return check.errors;
     }

@@ -31,6 +31,7 @@ mod extension;
 mod flowcontrol;
 mod hooks;
 mod job;
+mod job_policy;
 mod netpol;
 mod network;
 pub mod pod;
@@ -96,8 +97,23 @@ pub struct ScalePaths {
     pub spec_replicas: &'static [&'static str],
     /// Observed replicas.
     pub status_replicas: &'static [&'static str],
-    /// metav1 label selector, published as a string in the scale's status.
+    /// Label selector, published as a string in the scale's status.
     pub selector: &'static [&'static str],
+}
+
+impl ScalePaths {
+    /// The object's selector as the scale's status has it; `None` when it is malformed. Most kinds have a metav1 selector,
+    /// replication controllers a map of labels, and custom resources the string itself.
+    pub fn selector_text(&self, object: &Value) -> Option<String> {
+        use crate::selectors::LabelSelector;
+        let metav1 = |map: &serde_json::Map<String, Value>| map.values().any(|v| !v.is_string());
+        match crate::json::at(object, self.selector) {
+            None => Some(String::new()),
+            Some(Value::String(text)) => Some(text.clone()),
+            Some(Value::Object(labels)) if !metav1(labels) => Some(LabelSelector::from_map(labels).to_string()),
+            Some(selector) => LabelSelector::from_json(selector).ok().map(|s| s.to_string()),
+        }
+    }
 }
 
 /// A subresource beside `status` and `scale`.

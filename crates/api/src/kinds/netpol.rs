@@ -175,11 +175,6 @@ pub(super) const SERVICE_CIDR: Hooks = Hooks {
         check.errors
     },
     validate_update: update_cidrs,
-    validate_status_update: |new, _| {
-        let mut check = Check::default();
-        check.conditions(at(new, &["status"]).unwrap_or(&Value::Null), "status.conditions");
-        check.errors
-    },
     warnings: |_| vec![NOT_ALLOCATED.to_owned()],
     ..Hooks::NONE
 };

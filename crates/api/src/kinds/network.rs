@@ -18,11 +18,11 @@ pub(super) const INGRESS: Hooks = Hooks {
         let mut check = Check::default();
         let old = "kubernetes.io/ingress.class";
         let annotated = meta::annotations(o).and_then(|a| a.get(old));
-        if let Some(class) = annotated
-            && at(o, &["spec", "ingressClassName"]).is_some()
+        if let (Some(class), Some(field)) = (annotated, at(o, &["spec", "ingressClassName"]))
+            && class != field
         {
-            let detail = "can not be set when the class field is also set";
-            check.invalid(format!("metadata.annotations[{old}]"), class.clone(), detail);
+            let detail = "must match `ingressClassName` when both are specified";
+            check.invalid(format!("annotations.{old}"), class.clone(), detail);
         }
         check.errors
     },
@@ -64,6 +64,7 @@ pub(super) const ENDPOINTS: Hooks = Hooks {
     },
     validate: validate_endpoints,
     validate_update: |new, _| validate_endpoints(new),
+    warnings: |_| vec!["v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice".to_owned()],
     ..Hooks::NONE
 };
 

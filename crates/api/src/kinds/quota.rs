@@ -124,10 +124,10 @@ fn validate_limit(check: &mut Check, limit: &Value, name: &str, field: &str, of_
         at(limit, &[key, name]).filter(|_| used).and_then(|v| Quantity::from_json(v).ok())
     };
     for key in LIMIT_LISTS {
-        if let Some(value) = at(limit, &[key, name]) {
-            if let Err(e) = Quantity::from_json(value) {
-                check.invalid(format!("{field}.{key}[{name}]"), value.clone(), e.to_string());
-            }
+        if let Some(value) = at(limit, &[key, name])
+            && let Err(e) = Quantity::from_json(value)
+        {
+            check.invalid(format!("{field}.{key}[{name}]"), value.clone(), e.to_string());
         }
     }
     let (min, max, default, request) = (read("min"), read("max"), read("default"), read("defaultRequest"));

@@ -3,6 +3,8 @@ use serde_json::json;
 use super::*;
 use crate::kinds::registry;
 
+mod more;
+
 fn now() -> Timestamp {
     "2026-01-01T01:00:00Z".parse().unwrap()
 }

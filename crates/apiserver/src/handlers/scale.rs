@@ -1,7 +1,6 @@
 //! The scale subresource: one number of an object, as autoscaling/v1 `Scale`.
 
 use api::kinds::ScalePaths;
-use api::selectors::LabelSelector;
 use api::status::{ApiError, FieldError};
 use http::StatusCode;
 use serde_json::{Value, json};
@@ -130,8 +129,8 @@ pub(crate) fn scale(object: &Value, paths: ScalePaths) -> Value {
         "spec": {"replicas": get(paths.spec_replicas).as_i64().unwrap_or(0)},
         "status": {"replicas": get(paths.status_replicas).as_i64().unwrap_or(0)},
     });
-    if let Ok(selector) = LabelSelector::from_json(&get(paths.selector)) {
-        out["status"]["selector"] = selector.to_string().into();
+    if let Some(selector) = paths.selector_text(object) {
+        out["status"]["selector"] = selector.into();
     }
     out
 }

@@ -59,7 +59,7 @@ pub(super) fn kinds() -> Vec<KindInfo> {
         KindInfo {
             short_names: &["sa"],
             subresources: TOKEN,
-            ..kind!("" "v1" "ServiceAccount" "serviceaccounts" "serviceaccount", c::SERVICE_ACCOUNT, Hooks::NONE)
+            ..kind!("" "v1" "ServiceAccount" "serviceaccounts" "serviceaccount", c::SERVICE_ACCOUNT, core_kinds::SERVICE_ACCOUNT)
         },
         KindInfo {
             short_names: &["svc"],

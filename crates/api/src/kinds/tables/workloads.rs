@@ -24,6 +24,7 @@ pub(super) fn kinds() -> Vec<KindInfo> {
         },
         KindInfo {
             short_names: &["sts"],
+            name_rule: NameRule::Label,
             categories: &["all"],
             has_status: true,
             has_generation: true,

@@ -119,6 +119,7 @@ fn webhooks_get_their_defaults() {
     assert_eq!((meta::generation(&changed), errors.len()), (2, 0));
 }
 
+// allow-long: a table with one entry for each rule.
 #[test]
 fn bad_webhooks_are_refused_in_kubernetes_words() {
     let rule = |key: &str, value: Value| {
@@ -234,6 +235,10 @@ fn admission_policies_are_checked() {
         let (_, errors) = create(policies, policy(extra));
         assert_eq!(errors, [expected]);
     }
+}
+
+#[test]
+fn policy_bindings_are_checked() {
     let bindings = kind("admissionregistration.k8s.io/v1", "ValidatingAdmissionPolicyBinding");
     let binding = |spec: Value| create(bindings, json!({"metadata": {"name": "b"}, "spec": spec})).1;
     assert_eq!(binding(json!({"policyName": "p", "validationActions": ["Deny"]})), Vec::<String>::new());
@@ -250,6 +255,10 @@ fn admission_policies_are_checked() {
             "spec.validationActions: Required value: at least one validation action is required"
         ]
     );
+}
+
+#[test]
+fn a_mutation_is_of_one_kind() {
     let mutating = kind("admissionregistration.k8s.io/v1", "MutatingAdmissionPolicy");
     let (_, errors) = create(
         mutating,

@@ -284,6 +284,10 @@ fn device_claims_default_and_are_checked() {
     }
     let (_, errors) = update(claims, &old, |o| o["spec"]["devices"]["requests"] = json!([]));
     assert!(errors[0].starts_with("spec: Invalid value: ") && errors[0].ends_with("field is immutable"));
+}
+
+#[test]
+fn device_slices_are_somewhere() {
     let slices = kind("resource.k8s.io/v1", "ResourceSlice");
     let slice = |extra: Value| {
         let mut spec = json!({"driver": "d.example.com", "pool": {"name": "n", "resourceSliceCount": 1}, "nodeName": "n",
@@ -317,5 +321,20 @@ fn device_claims_default_and_are_checked() {
     created(
         kind("resource.k8s.io/v1", "ResourceClaimTemplate"),
         json!({"metadata": {"name": "t"}, "spec": {"spec": {"devices": {}}}}),
+    );
+}
+
+#[test]
+fn an_ingress_may_name_its_class_twice_if_it_agrees() {
+    let ingress = |annotation: &str| {
+        json!({"metadata": {"name": "i", "annotations": {"kubernetes.io/ingress.class": annotation}}, "spec":
+            {"ingressClassName": "web", "defaultBackend": {"service": {"name": "s", "port": {"number": 80}}}}})
+    };
+    created(kind("networking.k8s.io/v1", "Ingress"), ingress("web"));
+    assert_eq!(
+        create(kind("networking.k8s.io/v1", "Ingress"), ingress("other")).1,
+        [
+            "annotations.kubernetes.io/ingress.class: Invalid value: \"other\": must match `ingressClassName` when both are specified"
+        ]
     );
 }

@@ -171,3 +171,26 @@ fn disruption_budgets_take_one_bound() {
         ]
     );
 }
+
+#[test]
+fn conditions_of_a_status_are_checked() {
+    let budgets = kind("policy/v1", "PodDisruptionBudget");
+    let old = json!({"metadata": {"name": "b", "namespace": "ns"}, "spec": {}});
+    let errors = |conditions: Value| {
+        let mut new = old.clone();
+        new["status"] = json!({"disruptionsAllowed": 1, "conditions": conditions});
+        budgets.validate_status_update(&new, &old).iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let good = json!({"type": "DisruptionAllowed", "status": "True", "reason": "SufficientPods",
+        "lastTransitionTime": "2026-01-01T00:00:00Z", "message": ""});
+    assert_eq!(errors(json!([good])), Vec::<String>::new());
+    assert_eq!(errors(json!([good, good])), ["status.conditions[1].type: Duplicate value: \"DisruptionAllowed\""]);
+    assert_eq!(
+        errors(json!([{"type": "A", "status": "Maybe", "reason": "why not"}])),
+        [
+            "status.conditions[0].status: Unsupported value: \"Maybe\": supported values: \"False\", \"True\", \"Unknown\"",
+            "status.conditions[0].lastTransitionTime: Required value",
+            "status.conditions[0].reason: Invalid value: \"why not\": a condition reason must start with alphabetic character, optionally followed by a string of alphanumeric characters or '_,:', and must end with an alphanumeric character or '_' (e.g. 'my_name',  or 'MY_NAME',  or 'MyName',  or 'ReasonA,ReasonB',  or 'ReasonA:ReasonB', regex used for validation is '[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?')"
+        ]
+    );
+}

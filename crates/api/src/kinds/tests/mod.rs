@@ -40,6 +40,10 @@ fn create(kind: &KindInfo, mut object: Value) -> (Value, Vec<String>) {
 fn created(kind: &KindInfo, object: Value) -> Value {
     let (object, errors) = create(kind, object);
     assert_eq!(errors, Vec::<String>::new(), "{object:#}");
+    // What defaulting and preparation add must be fields of the kind, and of their types.
+    let ty = crate::schema::for_kind(kind.group, kind.version, kind.kind).unwrap();
+    assert_eq!(ty.validate_unknown(&object), Vec::<String>::new(), "{object:#}");
+    ty.type_check(&object).map_err(|e| e.message).unwrap();
     object
 }
 
@@ -78,6 +82,7 @@ fn an_empty_object_is_refused_with_its_missing_fields_not_a_panic() {
 }
 
 /// JSON that looks like manifests: the field names of the rules, the wrong types.
+// allow-long: mostly the list of names.
 fn wild() -> impl Strategy<Value = Value> {
     let keys = prop::sample::select(vec![
         "spec",
@@ -126,6 +131,61 @@ fn wild() -> impl Strategy<Value = Value> {
         "lifecycle",
         "projected",
         "sources",
+        "verbs",
+        "subjects",
+        "roleRef",
+        "webhooks",
+        "clientConfig",
+        "service",
+        "url",
+        "path",
+        "matchConstraints",
+        "resourceRules",
+        "resources",
+        "matchConditions",
+        "validations",
+        "variables",
+        "paramRef",
+        "hard",
+        "scopes",
+        "max",
+        "min",
+        "default",
+        "defaultRequest",
+        "schedule",
+        "timeZone",
+        "jobTemplate",
+        "podFailurePolicy",
+        "successPolicy",
+        "onExitCodes",
+        "values",
+        "metrics",
+        "resource",
+        "target",
+        "averageUtilization",
+        "behavior",
+        "scaleUp",
+        "policies",
+        "ingress",
+        "from",
+        "ipBlock",
+        "cidr",
+        "except",
+        "cidrs",
+        "devices",
+        "exactly",
+        "firstAvailable",
+        "attributes",
+        "drivers",
+        "limited",
+        "limitResponse",
+        "queuing",
+        "resourceRules",
+        "tokenRequests",
+        "conditions",
+        "currentMetrics",
+        "annotations",
+        "kind",
     ]);
     let leaf = prop_oneof![
         Just(Value::Null),
@@ -163,6 +223,7 @@ proptest! {
                 k.prepare_status_update(&mut object, &old);
                 k.validate_status_update(&object, &old);
                 k.selectable(&object);
+                k.warnings(&object);
                 k.row(&object, now());
             }
         }

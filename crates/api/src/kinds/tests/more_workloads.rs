@@ -162,3 +162,16 @@ fn replication_controllers_take_selector_and_labels_from_the_template() {
     let t = created(kind("v1", "PodTemplate"), json!({"metadata": {"name": "t"}, "template": template()}));
     assert_eq!(t["template"]["spec"]["restartPolicy"], "Always");
 }
+
+#[test]
+fn scales_show_any_notation_of_a_selector() {
+    let text = |api_version: &str, k: &str, selector: Value| {
+        let paths = kind(api_version, k).scale.unwrap();
+        paths.selector_text(&json!({"spec": {"selector": selector}}))
+    };
+    let metav1 = json!({"matchLabels": {"a": "b"}, "matchExpressions": [{"key": "c", "operator": "Exists"}]});
+    assert_eq!(text("apps/v1", "Deployment", metav1).unwrap(), "a=b,c");
+    assert_eq!(text("v1", "ReplicationController", json!({"a": "b", "c": "d"})).unwrap(), "a=b,c=d");
+    assert_eq!(text("apps/v1", "Deployment", json!("a in (b)")).unwrap(), "a in (b)");
+    assert_eq!(text("apps/v1", "Deployment", Value::Null).unwrap(), "");
+}

@@ -136,6 +136,33 @@ fn stateful_sets_refuse_to_change_identity() {
 }
 
 #[test]
+fn bad_stateful_sets_are_refused_in_kubernetes_words() {
+    let sets = kind("apps/v1", "StatefulSet");
+    let cases = [
+        (
+            json!({"podManagementPolicy": "Chaos"}),
+            "spec.podManagementPolicy: Invalid value: \"Chaos\": must be 'OrderedReady' or 'Parallel'",
+        ),
+        (
+            json!({"updateStrategy": {"type": "Never"}}),
+            "spec.updateStrategy: Invalid value: {\"type\":\"Never\"}: must be 'RollingUpdate' or 'OnDelete'",
+        ),
+        (json!({"selector": {}}), "spec.selector: Invalid value: {}: empty selector is invalid for statefulset"),
+    ];
+    for (extra, expected) in cases {
+        assert_eq!(create(sets, workload(extra)).1, [expected]);
+    }
+    let (_, errors) = create(sets, workload(json!({"serviceName": "a.b"})));
+    assert!(
+        errors[0].starts_with("spec.serviceName: Invalid value: \"a.b\": a lowercase RFC 1123 label"),
+        "{errors:?}"
+    );
+    let mut dotted = workload(json!({}));
+    dotted["metadata"]["name"] = "a.b".into();
+    assert!(create(sets, dotted).1[0].starts_with("metadata.name: Invalid value: \"a.b\": a lowercase RFC 1123 label"));
+}
+
+#[test]
 fn jobs_get_defaults_labels_and_a_selector() {
     let jobs = kind("batch/v1", "Job");
     let j = created(jobs, job(json!({})));
@@ -185,6 +212,76 @@ fn bad_jobs_are_refused_and_templates_stay() {
         o["spec"]["template"]["spec"]["nodeSelector"] = json!({"zone": "a"});
     });
     assert_eq!(errors, Vec::<String>::new(), "a job that never started may still be steered");
+}
+
+#[test]
+fn job_policies_are_checked() {
+    let indexed = |extra: Value| {
+        let mut spec = json!({"completionMode": "Indexed", "completions": 5});
+        for (k, v) in extra.as_object().unwrap() {
+            spec[k] = v.clone();
+        }
+        job(spec)
+    };
+    let failure = |rule: Value| job(json!({"podFailurePolicy": {"rules": [rule]}}));
+    let success = |rule: Value| indexed(json!({"successPolicy": {"rules": [rule]}}));
+    let codes = |operator: &str, values: Value| json!({"action": "FailJob", "onExitCodes": {"operator": operator, "values": values}});
+    let cases = [
+        (
+            failure(json!({"action": "Explode", "onPodConditions": [{"type": "DisruptionTarget"}]})),
+            "spec.podFailurePolicy.rules[0].action: Unsupported value: \"Explode\": supported values: \"Count\", \"FailIndex\", \"FailJob\", \"Ignore\"",
+        ),
+        (
+            failure(json!({"action": "FailIndex", "onPodConditions": [{"type": "DisruptionTarget"}]})),
+            "spec.podFailurePolicy.rules[0].action: Invalid value: \"FailIndex\": requires the backoffLimitPerIndex to be set",
+        ),
+        (
+            failure(codes("In", json!([0]))),
+            "spec.podFailurePolicy.rules[0].onExitCodes.values[0]: Invalid value: 0: must not be 0 for the In operator",
+        ),
+        (
+            failure(codes("NotIn", json!([3, 2]))),
+            "spec.podFailurePolicy.rules[0].onExitCodes.values: Invalid value: [3,2]: must be ordered",
+        ),
+        (
+            failure(codes("In", json!([]))),
+            "spec.podFailurePolicy.rules[0].onExitCodes.values: Invalid value: []: at least one value is required",
+        ),
+        (
+            job(json!({"successPolicy": {"rules": [{"succeededCount": 1}]}})),
+            "spec.successPolicy: Invalid value: {\"rules\":[{\"succeededCount\":1}]}: requires indexed completion mode",
+        ),
+        (
+            success(json!({})),
+            "spec.successPolicy.rules[0]: Required value: at least one of succeededCount or succeededIndexes must be specified",
+        ),
+        (
+            success(json!({"succeededIndexes": "0,5"})),
+            "spec.successPolicy.rules[0].succeededIndexes: Invalid value: \"0,5\": error parsing succeededIndexes: too large index: \"5\"",
+        ),
+        (
+            success(json!({"succeededIndexes": "0-1,3", "succeededCount": 4})),
+            "spec.successPolicy.rules[0].succeededCount: Invalid value: 4: must be less than or equal to 3 (the number of indexes in the specified succeededIndexes field)",
+        ),
+        (
+            indexed(json!({"maxFailedIndexes": 6, "backoffLimitPerIndex": 1})),
+            "spec.maxFailedIndexes: Invalid value: 6: must be less than or equal to completions",
+        ),
+        (
+            indexed(json!({"maxFailedIndexes": 1})),
+            "spec.backoffLimitPerIndex: Required value: when maxFailedIndexes is specified",
+        ),
+        (
+            job(json!({"managedBy": "me"})),
+            "spec.managedBy: Invalid value: \"me\": must be a domain-prefixed path (such as \"acme.io/foo\")",
+        ),
+    ];
+    for (object, expected) in cases {
+        let (_, errors) = create(kind("batch/v1", "Job"), object);
+        assert_eq!(errors, [expected]);
+    }
+    created(kind("batch/v1", "Job"), failure(codes("In", json!([1, 42]))));
+    created(kind("batch/v1", "Job"), success(json!({"succeededIndexes": "0,2-4", "succeededCount": 2})));
 }
 
 #[test]
