@@ -3,6 +3,7 @@
 //! Nothing here does IO, reads a clock or draws a random number: callers pass the time and fresh identifiers in. The API
 //! server, the controllers and the tests therefore share one definition of what an object means.
 
+pub mod cel;
 pub mod discovery;
 pub mod kinds;
 pub mod managed_fields;
@@ -10,6 +11,7 @@ pub mod meta;
 pub mod names;
 pub mod openapi;
 pub mod patch;
+pub mod policy;
 pub mod protobuf;
 pub mod quantity;
 pub mod schema;

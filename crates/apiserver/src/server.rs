@@ -17,7 +17,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::admission::Allocator;
+use crate::admission::{self, Allocator};
 use crate::audit::{Audit, AuditError};
 use crate::authn::{Oidc, OidcError, Sender, TokenError, Tokens, UserInfo};
 use crate::authz;
@@ -75,6 +75,7 @@ pub struct ApiServer {
     pub(crate) audit: Option<Arc<Audit>>,
     pub(crate) oidc: Option<Oidc>,
     pub(crate) allocator: Allocator,
+    pub(crate) admission: admission::State,
     pub(crate) kubelets: Kubelets,
     pub(crate) documents: Documents,
     pub(crate) reads: Semaphore,
@@ -107,6 +108,7 @@ impl ApiServer {
             oidc: config.oidc.clone().map(Oidc::new).transpose()?,
             audit: config.audit.as_ref().map(Audit::open).transpose()?,
             allocator: Allocator::new(&config),
+            admission: admission::State::default(),
             reads: Semaphore::new(config.limits.reads_in_flight),
             writes: Semaphore::new(config.limits.writes_in_flight),
             streams: Arc::new(Semaphore::new(config.limits.streams)),
@@ -119,6 +121,7 @@ impl ApiServer {
         });
         crate::bootstrap::run(&server).await?;
         tokio::spawn(compact(store, server.config.history, stop.clone()));
+        tokio::spawn(admission::quota::run(Arc::downgrade(&server), stop.clone()));
         tokio::spawn(renew(Arc::downgrade(&server), stop));
         Ok(server)
     }

@@ -1,101 +1,303 @@
-//! Built-in admission: what the server adds to objects and refuses beyond their own validity, because it depends on
-//! other objects or on who asks.
+//! Admission: what the server adds to objects and refuses beyond their own validity, because it depends on other objects,
+//! on who asks, or on what administrators configured.
+//!
+//! The order is Kubernetes': built-in additions, webhooks that change, then (in the handlers) validation by the kind, then
+//! built-in checks, policies, webhooks that check, and quotas last, because what they charge must not be refused any more.
+//! A step that has nothing configured costs one look at an empty cache.
 
 use api::kinds::KindInfo;
 use api::status::ApiError;
+use parking_lot::Mutex;
 use rand::Rng as _;
 use serde_json::Value;
 use store::Compare;
 
 use crate::authn::UserInfo;
-use crate::authz::Chain;
 use crate::cache::{Caches, Entry};
+use crate::handlers::Scope;
+use crate::handlers::delete::Options;
+use crate::handlers::write::Writer;
+use crate::server::ApiServer;
 
+mod classes;
+mod conditions;
 mod csr;
+pub(crate) mod disruption;
+mod expression;
+mod limits;
 mod node;
 mod pod;
+mod policy;
+pub(crate) mod quota;
 mod rbac;
+mod review;
+mod rules;
+mod security;
 mod service;
 mod storage;
+mod webhook;
 
+pub(crate) use classes::system_classes;
+pub(crate) use policy::observe;
+pub(crate) use quota::Charge;
 pub use service::{Allocator, Reservation};
 
 /// Namespaces that every cluster has; the first three cannot be deleted.
 pub const SYSTEM_NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
 const IMMORTAL: [&str; 3] = ["default", "kube-system", "kube-public"];
 
-/// What admission of a write is done with.
-pub struct Admission<'a> {
-    /// All objects.
-    pub caches: &'a Caches,
-    /// Addresses and ports of Services.
-    pub allocator: &'a Allocator,
-    /// Who writes.
-    pub user: &'a UserInfo,
-    /// Who may do what.
-    pub authorizers: &'a Chain,
-}
+/// Sentences for the client that go out with the answer, whatever it is.
+#[derive(Debug, Default)]
+pub struct Warnings(Mutex<Vec<String>>);
 
-impl Admission<'_> {
-    fn rights(&self) -> rbac::Rights<'_> {
-        rbac::Rights { user: self.user, chain: self.authorizers, caches: self.caches }
+/// Most warnings kept for one request.
+const WARNINGS: usize = 64;
+
+impl Warnings {
+    /// Adds one, once.
+    pub fn add(&self, warning: impl Into<String>) {
+        let (mut list, warning) = (self.0.lock(), warning.into());
+        if list.len() < WARNINGS && !list.contains(&warning) {
+            list.push(warning);
+        }
     }
 
-    /// Completes and checks a new object, defaulted but not yet validated. The reservation, if any, must be held until
-    /// the write is in the cache.
+    /// Takes them out.
+    pub fn take(&self) -> Vec<String> {
+        std::mem::take(&mut self.0.lock())
+    }
+}
+
+/// What is done to an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Operation {
+    Create,
+    Update,
+    Delete,
+    /// A stream to it: exec, attach, port-forward.
+    Connect,
+}
+
+impl Operation {
+    /// Its word in rules and reviews.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Operation::Create => "CREATE",
+            Operation::Update => "UPDATE",
+            Operation::Delete => "DELETE",
+            Operation::Connect => "CONNECT",
+        }
+    }
+}
+
+/// State that admission keeps between requests.
+#[derive(Default)]
+pub(crate) struct State {
+    pub quotas: quota::Quotas,
+    pub webhooks: webhook::Webhooks,
+    pub policies: policy::Policies,
+}
+
+/// One operation on one object, as admission sees it.
+pub(crate) struct Admission<'a> {
+    pub server: &'a ApiServer,
+    pub user: &'a UserInfo,
+    pub operation: Operation,
+    pub kind: &'a KindInfo,
+    /// Empty for the object itself.
+    pub subresource: &'a str,
+    /// Empty for cluster-scoped objects.
+    pub namespace: &'a str,
+    /// As far as it is known yet.
+    pub name: &'a str,
+    /// Of a deletion.
+    pub deletion: Option<&'a Options>,
+    pub manager: &'a str,
+    pub dry_run: bool,
+    pub now: jiff::Timestamp,
+    pub warnings: &'a Warnings,
+}
+
+impl<'a> Admission<'a> {
+    /// Of a write to what `scope` names.
+    pub fn new(writer: &Writer<'a>, scope: &Scope<'a>, operation: Operation, subresource: &'a str) -> Self {
+        Admission {
+            server: writer.server,
+            user: writer.user,
+            operation,
+            kind: scope.kind,
+            subresource,
+            namespace: scope.namespace,
+            name: scope.name,
+            deletion: None,
+            manager: writer.manager,
+            dry_run: writer.dry_run,
+            now: writer.now,
+            warnings: writer.warnings,
+        }
+    }
+
+    fn caches(&self) -> &'a Caches {
+        &self.server.caches
+    }
+
+    fn is(&self, group: &str, kind: &str) -> bool {
+        self.kind.group == group && self.kind.kind == kind
+    }
+
+    /// The options of the request as their document.
+    fn options(&self) -> Value {
+        let kind = match self.operation {
+            Operation::Create => "CreateOptions",
+            Operation::Update => "UpdateOptions",
+            Operation::Delete => return self.deletion.map_or(Value::Null, Options::to_json),
+            Operation::Connect => return Value::Null,
+        };
+        let mut out = serde_json::json!({"kind": kind, "apiVersion": "meta.k8s.io/v1"});
+        if self.dry_run {
+            out["dryRun"] = serde_json::json!(["All"]);
+        }
+        if !self.manager.is_empty() {
+            out["fieldManager"] = self.manager.into();
+        }
+        out
+    }
+
+    /// The namespace as the path has it: that of a Namespace is its own name.
+    fn asked_namespace(&self) -> &'a str {
+        if self.is("", "Namespace") { self.name } else { self.namespace }
+    }
+
+    fn rights(&self) -> rbac::Rights<'a> {
+        rbac::Rights { user: self.user, chain: &self.server.authorizers, caches: self.caches() }
+    }
+
+    /// 403 for the object.
+    fn forbidden(&self, why: &str) -> ApiError {
+        ApiError::forbidden(self.kind.plural, self.kind.group, self.name, why)
+    }
+
+    /// Completes an object that is to be created, or that replaces `old` (null on create). It is defaulted, and not yet
+    /// validated.
     ///
     /// # Errors
-    /// 403 or 422 as Kubernetes' own plugins answer.
-    pub fn create(&self, kind: &KindInfo, object: &mut Value) -> Result<Option<Reservation>, ApiError> {
-        node::create(self.user, kind, object)?;
-        rbac::check(&self.rights(), kind, object, None)?;
-        match (kind.group, kind.kind) {
-            _ if csr::is(kind) => csr::create(&self.rights(), object).map(|()| None),
-            ("", "Pod") => pod::create(self.caches, object).map(|()| None),
-            ("", "Service") => self.allocator.create(self.caches, object).map(Some),
+    /// 403, and what webhooks say.
+    pub async fn mutate(&self, object: &mut Value, old: &Value) -> Result<(), ApiError> {
+        self.built_in(object, old)?;
+        if webhook::are_none(self) {
+            return Ok(());
+        }
+        // In a box, so that requests without webhooks do not carry their state.
+        Box::pin(webhook::mutate(self, object, old)).await.map(drop)
+    }
+
+    /// What the server itself adds. May run twice on the same object.
+    fn built_in(&self, object: &mut Value, old: &Value) -> Result<(), ApiError> {
+        match (self.operation, self.subresource) {
+            (Operation::Create, "") => self.complete(object),
+            (Operation::Update, "") => self.complete_update(object, old),
+            (Operation::Update, sub @ ("approval" | "status")) if csr::is(self.kind) => {
+                let now = api::meta::format_time(self.now);
+                let decide = if sub == "approval" { csr::approve } else { csr::sign };
+                decide(&self.rights(), object, old, &now)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn complete(&self, object: &mut Value) -> Result<(), ApiError> {
+        if self.kind.namespaced {
+            namespace_open(self.caches(), self.kind, self.namespace, self.name)?;
+        }
+        node::create(self.user, self.kind, object)?;
+        match (self.kind.group, self.kind.kind) {
+            _ if csr::is(self.kind) => csr::create(&self.rights(), object),
+            ("", "Pod") => {
+                limits::complete(self, object);
+                pod::create(self, object)
+            }
+            ("", "Node") => {
+                classes::not_ready(object);
+                Ok(())
+            }
             ("", "PersistentVolumeClaim") => {
-                storage::create(self.caches, object);
+                storage::create(self.caches(), object);
                 storage::protect(object, storage::CLAIM_PROTECTION);
-                Ok(None)
+                Ok(())
             }
             ("", "PersistentVolume") => {
                 storage::protect(object, storage::VOLUME_PROTECTION);
-                Ok(None)
+                Ok(())
             }
-            _ => Ok(None),
-        }
-    }
-
-    /// The same for a replacement.
-    ///
-    /// # Errors
-    /// 403 or 422 as Kubernetes' own plugins answer.
-    pub fn update(&self, kind: &KindInfo, object: &mut Value, old: &Value) -> Result<Option<Reservation>, ApiError> {
-        node::update(self.user, kind, object, old)?;
-        rbac::check(&self.rights(), kind, object, Some(old))?;
-        match (kind.group, kind.kind) {
-            ("", "Service") => self.allocator.update(self.caches, object, old).map(Some),
-            _ => Ok(None),
-        }
-    }
-
-    /// The same for a write of the subresource.
-    ///
-    /// # Errors
-    /// 403 or 422 as Kubernetes' own plugins answer.
-    pub fn update_part(
-        &self,
-        kind: &KindInfo,
-        subresource: &str,
-        object: &mut Value,
-        old: &Value,
-        now: &str,
-    ) -> Result<(), ApiError> {
-        match subresource {
-            "approval" if csr::is(kind) => csr::approve(&self.rights(), object, old, now),
-            "status" if csr::is(kind) => csr::sign(&self.rights(), object, old, now),
+            ("networking.k8s.io", "Ingress") => {
+                classes::ingress(self, object);
+                Ok(())
+            }
             _ => Ok(()),
         }
+    }
+
+    fn complete_update(&self, object: &mut Value, old: &Value) -> Result<(), ApiError> {
+        node::update(self.user, self.kind, object, old)?;
+        if self.is("", "Pod") {
+            pod::keep_priority(object, old);
+        }
+        Ok(())
+    }
+
+    /// Gives a Service its addresses and ports. The reservation, if any, must be held until the write is in the cache.
+    ///
+    /// # Errors
+    /// 422 for what is taken, outside the range, or not configured here.
+    pub fn allocate(&self, object: &mut Value, old: &Value) -> Result<Option<Reservation>, ApiError> {
+        if !self.is("", "Service") || !self.subresource.is_empty() {
+            return Ok(None);
+        }
+        let (allocator, caches) = (&self.server.allocator, self.caches());
+        let reserved = match self.operation {
+            Operation::Create => allocator.create(caches, object)?,
+            Operation::Update => allocator.update(caches, object, old)?,
+            Operation::Delete | Operation::Connect => return Ok(None),
+        };
+        Ok(Some(reserved))
+    }
+
+    /// Checks an object that is complete and valid. `object` is null on delete, `old` on create.
+    ///
+    /// # Errors
+    /// 403, and what policies and webhooks say.
+    pub async fn validate(&self, object: &Value, old: &Value) -> Result<(), ApiError> {
+        if self.subresource.is_empty() {
+            self.check_rights(object, old)?;
+            limits::check(self, object)?;
+            security::check(self, object, old)?;
+            classes::check(self, object, old)?;
+            policy::check(self, object, old)?;
+        }
+        if !policy::are_none(self) {
+            policy::validate(self, object, old)?;
+        }
+        if webhook::are_none(self) {
+            return Ok(());
+        }
+        Box::pin(webhook::validate(self, object, old)).await
+    }
+
+    /// Nobody grants what he does not have, also when a webhook wrote the grant.
+    fn check_rights(&self, object: &Value, old: &Value) -> Result<(), ApiError> {
+        match self.operation {
+            Operation::Create => rbac::check(&self.rights(), self.kind, object, None),
+            Operation::Update => rbac::check(&self.rights(), self.kind, object, Some(old)),
+            Operation::Delete | Operation::Connect => Ok(()),
+        }
+    }
+
+    /// Charges the quotas of the namespace: the last step before the write, which must carry the charge.
+    ///
+    /// # Errors
+    /// 403 when there is no room.
+    pub async fn charge(&self, object: &Value, old: &Value) -> Result<Charge, ApiError> {
+        self.server.admission.quotas.charge(self, object, old).await
     }
 }
 
@@ -121,10 +323,14 @@ pub fn namespace_open(caches: &Caches, kind: &KindInfo, namespace: &str, name: &
 }
 
 /// # Errors
-/// 403 for namespaces that must stay.
+/// 403 for namespaces and classes that must stay.
 pub fn deletable(kind: &KindInfo, entry: &Entry) -> Result<(), ApiError> {
     if kind.kind == "Namespace" && IMMORTAL.contains(&entry.name()) {
         return Err(ApiError::forbidden("namespaces", "", entry.name(), "this namespace may not be deleted"));
+    }
+    if kind.kind == "PriorityClass" && system_classes().iter().any(|c| api::meta::name(c) == entry.name()) {
+        let why = "this is a system priority class and cannot be deleted";
+        return Err(ApiError::forbidden(kind.plural, kind.group, entry.name(), why));
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ use api::status::ApiError;
 use serde_json::{Value, json};
 use store::{Compare, Op, Txn, TxnOutcome};
 
-use crate::admission::SYSTEM_NAMESPACES;
+use crate::admission::{SYSTEM_NAMESPACES, Warnings, system_classes};
 use crate::authn::UserInfo;
 use crate::handlers::Scope;
 use crate::handlers::write::{Commit, RETRIES, Writer, encode_stored, store_error};
@@ -24,7 +24,12 @@ const MANAGER: &str = "windlass-apiserver";
 /// Makes what is missing and corrects the endpoints of this server.
 pub(crate) async fn run(server: &ApiServer) -> Result<(), StartError> {
     let user = UserInfo::control_plane("system:apiserver");
-    let writer = Writer { server, user: &user, manager: MANAGER, dry_run: false, now: jiff::Timestamp::now() };
+    let warnings = &Warnings::default();
+    let writer =
+        Writer { server, user: &user, manager: MANAGER, dry_run: false, now: jiff::Timestamp::now(), warnings };
+    for class in system_classes() {
+        ensure(&writer, "scheduling.k8s.io", "v1", "priorityclasses", "", class, |_, _| false).await?;
+    }
     for name in SYSTEM_NAMESPACES {
         let namespace = json!({
             "apiVersion": "v1",

@@ -23,6 +23,7 @@ pub(crate) async fn serve(mut call: Call, scope: Scope<'_>) -> Result<Reply, Api
         manager: "",
         dry_run: options.dry_run,
         now: jiff::Timestamp::now(),
+        warnings: &call.warnings,
     };
     call.server.caches.consistent().await?;
     let snapshot = scope.cache.snapshot(&filter.namespace, None, call.query.limit, false, |e| filter.keeps(e));

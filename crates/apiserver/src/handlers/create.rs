@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::input::{self, Input};
 use super::write::{Commit, RETRIES, Writer, Written, encode_stored, served, storage_schema_of};
 use super::{Call, Scope, render};
-use crate::admission::{namespace_open, suffix};
+use crate::admission::{Admission, Operation, namespace_open, observe, suffix};
 use crate::cache::entry::with_revision;
 use crate::http::respond::{self, Reply};
 
@@ -36,6 +36,7 @@ pub(crate) async fn serve(mut call: Call, scope: Scope<'_>) -> Result<Reply, Api
         manager: &manager,
         dry_run: call.query.dry_run,
         now: jiff::Timestamp::now(),
+        warnings: &call.warnings,
     };
     let written = create(&writer, &scope, object, Tracking::Update).await?;
     let mut reply = render::object(&call, scope.kind, StatusCode::CREATED, written.bytes)?;
@@ -88,12 +89,20 @@ async fn attempt(writer: &Writer<'_>, scope: &Scope<'_>, mut object: Value) -> R
     let new = NewMeta { namespace: scope.namespace, uid: &uid, now: writer.now, name_suffix: &suffix() };
     let new = if kind.namespaced { new } else { NewMeta { namespace: "", ..new } };
     api::meta::prepare_create(&mut object, new);
-    let reserved = writer.admission().create(kind, &mut object)?;
+    let name = api::meta::name(&object).to_owned();
+    let named = Scope { name: &name, ..*scope };
+    let admission = Admission::new(writer, &named, Operation::Create, "");
+    admission.mutate(&mut object, &Value::Null).await?;
+    let reserved = admission.allocate(&mut object, &Value::Null)?;
     kind.prepare_create(&mut object);
     let errors = kind.validate_create(&served(kind, &object));
-    let name = api::meta::name(&object).to_owned();
     if !errors.is_empty() {
         return Err(ApiError::invalid(kind.kind, kind.group, &name, errors));
+    }
+    admission.validate(&object, &Value::Null).await?;
+    observe(kind, &mut object);
+    for warning in kind.warnings(&served(kind, &object)) {
+        writer.warnings.add(warning);
     }
     let key = scope.key_of(&name);
     for _ in 0..RETRIES {
@@ -104,12 +113,16 @@ async fn attempt(writer: &Writer<'_>, scope: &Scope<'_>, mut object: Value) -> R
         if scope.cache.get(&key).is_some() {
             return Err(ApiError::already_exists(kind.plural, kind.group, &name));
         }
+        let charge = admission.charge(&object, &Value::Null).await?;
         let stored = encode_stored(&object);
         if writer.dry_run {
             return Ok(Written { bytes: stored, created: true });
         }
-        if let Commit::Done(revision) = writer.put(scope, &key, stored.clone(), 0, open).await? {
+        if let Commit::Done(revision) = writer.put_charged(scope, &key, stored.clone(), 0, open, &charge).await? {
             drop(reserved);
+            if kind.kind == "ResourceQuota" {
+                writer.server.admission.quotas.touch(&writer.server.caches, scope.namespace);
+            }
             return Ok(Written { bytes: with_revision(&stored, revision), created: true });
         }
     }

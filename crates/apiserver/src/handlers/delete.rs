@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::write::{Commit, RETRIES, Writer, encode_stored};
 use super::{Call, Scope, render};
-use crate::admission;
+use crate::admission::{self, Admission, Operation};
 use crate::cache::Entry;
 use crate::cache::entry::with_revision;
 use crate::http::decode;
@@ -62,6 +62,27 @@ impl Options {
         out.revision = text(&value["preconditions"]["resourceVersion"]);
         out.propagate(text(&value["propagationPolicy"]).as_deref(), value["orphanDependents"].as_bool())?;
         Ok(out)
+    }
+
+    /// As the document that admission sees.
+    pub fn to_json(&self) -> Value {
+        let mut out = json!({"kind": "DeleteOptions", "apiVersion": "meta.k8s.io/v1"});
+        if let Some(seconds) = self.grace_s {
+            out["gracePeriodSeconds"] = seconds.into();
+        }
+        if let Some(policy) = self.propagation {
+            out["propagationPolicy"] = format!("{policy:?}").into();
+        }
+        if let Some(uid) = &self.uid {
+            out["preconditions"]["uid"] = uid.as_str().into();
+        }
+        if let Some(revision) = &self.revision {
+            out["preconditions"]["resourceVersion"] = revision.as_str().into();
+        }
+        if self.dry_run {
+            out["dryRun"] = json!(["All"]);
+        }
+        out
     }
 
     fn from_query(call: &Call) -> Result<Self, ApiError> {
@@ -130,6 +151,7 @@ pub(crate) async fn serve(mut call: Call, scope: Scope<'_>) -> Result<Reply, Api
         manager: "",
         dry_run: options.dry_run,
         now: jiff::Timestamp::now(),
+        warnings: &call.warnings,
     };
     call.server.caches.consistent().await?;
     let gone = delete(&writer, &scope, &options).await?;
@@ -166,12 +188,29 @@ pub(crate) enum Outcome {
 /// # Errors
 /// 403, 404, 409.
 pub(crate) async fn delete(writer: &Writer<'_>, scope: &Scope<'_>, options: &Options) -> Result<Outcome, ApiError> {
+    let admission = Admission { deletion: Some(options), ..Admission::new(writer, scope, Operation::Delete, "") };
+    remove(writer, scope, options, Some(&admission)).await
+}
+
+/// The same; without admission where another operation on the object has passed it.
+pub(crate) async fn remove(
+    writer: &Writer<'_>,
+    scope: &Scope<'_>,
+    options: &Options,
+    admission: Option<&Admission<'_>>,
+) -> Result<Outcome, ApiError> {
     let key = scope.key();
+    let mut seen = 0;
     for _ in 0..RETRIES {
         let entry = scope.cache.get(&key).ok_or_else(|| scope.not_found())?;
         admission::deletable(scope.kind, &entry)?;
         preconditions(scope, options, &entry)?;
         let old = entry.value();
+        if let Some(admission) = admission.filter(|_| seen != entry.revision) {
+            admission.mutate(&mut Value::Null, &old).await?;
+            admission.validate(&Value::Null, &old).await?;
+            seen = entry.revision;
+        }
         match plan(scope, options, &old, writer.now) {
             Step::Wait => return Ok(Outcome::Pending(entry.bytes.clone())),
             Step::Remove => {

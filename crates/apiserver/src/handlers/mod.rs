@@ -10,6 +10,7 @@ use http::{HeaderMap, Method, Request, StatusCode};
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
+use crate::admission::Warnings;
 use crate::audit::Trail;
 use crate::authn::{Sender, UserInfo, same_secret};
 use crate::authz::{self, Attributes};
@@ -24,7 +25,7 @@ use crate::server::ApiServer;
 mod binding;
 mod collection;
 mod create;
-mod delete;
+pub(crate) mod delete;
 mod discovery;
 mod health;
 mod impersonate;
@@ -58,6 +59,8 @@ pub(crate) struct Call {
     /// In a lock only because bodies of local clients cannot be shared between threads, which a request must be.
     pub body: Mutex<Option<RequestBody>>,
     pub upgrade: Option<hyper::upgrade::OnUpgrade>,
+    /// For the client, beside the answer.
+    pub warnings: Arc<Warnings>,
     /// The place of a stream, to be held as long as it lasts.
     pub place: Option<OwnedSemaphorePermit>,
     /// What the audit log is told.
@@ -129,6 +132,7 @@ pub(crate) async fn handle(server: &Arc<ApiServer>, request: Request<RequestBody
     }
     let head = parts.method == Method::HEAD;
     let upgrade = parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
+    let warnings = Arc::new(Warnings::default());
     let mut trail = Trail::begin(server.audit.as_ref(), &parts, &sender);
     let result = async {
         let target = path::parse(parts.uri.path());
@@ -159,7 +163,7 @@ pub(crate) async fn handle(server: &Arc<ApiServer>, request: Request<RequestBody
                 let form = accept::form(&parts.headers)?;
                 let (method, headers) = (parts.method.clone(), std::mem::take(&mut parts.headers));
                 let (server, body) = (server.clone(), Mutex::new(Some(body)));
-                let (place, style, trail) = (None, trail.style(style), trail.clone());
+                let (place, style, trail, warnings) = (None, trail.style(style), trail.clone(), warnings.clone());
                 admitted(Call {
                     server,
                     user,
@@ -172,6 +176,7 @@ pub(crate) async fn handle(server: &Arc<ApiServer>, request: Request<RequestBody
                     style,
                     body,
                     upgrade,
+                    warnings,
                     place,
                     trail,
                 })
@@ -184,6 +189,7 @@ pub(crate) async fn handle(server: &Arc<ApiServer>, request: Request<RequestBody
         trail.failed(&error);
         respond::error(&error, style)
     });
+    respond::warn(&mut reply, &warnings.take());
     if head {
         *reply.body_mut() = Body::Empty;
     }

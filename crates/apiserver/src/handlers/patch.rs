@@ -84,6 +84,7 @@ pub(crate) async fn serve(mut call: Call, scope: Scope<'_>, part: Part) -> Resul
         manager: &manager,
         dry_run: call.query.dry_run,
         now: jiff::Timestamp::now(),
+        warnings: &call.warnings,
     };
     call.server.caches.consistent().await?;
     let mut warnings = Vec::new();

@@ -46,6 +46,9 @@ pub(crate) async fn serve(call: Call) -> Result<Reply, ApiError> {
         ("eviction", "create") if kind.kind == "Pod" => binding::evict(call, scope).await,
         ("token", "create") if kind.kind == "ServiceAccount" => token::serve(call, scope).await,
         ("log" | "exec" | "attach" | "portforward", "get" | "create") if kind.kind == "Pod" => {
+            if sub != "log" {
+                binding::connect(&call, &scope, &sub).await?;
+            }
             proxy::serve(call, scope, &sub).await
         }
         (sub, _) if kind.subresources.iter().any(|s| s.name == sub && sub != "proxy") => {

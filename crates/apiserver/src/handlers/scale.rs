@@ -39,9 +39,9 @@ pub(crate) async fn serve(mut call: Call, scope: Scope<'_>, verb: &str) -> Resul
     };
     let manager = call.manager();
     let dry_run = call.query.dry_run;
-    let writer =
-        Writer { server: &call.server, user: &call.user, manager: &manager, dry_run, now: jiff::Timestamp::now() };
-    let written = update::apply(&writer, &scope, Part::Main, Tracking::Update, |old| {
+    let (server, user, warnings) = (&call.server, &call.user, &call.warnings);
+    let writer = Writer { server, user, manager: &manager, dry_run, now: jiff::Timestamp::now(), warnings };
+    let written = update::apply(&writer, &scope, Part::Scale, Tracking::Update, |old| {
         let before = scale(old, paths);
         let after = change.of(&before)?;
         let replicas = checked(&scope, &before, &after)?;
@@ -112,7 +112,8 @@ fn checked(scope: &Scope<'_>, before: &Value, after: &Value) -> Result<i64, ApiE
     Err(ApiError::invalid("Scale", "autoscaling", scope.name, vec![error]))
 }
 
-fn scale(object: &Value, paths: ScalePaths) -> Value {
+/// An object as its `Scale`.
+pub(crate) fn scale(object: &Value, paths: ScalePaths) -> Value {
     let get = |path: &[&str]| path.iter().try_fold(object, |v, key| v.get(key)).cloned().unwrap_or(Value::Null);
     let meta = &object["metadata"];
     let mut metadata = json!({});
@@ -134,7 +135,8 @@ fn scale(object: &Value, paths: ScalePaths) -> Value {
     out
 }
 
-fn set(object: &mut Value, path: &[&str], value: Value) {
+/// Sets a value at a path, making the objects on the way.
+pub(crate) fn set(object: &mut Value, path: &[&str], value: Value) {
     let Some((last, parents)) = path.split_last() else { return };
     let mut at = object;
     for key in parents {

@@ -7,7 +7,8 @@ use serde_json::Value;
 use super::create::{self, Tracking};
 use super::input::{self, Input};
 use super::write::{Commit, RETRIES, Writer, Written, encode_stored, served, storage_schema_of};
-use super::{Call, Scope, render};
+use super::{Call, Scope, render, scale};
+use crate::admission::{Admission, Charge, Operation, Reservation, observe};
 use crate::cache::Entry;
 use crate::cache::entry::with_revision;
 use crate::http::respond::{self, Reply};
@@ -19,6 +20,8 @@ pub(crate) enum Part {
     Main,
     /// The status.
     Status,
+    /// The number of replicas; the change has put it into the object already.
+    Scale,
     /// The decision on a CertificateSigningRequest.
     Approval,
     /// The finalizers in the spec of a Namespace.
@@ -33,6 +36,7 @@ impl Part {
         match self {
             Part::Main => "",
             Part::Status => "status",
+            Part::Scale => "scale",
             Part::Approval => "approval",
             Part::Finalize => "finalize",
             Part::Binding => "binding",
@@ -53,6 +57,7 @@ pub(crate) async fn serve(mut call: Call, scope: Scope<'_>, part: Part) -> Resul
         manager: &manager,
         dry_run: call.query.dry_run,
         now: jiff::Timestamp::now(),
+        warnings: &call.warnings,
     };
     writer.server.caches.consistent().await?;
     let creates = part == Part::Main && scope.kind.create_on_update;
@@ -111,36 +116,8 @@ async fn attempt(
     let kind = scope.kind;
     preconditions(scope, &new, old, entry.revision)?;
     api::meta::clear_resource_version(&mut new);
-    let reserved = match part {
-        Part::Main => writer.admission().update(kind, &mut new, old)?,
-        part => {
-            writer.admission().update_part(kind, part.subresource(), &mut new, old, &writer.now_text())?;
-            None
-        }
-    };
-    let errors = match part {
-        Part::Main => {
-            kind.prepare_update(&mut new, old);
-            kind.validate_update(&served(kind, &new), &served(kind, old))
-        }
-        Part::Status => {
-            kind.prepare_status_update(&mut new, old);
-            kind.validate_status_update(&new, old)
-        }
-        Part::Finalize => {
-            new = finalized(&new, old);
-            Vec::new()
-        }
-        // Admission has checked it: the rules depend on who asks.
-        Part::Approval => {
-            api::meta::prepare_status_update(&mut new, old);
-            Vec::new()
-        }
-        Part::Binding => Vec::new(),
-    };
-    if !errors.is_empty() {
-        return Err(ApiError::invalid(kind.kind, kind.group, scope.name, errors));
-    }
+    let admission = Admission::new(writer, scope, Operation::Update, part.subresource());
+    let reserved = admitted(&admission, scope, part, &mut new, old).await?;
     if tracking == Tracking::Update {
         let ty = storage_schema_of(kind)?;
         let sub = part.subresource();
@@ -160,14 +137,85 @@ async fn attempt(
     if same(&new, old) {
         return Ok(Some(Written { bytes: entry.bytes.clone(), created: false }));
     }
+    let charge = if part == Part::Main { admission.charge(&new, old).await? } else { Charge::default() };
     if writer.dry_run {
         return Ok(Some(Written { bytes: with_revision(&stored, entry.revision), created: false }));
     }
-    let outcome = writer.put(scope, &scope.key(), stored.clone(), entry.revision, None).await?;
-    drop(reserved);
+    let outcome = writer.put_charged(scope, &scope.key(), stored.clone(), entry.revision, None, &charge).await?;
+    drop((reserved, charge));
+    if matches!(outcome, Commit::Done(_)) {
+        writer.server.admission.quotas.changed(&writer.server.caches, kind, &new, old, writer.now);
+    }
     match outcome {
         Commit::Done(revision) => Ok(Some(Written { bytes: with_revision(&stored, revision), created: false })),
         Commit::Again => Ok(None),
+    }
+}
+
+/// Completes and checks what is to be written. The reservation, if any, must be held until it is.
+async fn admitted(
+    admission: &Admission<'_>,
+    scope: &Scope<'_>,
+    part: Part,
+    new: &mut Value,
+    old: &Value,
+) -> Result<Option<Reservation>, ApiError> {
+    let kind = scope.kind;
+    if part != Part::Binding {
+        mutate(admission, part, new, old).await?;
+    }
+    let reserved = admission.allocate(new, old)?;
+    let errors = match part {
+        Part::Main | Part::Scale => {
+            kind.prepare_update(new, old);
+            kind.validate_update(&served(kind, new), &served(kind, old))
+        }
+        Part::Status => {
+            kind.prepare_status_update(new, old);
+            kind.validate_status_update(new, old)
+        }
+        // Admission has checked it: the rules depend on who asks.
+        Part::Approval => {
+            api::meta::prepare_status_update(new, old);
+            Vec::new()
+        }
+        Part::Finalize => {
+            *new = finalized(new, old);
+            Vec::new()
+        }
+        Part::Binding => Vec::new(),
+    };
+    if !errors.is_empty() {
+        return Err(ApiError::invalid(kind.kind, kind.group, scope.name, errors));
+    }
+    if part != Part::Binding {
+        validate(admission, part, new, old).await?;
+    }
+    if part == Part::Main {
+        observe(kind, new);
+        // Written again and again by controllers, most objects change in ways that no sentence is about.
+        if !kind.has_generation || api::meta::generation(new) != api::meta::generation(old) {
+            kind.warnings(&served(kind, new)).into_iter().for_each(|w| admission.warnings.add(w));
+        }
+    }
+    Ok(reserved)
+}
+
+/// Admission's additions to what is written: to the object, or to the Scale that stands for it.
+async fn mutate(admission: &Admission<'_>, part: Part, new: &mut Value, old: &Value) -> Result<(), ApiError> {
+    let Some(paths) = admission.kind.scale.filter(|_| part == Part::Scale) else {
+        return admission.mutate(new, old).await;
+    };
+    let mut view = scale::scale(new, paths);
+    admission.mutate(&mut view, &scale::scale(old, paths)).await?;
+    scale::set(new, paths.spec_replicas, view["spec"]["replicas"].clone());
+    Ok(())
+}
+
+async fn validate(admission: &Admission<'_>, part: Part, new: &Value, old: &Value) -> Result<(), ApiError> {
+    match admission.kind.scale.filter(|_| part == Part::Scale) {
+        Some(paths) => admission.validate(&scale::scale(new, paths), &scale::scale(old, paths)).await,
+        None => admission.validate(new, old).await,
     }
 }
 

@@ -11,7 +11,7 @@ use serde_json::Value;
 use store::{Compare, Op, StoreError, Txn, TxnOutcome};
 
 use super::Scope;
-use crate::admission::Admission;
+use crate::admission::{Charge, Warnings};
 use crate::authn::UserInfo;
 use crate::cache::entry;
 use crate::http::query::FieldValidation;
@@ -29,6 +29,8 @@ pub(crate) struct Writer<'a> {
     pub manager: &'a str,
     pub dry_run: bool,
     pub now: Timestamp,
+    /// For the client, beside the answer.
+    pub warnings: &'a Warnings,
 }
 
 /// An object as it is after a write.
@@ -48,17 +50,7 @@ pub(crate) enum Commit {
     Again,
 }
 
-impl<'a> Writer<'a> {
-    pub fn admission(&self) -> Admission<'a> {
-        let server = self.server;
-        Admission {
-            caches: &server.caches,
-            allocator: &server.allocator,
-            user: self.user,
-            authorizers: &server.authorizers,
-        }
-    }
-
+impl Writer<'_> {
     /// The time in the form of `metadata`.
     pub fn now_text(&self) -> String {
         api::meta::format_time(self.now)
@@ -73,10 +65,25 @@ impl<'a> Writer<'a> {
         expected: u64,
         also: Option<Compare>,
     ) -> Result<Commit, ApiError> {
+        self.put_charged(scope, key, stored, expected, also, &Charge::default()).await
+    }
+
+    /// The same, and in one transaction what quotas are charged for it.
+    pub async fn put_charged(
+        &self,
+        scope: &Scope<'_>,
+        key: &str,
+        stored: Bytes,
+        expected: u64,
+        also: Option<Compare>,
+        charge: &Charge,
+    ) -> Result<Commit, ApiError> {
         let key = scope.cache.store_key(key);
         let mut compare = vec![Compare::ModRevision(key.clone(), expected)];
         compare.extend(also);
-        let ops = vec![Op::Put { key, value: stored, lease_ttl_s: scope.kind.ttl_s }];
+        compare.extend(charge.compare.iter().cloned());
+        let mut ops = vec![Op::Put { key, value: stored, lease_ttl_s: scope.kind.ttl_s }];
+        ops.extend(charge.ops.iter().cloned());
         self.commit(Txn { compare, ops }).await
     }
 
@@ -84,7 +91,11 @@ impl<'a> Writer<'a> {
     pub async fn remove(&self, scope: &Scope<'_>, key: &str, expected: u64) -> Result<Commit, ApiError> {
         let key = scope.cache.store_key(key);
         let compare = vec![Compare::ModRevision(key.clone(), expected)];
-        self.commit(Txn { compare, ops: vec![Op::Delete { key }] }).await
+        let commit = self.commit(Txn { compare, ops: vec![Op::Delete { key }] }).await?;
+        if matches!(commit, Commit::Done(_)) {
+            self.server.admission.quotas.touch(&self.server.caches, scope.namespace);
+        }
+        Ok(commit)
     }
 
     async fn commit(&self, txn: Txn) -> Result<Commit, ApiError> {

@@ -1,6 +1,7 @@
 //! kubectl, unmodified: what people type and scripts run.
 
 mod access;
+mod admission;
 mod changes;
 mod objects;
 mod rbac;
@@ -46,6 +47,12 @@ fn main() -> ExitCode {
             access::cluster_info_version_and_health,
             access::auth_whoami_and_can_i_answer_for_admin_and_service_account,
             access::tokens_are_made_for_service_accounts_and_obey_rbac_defaults,
+            admission::limit_ranges_give_defaults_and_bounds,
+            admission::quotas_are_kept_and_shown,
+            admission::pod_security_refuses_and_warns,
+            admission::eviction_waits_for_the_budget,
+            admission::a_dead_webhook_is_told_of_and_can_be_removed,
+            admission::a_policy_denies_what_its_expression_says,
             rbac::a_service_account_with_a_role_lists_pods_from_its_token,
             rbac::the_default_roles_have_what_they_collect,
             rbac::auth_reconcile_adds_what_is_missing_and_refuses_to_escalate,

@@ -1,0 +1,177 @@
+//! Which operations a webhook or policy is for: `rules`, `matchPolicy` and selectors.
+
+use api::kinds::{KindInfo, registry};
+use api::selectors::LabelSelector;
+use serde_json::{Map, Value};
+
+use super::{Admission, Operation};
+
+/// Kinds that configure admission; were they subject to it, a mistake could not be taken back.
+const EXEMPT: [&str; 6] = [
+    "MutatingWebhookConfiguration",
+    "ValidatingWebhookConfiguration",
+    "ValidatingAdmissionPolicy",
+    "ValidatingAdmissionPolicyBinding",
+    "MutatingAdmissionPolicy",
+    "MutatingAdmissionPolicyBinding",
+];
+
+/// Whether the object configures admission itself.
+pub(super) fn is_exempt(admission: &Admission<'_>) -> bool {
+    admission.kind.group == "admissionregistration.k8s.io" && EXEMPT.contains(&admission.kind.kind)
+}
+
+/// Group, version and kind of what is exchanged at a subresource.
+pub(super) fn exchanged<'a>(kind: &'a KindInfo, subresource: &str) -> (&'a str, &'a str, &'a str) {
+    match (subresource, kind.subresources.iter().find(|s| s.name == subresource)) {
+        ("scale", _) => ("autoscaling", "v1", "Scale"),
+        (_, Some(sub)) => (sub.group, sub.version, sub.kind),
+        _ => (kind.group, kind.version, kind.kind),
+    }
+}
+
+/// As what an object is shown.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Target<'a> {
+    pub kind: &'a KindInfo,
+}
+
+impl Target<'_> {
+    /// The object in the version of the target, with the revision it is based on.
+    pub fn view(&self, object: &Value, old: &Value) -> Value {
+        let mut view = object.clone();
+        if view.is_object() {
+            self.kind.from_storage(&mut view);
+            let seen = api::meta::resource_version(old);
+            if !seen.is_empty() && api::meta::resource_version(&view).is_empty() && view["metadata"].is_object() {
+                view["metadata"]["resourceVersion"] = seen.into();
+            }
+        }
+        view
+    }
+}
+
+/// `RuleWithOperations`, and the names of a policy's `NamedRuleWithOperations`.
+#[derive(Debug)]
+struct Rule {
+    operations: Vec<String>,
+    groups: Vec<String>,
+    versions: Vec<String>,
+    resources: Vec<String>,
+    names: Vec<String>,
+    scope: String,
+}
+
+/// A list of rules, one of which must fit.
+#[derive(Debug)]
+pub(super) struct Match {
+    rules: Vec<Rule>,
+    /// Also when a rule fits another version of the same objects.
+    equivalent: bool,
+}
+
+impl Match {
+    /// Reads a list of rules.
+    pub fn new(rules: &Value, equivalent: bool) -> Self {
+        let read = |rule: &Value| {
+            let texts = |key: &str| -> Vec<String> {
+                rule[key].as_array().into_iter().flatten().filter_map(|v| v.as_str().map(str::to_owned)).collect()
+            };
+            Rule {
+                operations: texts("operations"),
+                groups: texts("apiGroups"),
+                versions: texts("apiVersions"),
+                resources: texts("resources"),
+                names: texts("resourceNames"),
+                scope: rule["scope"].as_str().unwrap_or("*").to_owned(),
+            }
+        };
+        Match { rules: rules.as_array().into_iter().flatten().map(read).collect(), equivalent }
+    }
+
+    /// Whether there are no rules.
+    pub fn is_empty(&self) -> bool {
+        self.rules.is_empty()
+    }
+
+    /// As what the operation's object is meant by a rule.
+    pub fn target<'a>(&self, admission: &Admission<'a>) -> Option<Target<'a>> {
+        let fits = |kind: &KindInfo| self.rules.iter().any(|rule| rule.fits(admission, kind));
+        if fits(admission.kind) {
+            return Some(Target { kind: admission.kind });
+        }
+        if !self.equivalent || !admission.subresource.is_empty() {
+            return None;
+        }
+        let own = admission.kind;
+        let same = |k: &&KindInfo| k.storage_group == own.storage_group && k.plural == own.plural;
+        registry().all().iter().filter(same).find(|k| fits(k)).map(|kind| Target { kind })
+    }
+}
+
+impl Rule {
+    fn fits(&self, admission: &Admission<'_>, kind: &KindInfo) -> bool {
+        let has = |list: &[String], text: &str| list.iter().any(|v| v == "*" || v == text);
+        has(&self.operations, admission.operation.as_str())
+            && has(&self.groups, kind.group)
+            && has(&self.versions, kind.version)
+            && self.resources.iter().any(|r| of_resource(r, kind.plural, admission.subresource))
+            && (self.names.is_empty() || self.names.iter().any(|n| n == admission.name))
+            && match self.scope.as_str() {
+                "Namespaced" => kind.namespaced,
+                "Cluster" => !kind.namespaced,
+                _ => true,
+            }
+    }
+}
+
+/// `pods`, `pods/status`, `pods/*`, `*`, `*/scale`, `*/*`.
+fn of_resource(rule: &str, plural: &str, subresource: &str) -> bool {
+    let (resource, sub) = rule.split_once('/').unwrap_or((rule, ""));
+    (resource == "*" || resource == plural) && (sub == "*" || sub == subresource)
+}
+
+/// Whether the namespace of an operation is selected. Objects outside of namespaces always are; a Namespace is by itself.
+pub(super) fn in_namespaces(selector: &LabelSelector, admission: &Admission<'_>, object: &Value, old: &Value) -> bool {
+    if selector.is_everything() {
+        return true;
+    }
+    if admission.is("", "Namespace") {
+        let own = if admission.operation == Operation::Delete || object.is_null() { old } else { object };
+        return selector.matches_object(own);
+    }
+    if admission.namespace.is_empty() {
+        return true;
+    }
+    let none = Map::new();
+    let entry = admission.caches().core("namespaces").get(admission.namespace);
+    selector.matches(entry.as_ref().map_or(&none, |e| &e.facts.labels))
+}
+
+/// Whether the object, as it was or as it is to be, is selected.
+pub(super) fn has_labels(selector: &LabelSelector, object: &Value, old: &Value) -> bool {
+    let selected = |v: &Value| v.is_object() && selector.matches_object(v);
+    selector.is_everything() || selected(object) || selected(old)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn resources_match_with_their_subresources() {
+        for (rule, plural, sub, want) in [
+            ("pods", "pods", "", true),
+            ("pods", "pods", "status", false),
+            ("pods/*", "pods", "status", true),
+            ("*", "pods", "", true),
+            ("*", "pods", "status", false),
+            ("*/*", "pods", "status", true),
+            ("*/scale", "deployments", "scale", true),
+            ("*/scale", "deployments", "", false),
+            ("services", "pods", "", false),
+        ] {
+            assert_eq!(of_resource(rule, plural, sub), want, "{rule} {plural}/{sub}");
+        }
+    }
+}
