@@ -3,6 +3,8 @@
 //! Nothing here does IO, reads a clock or draws a random number: callers pass the time and fresh identifiers in. The API
 //! server, the controllers and the tests therefore share one definition of what an object means.
 
+pub mod cel;
+pub mod crd;
 pub mod discovery;
 pub mod kinds;
 pub mod managed_fields;

@@ -22,7 +22,7 @@ use crate::server::ApiServer;
 mod binding;
 mod collection;
 mod create;
-mod delete;
+pub(crate) mod delete;
 mod discovery;
 mod health;
 mod impersonate;
@@ -63,7 +63,7 @@ pub(crate) struct Call {
 /// The kind a request is about, with its cache.
 #[derive(Clone, Copy)]
 pub(crate) struct Scope<'a> {
-    pub kind: &'static KindInfo,
+    pub kind: &'a KindInfo,
     pub cache: &'a Arc<KindCache>,
     pub namespace: &'a str,
     pub name: &'a str,

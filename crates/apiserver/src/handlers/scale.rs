@@ -129,7 +129,10 @@ fn scale(object: &Value, paths: ScalePaths) -> Value {
         "spec": {"replicas": get(paths.spec_replicas).as_i64().unwrap_or(0)},
         "status": {"replicas": get(paths.status_replicas).as_i64().unwrap_or(0)},
     });
-    if let Ok(selector) = LabelSelector::from_json(&get(paths.selector)) {
+    if let Some(text) = get(paths.selector).as_str().filter(|_| !paths.selector.is_empty()) {
+        // Custom resources publish the text itself.
+        out["status"]["selector"] = text.into();
+    } else if let Ok(selector) = LabelSelector::from_json(&get(paths.selector)) {
         out["status"]["selector"] = selector.to_string().into();
     }
     out

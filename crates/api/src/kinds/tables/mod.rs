@@ -52,6 +52,7 @@ const fn base(
         ttl_s: None,
         hooks,
         columns,
+        custom: None,
     }
 }
 

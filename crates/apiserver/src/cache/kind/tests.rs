@@ -5,7 +5,7 @@ use crate::cache::entry::encode;
 
 fn cache(events: usize) -> KindCache {
     let kind = api::kinds::registry().by_resource("", "v1", "configmaps").unwrap();
-    KindCache::new(kind, RingLimits { events, bytes: 1 << 20 })
+    KindCache::new(std::sync::Arc::new(kind.clone()), RingLimits { events, bytes: 1 << 20 })
 }
 
 fn put(cache: &KindCache, key: &str, revision: u64) {
