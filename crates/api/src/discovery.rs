@@ -1,8 +1,13 @@
 //! Discovery documents: `/api`, `/apis`, `/api/v1`, `/apis/<group>/<version>`, in the old form and the aggregated one.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 
 use crate::kinds::{KindInfo, Subresource, VIRTUAL, VirtualKind, join_api_version, registry};
+
+/// The custom kinds of the moment, which are discovered beside the built-in ones.
+pub type CustomKinds<'a> = &'a [Arc<KindInfo>];
 
 /// Verbs of `/status` and `/scale`.
 const SUB_VERBS: &[&str] = &["get", "patch", "update"];
@@ -19,19 +24,19 @@ pub fn api_versions(address: &str) -> Value {
 }
 
 /// `APIGroupList` at `/apis`.
-pub fn api_group_list() -> Value {
-    let groups: Vec<Value> = groups().into_iter().map(|g| group_object(g, false)).collect();
+pub fn api_group_list(custom: CustomKinds<'_>) -> Value {
+    let groups: Vec<Value> = groups(custom).into_iter().map(|g| group_object(g, custom, false)).collect();
     json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
 }
 
 /// `APIGroup` at `/apis/<group>`.
-pub fn api_group(group: &str) -> Option<Value> {
-    groups().into_iter().find(|g| *g == group).map(|g| group_object(g, true))
+pub fn api_group(group: &str, custom: CustomKinds<'_>) -> Option<Value> {
+    groups(custom).into_iter().find(|g| *g == group).map(|g| group_object(g, custom, true))
 }
 
 /// `APIResourceList` at `/api/v1` (empty group) or `/apis/<group>/<version>`.
-pub fn api_resource_list(group: &str, version: &str) -> Option<Value> {
-    let entries = entries(group, version);
+pub fn api_resource_list(group: &str, version: &str, custom: CustomKinds<'_>) -> Option<Value> {
+    let entries = entries(group, version, custom);
     if entries.is_empty() {
         return None;
     }
@@ -46,16 +51,16 @@ pub fn api_resource_list(group: &str, version: &str) -> Option<Value> {
 }
 
 /// `APIGroupDiscoveryList` (`apidiscovery.k8s.io/v2`) at `/api` (`core`) or `/apis`.
-pub fn aggregated(core: bool) -> Value {
-    let groups = if core { vec![""] } else { groups() };
+pub fn aggregated(core: bool, custom: CustomKinds<'_>) -> Value {
+    let groups = if core { vec![""] } else { groups(custom) };
     let items: Vec<Value> = groups
         .into_iter()
         .map(|group| {
             let metadata = if group.is_empty() { json!({}) } else { json!({"name": group}) };
-            let versions: Vec<Value> = versions(group)
+            let versions: Vec<Value> = versions(group, custom)
                 .into_iter()
                 .map(|version| {
-                    let resources: Vec<Value> = entries(group, version).iter().map(Entry::aggregated).collect();
+                    let resources: Vec<Value> = entries(group, version, custom).iter().map(Entry::aggregated).collect();
                     json!({"version": version, "freshness": "Current", "resources": resources})
                 })
                 .collect();
@@ -65,10 +70,11 @@ pub fn aggregated(core: bool) -> Value {
     json!({"kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {}, "items": items})
 }
 
-/// Named groups in order.
-fn groups() -> Vec<&'static str> {
+/// Named groups in order: built-in ones first.
+fn groups(custom: CustomKinds<'_>) -> Vec<&'static str> {
     let mut out: Vec<&str> = Vec::new();
-    for (group, _) in registry().group_versions() {
+    let built_in = registry().group_versions().into_iter().map(|(group, _)| group);
+    for group in built_in.chain(custom.iter().map(|k| k.group)) {
         if !group.is_empty() && !out.contains(&group) {
             out.push(group);
         }
@@ -77,12 +83,19 @@ fn groups() -> Vec<&'static str> {
 }
 
 /// Versions of a group, preferred first.
-fn versions(group: &str) -> Vec<&'static str> {
-    registry().group_versions().into_iter().filter(|(g, _)| *g == group).map(|(_, v)| v).collect()
+fn versions(group: &str, custom: CustomKinds<'_>) -> Vec<&'static str> {
+    let built_in = registry().group_versions().into_iter().filter(|(g, _)| *g == group).map(|(_, v)| v);
+    let mut out: Vec<&str> = built_in.collect();
+    let mut more: Vec<&str> = custom.iter().filter(|k| k.group == group).map(|k| k.version).collect();
+    more.sort_by_key(|v| std::cmp::Reverse(crate::crd::priority(v)));
+    more.dedup();
+    more.retain(|v| !out.contains(v));
+    out.extend(more);
+    out
 }
 
-fn group_object(group: &str, alone: bool) -> Value {
-    let versions: Vec<Value> = versions(group)
+fn group_object(group: &str, custom: CustomKinds<'_>, alone: bool) -> Value {
+    let versions: Vec<Value> = versions(group, custom)
         .into_iter()
         .map(|v| json!({"groupVersion": join_api_version(group, v), "version": v}))
         .collect();
@@ -96,15 +109,16 @@ fn group_object(group: &str, alone: bool) -> Value {
 }
 
 /// One served resource.
-enum Entry {
-    Kind(&'static KindInfo),
+enum Entry<'a> {
+    Kind(&'a KindInfo),
     Virtual(&'static VirtualKind),
 }
 
-fn entries(group: &str, version: &str) -> Vec<Entry> {
-    let kinds = registry().all().iter().filter(|k| k.group == group && k.version == version).map(Entry::Kind);
+fn entries<'a>(group: &str, version: &str, custom: CustomKinds<'a>) -> Vec<Entry<'a>> {
+    let all = registry().all().iter().chain(custom.iter().map(Arc::as_ref));
+    let kinds = all.filter(|k| k.group == group && k.version == version).map(Entry::Kind);
     let questions = VIRTUAL.iter().filter(|k| k.group == group && k.version == version).map(Entry::Virtual);
-    let mut out: Vec<Entry> = kinds.chain(questions).collect();
+    let mut out: Vec<Entry<'_>> = kinds.chain(questions).collect();
     out.sort_by_key(Entry::plural);
     out
 }
@@ -112,7 +126,7 @@ fn entries(group: &str, version: &str) -> Vec<Entry> {
 /// Name, kind, group, version, verbs of a subresource; group and version are empty when they are the resource's own.
 type Sub = (&'static str, &'static str, &'static str, &'static str, &'static [&'static str]);
 
-impl Entry {
+impl Entry<'_> {
     fn plural(&self) -> &'static str {
         match self {
             Entry::Kind(k) => k.plural,
@@ -228,8 +242,8 @@ mod tests {
     #[test]
     fn both_forms_list_the_same_resources() {
         for (group, version) in registry().group_versions() {
-            let legacy = api_resource_list(group, version).unwrap();
-            let all = aggregated(group.is_empty());
+            let legacy = api_resource_list(group, version, &[]).unwrap();
+            let all = aggregated(group.is_empty(), &[]);
             let item =
                 all["items"].as_array().unwrap().iter().find(|i| i["metadata"]["name"].as_str().unwrap_or("") == group);
             let mut names: Vec<String> = Vec::new();
@@ -249,7 +263,7 @@ mod tests {
 
     #[test]
     fn pods_and_deployments_show_what_kubectl_needs() {
-        let core = api_resource_list("", "v1").unwrap();
+        let core = api_resource_list("", "v1", &[]).unwrap();
         let find = |list: &Value, name: &str| {
             list["resources"].as_array().unwrap().iter().find(|r| r["name"] == name).cloned().unwrap()
         };
@@ -261,10 +275,10 @@ mod tests {
         {
             find(&core, name);
         }
-        let apps = api_resource_list("apps", "v1").unwrap();
+        let apps = api_resource_list("apps", "v1", &[]).unwrap();
         assert_eq!(find(&apps, "deployments/scale")["kind"], "Scale");
-        assert!(api_resource_list("nope", "v1").is_none());
-        assert_eq!(api_group("apps").unwrap()["preferredVersion"]["groupVersion"], "apps/v1");
-        assert!(api_group_list()["groups"].as_array().unwrap().iter().all(|g| g["name"] != ""));
+        assert!(api_resource_list("nope", "v1", &[]).is_none());
+        assert_eq!(api_group("apps", &[]).unwrap()["preferredVersion"]["groupVersion"], "apps/v1");
+        assert!(api_group_list(&[])["groups"].as_array().unwrap().iter().all(|g| g["name"] != ""));
     }
 }

@@ -4,6 +4,7 @@
 //! server, the controllers and the tests therefore share one definition of what an object means.
 
 pub mod cel;
+pub mod crd;
 pub mod discovery;
 pub mod kinds;
 pub mod managed_fields;

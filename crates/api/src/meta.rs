@@ -246,8 +246,16 @@ fn validate_common(object: &Value) -> Vec<FieldError> {
         errors.extend(validate_annotations(annotations, "metadata.annotations"));
     }
     errors.extend(validate_owners(object));
+    // Kubernetes asks for a domain in the finalizers of its own types; definitions and their objects may have plain ones.
+    let (group, _) = crate::kinds::split_api_version(crate::json::str_at(object, &["apiVersion"]));
+    let custom = group == "apiextensions.k8s.io" || (group.contains('.') && !group.ends_with(".k8s.io"));
     for finalizer in finalizers(object) {
-        errors.extend(validate_finalizer(finalizer, "metadata.finalizers"));
+        if custom {
+            let problems = names::qualified_name(finalizer).into_iter();
+            errors.extend(problems.map(|m| FieldError::invalid("metadata.finalizers", finalizer, m)));
+        } else {
+            errors.extend(validate_finalizer(finalizer, "metadata.finalizers"));
+        }
     }
     errors
 }

@@ -6,6 +6,7 @@
 
 use serde_json::{Value, json};
 
+use crate::discovery::CustomKinds;
 use crate::kinds::registry;
 
 mod paths;
@@ -16,11 +17,11 @@ mod types;
 const GENERATION: u32 = 1;
 
 /// The index at `/openapi/v3`: a URL with a content hash for each group and version.
-pub fn index() -> Value {
+pub fn index(custom: CustomKinds<'_>) -> Value {
     let mut paths = serde_json::Map::new();
-    for (group, version) in registry().group_versions() {
+    for (group, version) in group_versions(custom) {
         let path = path(group, version);
-        let url = format!("/openapi/v3/{path}?hash={}", hash(group, version));
+        let url = format!("/openapi/v3/{path}?hash={}", hash(group, version, custom));
         paths.insert(path, json!({"serverRelativeURL": url}));
     }
     json!({ "paths": paths })
@@ -32,8 +33,11 @@ fn path(group: &str, version: &str) -> String {
 }
 
 /// Identifies the content of a document without generating it: a document is a function of this binary alone.
-pub fn hash(group: &str, version: &str) -> String {
-    let text = format!("{GENERATION} {} {group} {version}", env!("CARGO_PKG_VERSION"));
+pub fn hash(group: &str, version: &str, custom: CustomKinds<'_>) -> String {
+    let mut text = format!("{GENERATION} {} {group} {version}", env!("CARGO_PKG_VERSION"));
+    for kind in custom.iter().filter(|k| k.group == group && k.version == version) {
+        text.push_str(&format!(" {} {:x}", kind.plural, kind.custom.as_ref().map_or(0, |c| c.hash)));
+    }
     format!("{:016X}", fnv1a(text.as_bytes()))
 }
 
@@ -43,15 +47,15 @@ pub(crate) fn fnv1a(bytes: &[u8]) -> u64 {
 }
 
 /// The document of a group and version; `server_version` is shown in its title block (`v1.36.0`).
-pub fn document(group: &str, version: &str, server_version: &str) -> Option<Value> {
-    let known = registry().group_versions().into_iter().any(|(g, v)| g == group && v == version);
+pub fn document(group: &str, version: &str, server_version: &str, custom: CustomKinds<'_>) -> Option<Value> {
+    let known = group_versions(custom).into_iter().any(|(g, v)| g == group && v == version);
     known.then(|| {
         json!({
             "openapi": "3.0.0",
             "info": {"title": "Kubernetes", "version": server_version},
-            "paths": paths::paths(group, version),
+            "paths": paths::paths(group, version, custom),
             "components": {
-                "schemas": schemas::schemas(group, version),
+                "schemas": schemas::schemas(group, version, custom),
                 "securitySchemes": {
                     "BearerToken": {
                         "type": "apiKey",
@@ -63,6 +67,17 @@ pub fn document(group: &str, version: &str, server_version: &str) -> Option<Valu
             },
         })
     })
+}
+
+/// Built-in and custom `(group, version)` pairs.
+fn group_versions(custom: CustomKinds<'_>) -> Vec<(&'static str, &'static str)> {
+    let mut out = registry().group_versions();
+    for kind in custom {
+        if !out.contains(&(kind.group, kind.version)) {
+            out.push((kind.group, kind.version));
+        }
+    }
+    out
 }
 
 #[cfg(test)]

@@ -54,19 +54,7 @@ pub fn table<'a>(
 
 /// The `columnDefinitions` of a kind.
 pub fn column_definitions(kind: &KindInfo) -> Vec<Value> {
-    kind.columns
-        .list
-        .iter()
-        .map(|c| {
-            json!({
-                "name": c.name,
-                "type": c.kind,
-                "format": c.format,
-                "description": c.description,
-                "priority": c.priority,
-            })
-        })
-        .collect()
+    kind.column_definitions()
 }
 
 /// One `TableRow`.

@@ -11,6 +11,7 @@ mod authz;
 mod bootstrap;
 mod cache;
 mod config;
+mod extension;
 mod handlers;
 mod http;
 pub mod pki;

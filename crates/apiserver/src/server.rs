@@ -122,6 +122,7 @@ impl ApiServer {
         crate::bootstrap::run(&server).await?;
         tokio::spawn(compact(store, server.config.history, stop.clone()));
         tokio::spawn(admission::quota::run(Arc::downgrade(&server), stop.clone()));
+        tokio::spawn(crate::extension::run(Arc::downgrade(&server), stop.clone()));
         tokio::spawn(renew(Arc::downgrade(&server), stop));
         Ok(server)
     }

@@ -5,12 +5,14 @@
 //! [`KindInfo::validate_create`]. On update: the same with the `update` functions, each of which sees the stored object.
 
 use std::collections::HashMap;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use jiff::Timestamp;
 use serde_json::Value;
 
+use crate::crd::{self, Custom};
 use crate::json::str_at;
+use crate::schema::TypeRef;
 use crate::status::FieldError;
 
 mod admission;
@@ -160,7 +162,7 @@ pub enum NameRule {
 }
 
 /// Everything the generic machinery needs to know about one served kind in one version.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct KindInfo {
     /// API group; empty for core.
     pub group: &'static str,
@@ -208,6 +210,8 @@ pub struct KindInfo {
     pub hooks: Hooks,
     /// Printer columns.
     pub columns: Columns,
+    /// What a custom resource definition says; `None` for built-in kinds.
+    pub custom: Option<Arc<Custom>>,
 }
 
 impl KindInfo {
@@ -228,16 +232,29 @@ impl KindInfo {
 
     /// Converts an object of this version to the stored version (identity for all kinds but events.k8s.io).
     pub fn to_storage(&self, object: &mut Value) {
+        if self.custom.is_some() {
+            object["apiVersion"] = join_api_version(self.group, self.storage_version).into();
+        }
         (self.hooks.to_storage)(object);
     }
 
     /// Converts a stored object to this version.
     pub fn from_storage(&self, object: &mut Value) {
+        if let Some(custom) = &self.custom {
+            object["apiVersion"] = self.api_version().into();
+            if self.version != self.storage_version {
+                custom.ty(self).into_iter().for_each(|ty| ty.prune(object));
+                custom.default(object);
+            }
+        }
         (self.hooks.from_storage)(object);
     }
 
     /// Fills in defaults, in place. Idempotent.
     pub fn default(&self, object: &mut Value) {
+        if let Some(custom) = &self.custom {
+            custom.default(object);
+        }
         (self.hooks.default)(object);
     }
 
@@ -260,7 +277,10 @@ impl KindInfo {
             crate::json::carry(new, old, "status");
         }
         (self.hooks.prepare_update)(new, old);
-        if self.has_generation {
+        if self.custom.is_some() {
+            let changed = crd::content(new, self.has_status) != crd::content(old, self.has_status);
+            new["metadata"]["generation"] = (crate::meta::generation(old) + i64::from(changed)).into();
+        } else if self.has_generation {
             crate::meta::bump_generation(new, old, self.hooks.generation_keys);
         }
     }
@@ -277,6 +297,7 @@ impl KindInfo {
         let mut errors = crate::meta::validate(object, self.namespaced, self.name_rule);
         errors.extend((self.hooks.validate)(object));
         errors.extend((self.hooks.validate_create)(object));
+        errors.extend(self.custom.iter().flat_map(|c| c.validate(object, None)));
         errors
     }
 
@@ -284,6 +305,7 @@ impl KindInfo {
     pub fn validate_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
         let mut errors = crate::meta::validate_update(new, old);
         errors.extend((self.hooks.validate_update)(new, old));
+        errors.extend(self.custom.iter().flat_map(|c| c.validate(new, Some(old))));
         errors
     }
 
@@ -291,6 +313,7 @@ impl KindInfo {
     pub fn validate_status_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
         let mut errors = crate::meta::validate_update(new, old);
         errors.extend((self.hooks.validate_status_update)(new, old));
+        errors.extend(self.custom.iter().flat_map(|c| c.validate(new, Some(old))));
         errors
     }
 
@@ -309,6 +332,9 @@ impl KindInfo {
         for &(label, path) in self.hooks.selectable {
             out.push((label, path(object)));
         }
+        if let Some(custom) = &self.custom {
+            out.extend(custom.selectable(object));
+        }
         out
     }
 
@@ -317,11 +343,40 @@ impl KindInfo {
         label == "metadata.name"
             || (self.namespaced && label == "metadata.namespace")
             || self.hooks.selectable.iter().any(|(l, _)| *l == label)
+            || self.custom.as_ref().is_some_and(|c| c.is_selectable(label))
     }
 
     /// Cells of one table row, one for each of [`KindInfo::columns`].
     pub fn row(&self, object: &Value, now: Timestamp) -> Vec<Value> {
-        (self.columns.row)(object, now)
+        match &self.custom {
+            Some(custom) => custom.row(object, now),
+            None => (self.columns.row)(object, now),
+        }
+    }
+
+    /// Headings of the printer columns, as `Table` has them.
+    pub fn column_definitions(&self) -> Vec<Value> {
+        if let Some(custom) = &self.custom {
+            return custom.columns();
+        }
+        let definition = |c: &Column| {
+            serde_json::json!({
+                "name": c.name,
+                "type": c.kind,
+                "format": c.format,
+                "description": c.description,
+                "priority": c.priority,
+            })
+        };
+        self.columns.list.iter().map(definition).collect()
+    }
+
+    /// The type of the kind's objects, of this version.
+    pub fn schema(&self) -> Option<TypeRef<'_>> {
+        match &self.custom {
+            Some(custom) => custom.ty(self),
+            None => crate::schema::for_kind(self.group, self.version, self.kind),
+        }
     }
 
     /// Seconds a deletion waits, from the request's `gracePeriodSeconds`; `None` for kinds that go at once.

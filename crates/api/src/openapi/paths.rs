@@ -2,7 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
-use super::schemas::{definition, list_name, reference};
+use super::schemas::{custom_name, definition, list_name, reference};
+use crate::discovery::CustomKinds;
 use crate::kinds::{KindInfo, Subresource, VIRTUAL, VirtualKind, join_api_version, registry};
 
 const JSON_TYPES: &[&str] = &["application/json", "application/yaml"];
@@ -57,11 +58,12 @@ const LIST_QUERY: &[(&str, &str, &str)] = &[
 ];
 
 /// All paths of a group version.
-pub(super) fn paths(group: &str, version: &str) -> Value {
+pub(super) fn paths(group: &str, version: &str, custom: CustomKinds<'_>) -> Value {
     let root = if group.is_empty() { format!("/api/{version}") } else { format!("/apis/{group}/{version}") };
     let mut out = Map::new();
     out.insert(format!("{root}/"), resources_path(group, version));
-    for kind in registry().all().iter().filter(|k| k.group == group && k.version == version) {
+    let all = registry().all().iter().chain(custom.iter().map(AsRef::as_ref));
+    for kind in all.filter(|k| k.group == group && k.version == version) {
         add_kind(&mut out, &root, kind);
     }
     for kind in VIRTUAL.iter().filter(|k| k.group == group && k.version == version) {
@@ -225,7 +227,8 @@ impl Frame<'_> {
 }
 
 fn add_kind(out: &mut Map<String, Value>, root: &str, kind: &KindInfo) {
-    let Some(definition_name) = definition(kind.group, kind.version, kind.kind) else { return };
+    let own = kind.custom.is_some().then(|| custom_name(kind));
+    let Some(definition_name) = own.or_else(|| definition(kind.group, kind.version, kind.kind)) else { return };
     let scope = if kind.namespaced { "Namespaced" } else { "" };
     let words = format!("{}{scope}{}", tag_words(kind.group, kind.version), kind.kind);
     let frame = Frame { kind, definition: definition_name, words };

@@ -6,16 +6,19 @@ use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
 use super::types::{self, COMMON};
-use crate::kinds::{VIRTUAL, registry};
+use crate::discovery::CustomKinds;
+use crate::kinds::{KindInfo, VIRTUAL, registry};
 use crate::schema::{self, ListType, PatchStrategy, Shape, TypeRef};
 
 const REF_PREFIX: &str = "#/components/schemas/";
+const OBJECT_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
 const LIST_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta";
 
 /// `(group, version, kind)`s that the operations of a group version exchange.
-fn exchanged(group: &str, version: &str) -> Vec<(&'static str, &'static str, &'static str)> {
+fn exchanged(group: &str, version: &str, custom: CustomKinds<'_>) -> Vec<(&'static str, &'static str, &'static str)> {
     let mut out = Vec::new();
-    for kind in registry().all().iter().filter(|k| k.group == group && k.version == version) {
+    let all = registry().all().iter().chain(custom.iter().map(AsRef::as_ref));
+    for kind in all.filter(|k| k.group == group && k.version == version) {
         out.push((kind.group, kind.version, kind.kind));
         out.extend(kind.subresources.iter().map(|s| (s.group, s.version, s.kind)));
         if kind.scale.is_some() {
@@ -37,13 +40,13 @@ pub(super) fn definition(group: &str, version: &str, kind: &str) -> Option<Strin
 }
 
 /// All schemas of a group version, by definition name.
-pub(super) fn schemas(group: &str, version: &str) -> Value {
+pub(super) fn schemas(group: &str, version: &str, custom: CustomKinds<'_>) -> Value {
     let mut generator = SchemaSettings::openapi3().into_generator();
     for add in COMMON {
         add(&mut generator);
     }
     let mut kinds = Vec::new();
-    for (group, version, kind) in exchanged(group, version) {
+    for (group, version, kind) in exchanged(group, version, custom) {
         if let Some(add) = types::find(group, version, kind) {
             kinds.push((group, version, kind, add(&mut generator)));
         }
@@ -69,7 +72,31 @@ pub(super) fn schemas(group: &str, version: &str) -> Value {
             definitions.insert(list_name(item), list(kind, item));
         }
     }
+    for kind in custom.iter().filter(|k| k.group == group && k.version == version) {
+        let Some(facts) = &kind.custom else { continue };
+        let name = custom_name(kind);
+        definitions.insert(list_name(&name), list(kind, &name));
+        definitions.insert(name, custom_definition(kind, facts.schema()));
+    }
     Value::Object(definitions)
+}
+
+/// The definition name of a custom kind: its group reversed, `com.example.v1.Backup`.
+pub(super) fn custom_name(kind: &KindInfo) -> String {
+    let group: Vec<&str> = kind.group.rsplit('.').collect();
+    format!("{}.{}.{}", group.join("."), kind.version, kind.kind)
+}
+
+/// What the definition says of its objects, with what every object has.
+fn custom_definition(kind: &KindInfo, schema: &Value) -> Value {
+    let mut out = schema.clone();
+    let text = |words: &str| json!({"type": "string", "description": words});
+    let properties = crate::json::ensure_object(&mut out, "properties");
+    properties["apiVersion"] = text("The version of the schema that the object is written in.");
+    properties["kind"] = text("What the object is.");
+    properties["metadata"] = json!({"description": "Standard object metadata.", "allOf": [reference(OBJECT_META)]});
+    out["x-kubernetes-group-version-kind"] = json!([{"group": kind.group, "version": kind.version, "kind": kind.kind}]);
+    out
 }
 
 /// The definition name of lists of `item`.
@@ -81,7 +108,7 @@ pub(super) fn reference(name: &str) -> Value {
     json!({"$ref": format!("{REF_PREFIX}{name}")})
 }
 
-fn list(kind: &crate::kinds::KindInfo, item: &str) -> Value {
+fn list(kind: &KindInfo, item: &str) -> Value {
     json!({
         "description": format!("{} is a list of {} objects.", kind.list_kind, kind.kind),
         "type": "object",

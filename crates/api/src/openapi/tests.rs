@@ -17,7 +17,7 @@ fn references(value: &Value, out: &mut Vec<String>) {
 #[test]
 fn every_reference_resolves_within_its_document() {
     for (group, version) in registry().group_versions() {
-        let document = document(group, version, "v1.36.0").unwrap();
+        let document = document(group, version, "v1.36.0", &[]).unwrap();
         let schemas = document["components"]["schemas"].as_object().unwrap();
         let mut refs = Vec::new();
         references(&document, &mut refs);
@@ -26,13 +26,13 @@ fn every_reference_resolves_within_its_document() {
             assert!(schemas.contains_key(&name), "{group}/{version}: {name}");
         }
     }
-    assert!(document("nope", "v1", "").is_none());
+    assert!(document("nope", "v1", "", &[]).is_none());
 }
 
 #[test]
 fn every_kind_is_explained() {
     for kind in registry().all() {
-        let document = document(kind.group, kind.version, "v1.36.0").unwrap();
+        let document = document(kind.group, kind.version, "v1.36.0", &[]).unwrap();
         let root = path(kind.group, kind.version);
         let path = if kind.namespaced {
             format!("/{root}/namespaces/{{namespace}}/{}", kind.plural)
@@ -52,7 +52,7 @@ fn every_kind_is_explained() {
 
 #[test]
 fn merge_keys_and_parameters_that_kubectl_looks_for_are_there() {
-    let document = document("apps", "v1", "v1.36.0").unwrap();
+    let document = document("apps", "v1", "v1.36.0", &[]).unwrap();
     let spec = &document["components"]["schemas"]["io.k8s.api.core.v1.PodSpec"];
     let containers = &spec["properties"]["containers"];
     assert_eq!(containers["x-kubernetes-patch-strategy"], "merge");
@@ -71,7 +71,7 @@ fn merge_keys_and_parameters_that_kubectl_looks_for_are_there() {
 
 #[test]
 fn the_index_names_every_document_once() {
-    let index = index();
+    let index = index(&[]);
     let paths = index["paths"].as_object().unwrap();
     assert_eq!(paths.len(), registry().group_versions().len());
     assert!(paths["apis/apps/v1"]["serverRelativeURL"].as_str().unwrap().starts_with("/openapi/v3/apis/apps/v1?hash="));

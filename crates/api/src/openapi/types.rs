@@ -101,5 +101,6 @@ pub(super) const COMMON: &[Add] = &[
     add::<k::apimachinery::pkg::apis::meta::v1::Status>,
     add::<k::apimachinery::pkg::apis::meta::v1::DeleteOptions>,
     add::<k::apimachinery::pkg::apis::meta::v1::ListMeta>,
+    add::<k::apimachinery::pkg::apis::meta::v1::ObjectMeta>,
     add::<k::apimachinery::pkg::apis::meta::v1::APIResourceList>,
 ];

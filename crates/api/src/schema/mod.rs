@@ -159,6 +159,11 @@ impl<'a> TypeRef<'a> {
         !self.schema.plain_status && self.field("status").is_some()
     }
 
+    /// Whether the type is one of Kubernetes' own, not of a custom resource.
+    pub fn is_kubernetes(self) -> bool {
+        self.is_of(kubernetes())
+    }
+
     /// Whether the type belongs to `schema`.
     pub(crate) fn is_of(self, schema: &Schema) -> bool {
         std::ptr::eq(self.schema, schema)

@@ -93,6 +93,10 @@ impl Convert {
                 let value = self.convert(value, depth + 1);
                 return self.builder.add_type(Type::Map { value, atomic });
             }
+            if flag(schema, "additionalProperties") {
+                let value = self.builder.add_type(Type::Any);
+                return self.builder.add_type(Type::Map { value, atomic });
+            }
             if open && !atomic {
                 return self.builder.add_type(Type::Any);
             }

@@ -82,7 +82,14 @@ impl Entry {
     /// # Errors
     /// The value is not a JSON object.
     pub fn decode(kind: &KindInfo, key: &str, stored: &[u8], revision: u64) -> Result<Self, serde_json::Error> {
-        let value: Value = serde_json::from_slice(stored)?;
+        let mut value: Value = serde_json::from_slice(stored)?;
+        let changed = kind.custom.is_some() && {
+            // The definition may have got defaults, or another stored version, since the object was written.
+            let before = value.clone();
+            kind.to_storage(&mut value);
+            kind.default(&mut value);
+            before != value
+        };
         let facts = Facts {
             labels: api::meta::labels(&value).cloned().unwrap_or_default(),
             fields: kind.selectable(&value),
@@ -90,7 +97,12 @@ impl Entry {
             deleting: api::meta::is_deleting(&value),
             claims: if kind.kind == "Service" { Claims::of(&value) } else { Claims::default() },
         };
-        let bytes = with_revision(stored, revision);
+        let bytes = match changed {
+            true => slow_with_revision(&encode(&value), revision),
+            // Bytes from the cache itself have their revision already.
+            false if value["metadata"].get("resourceVersion").is_some() => Bytes::copy_from_slice(stored),
+            false => with_revision(stored, revision),
+        };
         Ok(Entry { key: key.into(), revision, bytes, facts: Arc::new(facts), converted: Arc::default() })
     }
 
@@ -121,6 +133,10 @@ impl Entry {
             kind.from_storage(&mut value);
             Bytes::from(encode(&value))
         };
+        if kind.custom.is_some() {
+            // There may be several other versions: none is kept.
+            return convert();
+        }
         self.converted.get_or_init(convert).clone()
     }
 

@@ -7,6 +7,7 @@ use std::ops::Bound;
 use std::sync::{Arc, OnceLock};
 
 use api::kinds::KindInfo;
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use parking_lot::RwLock;
 use tokio::sync::watch;
@@ -94,7 +95,7 @@ pub struct RingLimits {
 /// The cache of one kind.
 pub struct KindCache {
     /// The kind, in the version that is stored.
-    pub kind: &'static KindInfo,
+    kind: ArcSwap<KindInfo>,
     /// Store keys of the kind begin with it.
     pub prefix: Box<str>,
     limits: RingLimits,
@@ -129,15 +130,37 @@ pub struct Snapshot {
 
 impl KindCache {
     /// An empty cache.
-    pub fn new(kind: &'static KindInfo, limits: RingLimits) -> Self {
+    pub fn new(kind: Arc<KindInfo>, limits: RingLimits) -> Self {
         let group = if kind.storage_group.is_empty() { "core" } else { kind.storage_group };
         KindCache {
-            kind,
             prefix: format!("/registry/{group}/{}/", kind.plural).into(),
+            kind: ArcSwap::new(kind),
             limits,
             inner: RwLock::default(),
             head: watch::Sender::new(0),
         }
+    }
+
+    /// The kind, in the version that is stored.
+    pub fn kind(&self) -> Arc<KindInfo> {
+        self.kind.load_full()
+    }
+
+    /// Replaces the kind, and shows the objects as it has them. Open watches must start over.
+    pub fn redefine(&self, kind: Arc<KindInfo>) {
+        let hash = |kind: &KindInfo| kind.custom.as_ref().map(|c| c.hash);
+        if hash(&kind) == hash(&self.kind.load()) {
+            // Nothing that shows in the objects.
+            self.kind.store(kind);
+            return;
+        }
+        let inner = self.inner.read();
+        let again = |e: &Arc<Entry>| super::custom::again(&kind, e).map_or_else(|| e.clone(), Arc::new);
+        let objects = inner.objects.iter().map(|(key, entry)| (key.clone(), again(entry))).collect();
+        let newest = inner.newest;
+        drop(inner);
+        self.kind.store(kind);
+        self.reset(objects, newest);
     }
 
     /// The store's key of an object.

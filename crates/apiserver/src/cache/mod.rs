@@ -7,14 +7,17 @@ use std::time::Duration;
 
 use api::kinds::{KindInfo, registry};
 use api::status::ApiError;
+use arc_swap::ArcSwap;
 use store::{RangeRequest, Store, StoreError};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+pub mod custom;
 pub mod entry;
 pub mod kind;
 mod pump;
 
+use custom::CustomCaches;
 pub use entry::Entry;
 pub use kind::KindCache;
 
@@ -32,6 +35,8 @@ pub struct Caches {
     kinds: Vec<Arc<KindCache>>,
     by_prefix: HashMap<Box<str>, usize>,
     by_resource: HashMap<(&'static str, &'static str), usize>,
+    custom: ArcSwap<CustomCaches>,
+    limits: kind::RingLimits,
     applied: watch::Sender<u64>,
 }
 
@@ -51,12 +56,14 @@ impl Caches {
             if entry::is_converted(kind) {
                 continue;
             }
-            let cache = Arc::new(KindCache::new(kind, limits));
+            let cache = Arc::new(KindCache::new(Arc::new(kind.clone()), limits));
             by_prefix.insert(cache.prefix.clone(), kinds.len());
             by_resource.insert((kind.storage_group, kind.plural), kinds.len());
             kinds.push(cache);
         }
-        let caches = Arc::new(Caches { store, kinds, by_prefix, by_resource, applied: watch::Sender::new(0) });
+        let custom = ArcSwap::default();
+        let applied = watch::Sender::new(0);
+        let caches = Arc::new(Caches { store, kinds, by_prefix, by_resource, custom, limits, applied });
         let revision = caches.reload().await?;
         let watch = caches.store.watch(ROOT.into(), revision + 1).await?;
         tokio::spawn(pump::run(caches.clone(), watch, stop));
@@ -84,7 +91,12 @@ impl Caches {
         self.by("", plural).expect("the named core resources are built in")
     }
 
-    /// All caches.
+    /// The custom kinds of the moment.
+    pub fn custom(&self) -> Arc<CustomCaches> {
+        self.custom.load_full()
+    }
+
+    /// All caches of built-in kinds.
     pub fn all(&self) -> &[Arc<KindCache>] {
         &self.kinds
     }
@@ -157,6 +169,8 @@ impl Caches {
         for (cache, objects) in self.kinds.iter().zip(objects) {
             cache.reset(objects, found.revision);
         }
+        // The definitions say which of the other keys are objects.
+        self.define(&found.kvs, found.revision);
         self.applied.send_replace(found.revision);
         Ok(found.revision)
     }
@@ -173,10 +187,11 @@ impl Caches {
 }
 
 fn decode(cache: &KindCache, key: &str, value: &[u8], revision: u64) -> Option<Entry> {
-    match Entry::decode(cache.kind, key, value, revision) {
+    let kind = cache.kind();
+    match Entry::decode(&kind, key, value, revision) {
         Ok(entry) => Some(entry),
         Err(error) => {
-            tracing::error!(kind = cache.kind.kind, key, revision, %error, "stored object cannot be read");
+            tracing::error!(kind = kind.kind, key, revision, %error, "stored object cannot be read");
             None
         }
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use store::{Batch, EventKind, StoreError, Watch};
 use tokio_util::sync::CancellationToken;
 
+use super::custom::{self, Pending};
 use super::kind::Applied;
 use super::{Caches, ROOT, decode};
 
@@ -22,7 +23,7 @@ pub(super) async fn run(caches: Arc<Caches>, mut watch: Watch, stop: Cancellatio
         };
         let error = match next {
             Ok(batch) => {
-                apply(&caches, batch);
+                apply(&caches, batch).await;
                 continue;
             }
             Err(error) => error,
@@ -57,12 +58,27 @@ async fn again(caches: &Caches, error: &StoreError) -> Result<Watch, StoreError>
     }
 }
 
-fn apply(caches: &Caches, batch: Batch) {
+async fn apply(caches: &Caches, batch: Batch) {
     let mut pending: Vec<Vec<Applied>> = Vec::new();
     pending.resize_with(caches.kinds.len(), Vec::new);
+    let defined = caches.custom();
+    let (mut pending_custom, mut definitions) = (Pending::default(), false);
     for event in batch.events {
-        let Some((index, key)) = caches.locate(&event.kv.key) else { continue };
         let revision = event.kv.mod_revision;
+        let Some((index, key)) = caches.locate(&event.kv.key) else {
+            if let Some((cache, key)) = caches.locate_custom(&defined, &event.kv.key) {
+                let entry = match event.kind {
+                    EventKind::Delete => None,
+                    EventKind::Put => match decode(&cache, key, &event.kv.value, revision) {
+                        Some(entry) => Some(entry),
+                        None => continue,
+                    },
+                };
+                pending_custom.push(cache, Applied { key: key.into(), revision, entry });
+            }
+            continue;
+        };
+        definitions |= event.kv.key.starts_with(custom::PREFIX.as_bytes());
         let entry = match event.kind {
             EventKind::Delete => None,
             EventKind::Put => match decode(&caches.kinds[index], key, &event.kv.value, revision) {
@@ -76,6 +92,10 @@ fn apply(caches: &Caches, batch: Batch) {
         if !changes.is_empty() {
             cache.apply(changes);
         }
+    }
+    pending_custom.apply();
+    if definitions && let Err(error) = caches.redefine(batch.revision).await {
+        tracing::error!(error = %base::chain(&error), "objects of a new custom resource cannot be read");
     }
     // Last: who sees this number sees everything up to it in every kind.
     caches.applied.send_replace(batch.revision);

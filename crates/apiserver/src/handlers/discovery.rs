@@ -1,8 +1,9 @@
 //! What the server serves: discovery and OpenAPI documents, the keys of tokens.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
+use api::kinds::KindInfo;
 use api::status::ApiError;
 use api::{discovery, openapi};
 use base64::Engine as _;
@@ -14,6 +15,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::{health, openapi_v2};
+use crate::cache::custom::CustomCaches;
 use crate::http::accept::{self, Form};
 use crate::http::body::Body;
 use crate::http::respond::{self, Reply, Style};
@@ -24,7 +26,32 @@ const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGrou
 /// Documents that are the same for all clients, encoded once. Only paths that exist get in.
 #[derive(Default)]
 pub struct Documents {
-    encoded: Mutex<HashMap<String, Document>>,
+    encoded: Mutex<Encoded>,
+}
+
+/// The documents, and the custom kinds they were made with: others make all of them anew.
+#[derive(Default)]
+struct Encoded {
+    documents: HashMap<String, Document>,
+    of: Weak<CustomCaches>,
+}
+
+impl Documents {
+    fn get(&self, custom: &Arc<CustomCaches>, key: &str) -> Option<Document> {
+        let encoded = self.encoded.lock();
+        let current = std::ptr::eq(encoded.of.as_ptr(), Arc::as_ptr(custom));
+        encoded.documents.get(key).filter(|_| current).cloned()
+    }
+
+    fn put(&self, custom: &Arc<CustomCaches>, key: String, document: Document) {
+        let mut encoded = self.encoded.lock();
+        if !std::ptr::eq(encoded.of.as_ptr(), Arc::as_ptr(custom)) {
+            encoded.documents.clear();
+            // A weak reference keeps the address from being used again.
+            encoded.of = Arc::downgrade(custom);
+        }
+        encoded.documents.insert(key, document);
+    }
 }
 
 #[derive(Clone)]
@@ -58,23 +85,31 @@ pub(crate) async fn serve(
         }
     };
     let key = if aggregated { format!("{path} aggregated") } else { path.to_owned() };
-    let cached = server.documents.encoded.lock().get(&key).cloned();
-    let document = match cached {
+    let custom = server.caches.custom();
+    let document = match server.documents.get(&custom, &key) {
         Some(document) => document,
         None => {
-            let value = make(server, path, aggregated).ok_or_else(ApiError::path_not_found)?;
+            let value = make(server, path, aggregated, custom.kinds()).ok_or_else(ApiError::path_not_found)?;
             let bytes = Bytes::from(value.to_string());
             let digest = ring::digest::digest(&ring::digest::SHA256, &bytes);
             let etag = format!("\"{}\"", URL_SAFE_NO_PAD.encode(&digest.as_ref()[..16]));
             let document = Document { bytes, etag };
-            server.documents.encoded.lock().insert(key, document.clone());
+            server.documents.put(&custom, key, document.clone());
             document
         }
     };
-    Ok(finish(&document, path, headers, query, aggregated, style))
+    Ok(finish(&document, path, headers, query, aggregated, style, &custom))
 }
 
-fn finish(document: &Document, path: &str, headers: &HeaderMap, query: &str, aggregated: bool, style: Style) -> Reply {
+fn finish(
+    document: &Document,
+    path: &str,
+    headers: &HeaderMap,
+    query: &str,
+    aggregated: bool,
+    style: Style,
+    custom: &CustomCaches,
+) -> Reply {
     let known = headers.get(IF_NONE_MATCH).and_then(|v| v.to_str().ok());
     let unchanged =
         known.is_some_and(|known| known.split(',').any(|tag| tag.trim().trim_start_matches("W/") == document.etag));
@@ -93,7 +128,7 @@ fn finish(document: &Document, path: &str, headers: &HeaderMap, query: &str, agg
         reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(AGGREGATED));
     }
     if let Some((group, version)) = openapi_path(path)
-        && query.split('&').any(|p| p.strip_prefix("hash=") == Some(&openapi::hash(group, version)))
+        && query.split('&').any(|p| p.strip_prefix("hash=") == Some(&openapi::hash(group, version, custom.kinds())))
     {
         // The hash in the URL makes the answer the same for ever.
         reply.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("public, immutable, max-age=31536000"));
@@ -101,25 +136,25 @@ fn finish(document: &Document, path: &str, headers: &HeaderMap, query: &str, agg
     reply
 }
 
-fn make(server: &ApiServer, path: &str, aggregated: bool) -> Option<Value> {
+fn make(server: &ApiServer, path: &str, aggregated: bool, custom: &[Arc<KindInfo>]) -> Option<Value> {
     match path {
         "" => Some(
             json!({"paths": ["/api", "/api/v1", "/apis", "/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]}),
         ),
-        "/api" | "/apis" if aggregated => Some(discovery::aggregated(path == "/api")),
+        "/api" | "/apis" if aggregated => Some(discovery::aggregated(path == "/api", custom)),
         "/api" => Some(discovery::api_versions(&server.config.advertise.to_string())),
-        "/apis" => Some(discovery::api_group_list()),
-        "/api/v1" => discovery::api_resource_list("", "v1"),
-        "/openapi/v3" => Some(openapi::index()),
+        "/apis" => Some(discovery::api_group_list(custom)),
+        "/api/v1" => discovery::api_resource_list("", "v1", custom),
+        "/openapi/v3" => Some(openapi::index(custom)),
         "/openid/v1/jwks" => Some(keys(server)),
         "/.well-known/openid-configuration" => Some(issuer(server)),
         _ => {
             if let Some((group, version)) = openapi_path(path) {
-                return openapi::document(group, version, &health::git_version());
+                return openapi::document(group, version, &health::git_version(), custom);
             }
             match path.strip_prefix("/apis/")?.split_once('/') {
-                None => discovery::api_group(&path["/apis/".len()..]),
-                Some((group, version)) => discovery::api_resource_list(group, version),
+                None => discovery::api_group(&path["/apis/".len()..], custom),
+                Some((group, version)) => discovery::api_resource_list(group, version, custom),
             }
         }
     }

@@ -143,7 +143,7 @@ fn metadata(page: &Page) -> Value {
 }
 
 /// The list as a concatenation of what is encoded already.
-fn encoded(call: &Call, kind: &'static KindInfo, page: Page) -> Reply {
+fn encoded(call: &Call, kind: &KindInfo, page: Page) -> Reply {
     let head = format!(
         r#"{{"kind":"{}","apiVersion":"{}","metadata":{},"items":["#,
         kind.list_kind,
@@ -164,8 +164,8 @@ fn encoded(call: &Call, kind: &'static KindInfo, page: Page) -> Reply {
         return respond::json(StatusCode::OK, out.freeze(), call.style);
     }
     // Large: made as it is sent, so that memory holds the entries (shared) and one piece per reader.
-    let state = (Some(head), page.entries.into_iter(), true, false);
-    let chunks = futures::stream::unfold(state, move |(head, mut entries, mut first, done)| async move {
+    let state = (Some(head), page.entries.into_iter(), true, false, kind.clone());
+    let chunks = futures::stream::unfold(state, |(head, mut entries, mut first, done, kind)| async move {
         if done {
             return None;
         }
@@ -174,14 +174,14 @@ fn encoded(call: &Call, kind: &'static KindInfo, page: Page) -> Reply {
         while out.len() < PIECE {
             let Some(entry) = entries.next() else {
                 out.extend_from_slice(b"]}");
-                return Some((out.freeze(), (None, entries, first, true)));
+                return Some((out.freeze(), (None, entries, first, true, kind)));
             };
             if !std::mem::take(&mut first) {
                 out.extend_from_slice(b",");
             }
-            out.extend_from_slice(&entry.document(kind));
+            out.extend_from_slice(&entry.document(&kind));
         }
-        Some((out.freeze(), (None, entries, first, false)))
+        Some((out.freeze(), (None, entries, first, false, kind)))
     });
     respond::pieces(chunks, size, call.style)
 }
@@ -311,7 +311,8 @@ async fn at_revision(
         start = [&last.key[..], b"\0"].concat().into();
         for kv in &found.kvs {
             let key = std::str::from_utf8(&kv.key[scope.cache.prefix.len()..]).map_err(ApiError::internal)?;
-            let entry = Entry::decode(scope.cache.kind, key, &kv.value, kv.mod_revision).map_err(ApiError::internal)?;
+            let entry =
+                Entry::decode(&scope.cache.kind(), key, &kv.value, kv.mod_revision).map_err(ApiError::internal)?;
             if filter.keeps(&entry) {
                 entries.push(Arc::new(entry));
             }

@@ -70,7 +70,7 @@ pub(crate) struct Call {
 /// The kind a request is about, with its cache.
 #[derive(Clone, Copy)]
 pub(crate) struct Scope<'a> {
-    pub kind: &'static KindInfo,
+    pub kind: &'a KindInfo,
     pub cache: &'a Arc<KindCache>,
     pub namespace: &'a str,
     pub name: &'a str,

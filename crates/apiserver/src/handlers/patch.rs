@@ -111,6 +111,9 @@ async fn merge(
     update::apply(writer, scope, part, Tracking::Update, |stored| {
         let mut old = stored.clone();
         kind.from_storage(&mut old);
+        if kind.custom.is_some() && patch.form == Form::Strategic {
+            return Err(ApiError::unsupported_media_type(&[MEDIA[0], MEDIA[1], MEDIA[3]]));
+        }
         let mut new = patch.of(ty, &old)?;
         *warnings = checked(kind, &mut new, &patch.repeated, call.query.validation)?;
         input::same_place(scope, &mut new)?;

@@ -13,7 +13,7 @@ use crate::http::accept::Form;
 use crate::http::respond::{self, Reply};
 
 /// One object, given in its stored version.
-pub(crate) fn object(call: &Call, kind: &'static KindInfo, code: StatusCode, stored: Bytes) -> Result<Reply, ApiError> {
+pub(crate) fn object(call: &Call, kind: &KindInfo, code: StatusCode, stored: Bytes) -> Result<Reply, ApiError> {
     if call.form == Form::Object && !entry::is_converted(kind) {
         return Ok(respond::json(code, stored, call.style));
     }
@@ -23,12 +23,7 @@ pub(crate) fn object(call: &Call, kind: &'static KindInfo, code: StatusCode, sto
 }
 
 /// One object in its served version.
-pub(crate) fn served(
-    call: &Call,
-    kind: &'static KindInfo,
-    code: StatusCode,
-    object: &Value,
-) -> Result<Reply, ApiError> {
+pub(crate) fn served(call: &Call, kind: &KindInfo, code: StatusCode, object: &Value) -> Result<Reply, ApiError> {
     let value = match call.form {
         Form::Object => return Ok(respond::json(code, entry::encode(object).into(), call.style)),
         Form::Table => {

@@ -8,12 +8,16 @@ use super::update::Part;
 use super::{
     Call, Scope, binding, collection, create, delete, kind_of, list, patch, review, scale, token, update, watch,
 };
-use crate::http::respond::Reply;
+use crate::http::respond::{self, Reply};
 use crate::proxy;
 
 /// Answers it.
 pub(crate) async fn serve(call: Call) -> Result<Reply, ApiError> {
-    let Some(kind) = kind_of(&call.path) else {
+    let custom = call.server.caches.custom();
+    let path = &call.path;
+    let built_in = kind_of(path).map(|kind| (kind, call.server.caches.of(kind).clone()));
+    let defined = || custom.find(&path.group, &path.version, &path.resource).map(|(k, c)| (k.as_ref(), c.clone()));
+    let Some((kind, cache)) = built_in.or_else(defined) else {
         let named = |v: &&api::kinds::VirtualKind| {
             v.group == call.path.group && v.version == call.path.version && v.plural == call.path.resource
         };
@@ -29,14 +33,28 @@ pub(crate) async fn serve(call: Call) -> Result<Reply, ApiError> {
     if !kind.namespaced && !call.path.namespace.is_empty() && kind.kind != "Namespace" {
         return Err(ApiError::path_not_found());
     }
-    let server = call.server.clone();
     let (namespace, name, sub) = (call.path.namespace.clone(), call.path.name.clone(), call.path.subresource.clone());
     let namespace = if kind.namespaced { namespace } else { String::new() };
     if kind.namespaced && namespace.is_empty() && !name.is_empty() {
         return Err(ApiError::path_not_found());
     }
-    let scope = Scope { kind, cache: server.caches.of(kind), namespace: &namespace, name: &name };
-    match (sub.as_str(), call.verb) {
+    let deprecation = kind.custom.as_ref().and_then(|c| c.deprecation.clone());
+    let scope = Scope { kind, cache: &cache, namespace: &namespace, name: &name };
+    if kind.custom.as_ref().is_some_and(|c| c.terminating) && call.verb == "create" && sub.is_empty() {
+        let why = "create not allowed while custom resource definition is terminating";
+        return Err(ApiError {
+            message: why.to_owned(),
+            ..ApiError::method_not_allowed(kind.plural, kind.group, "POST")
+        });
+    }
+    let mut reply = dispatch(call, scope, &sub).await?;
+    respond::warn(&mut reply, &deprecation.into_iter().collect::<Vec<_>>());
+    Ok(reply)
+}
+
+async fn dispatch(call: Call, scope: Scope<'_>, sub: &str) -> Result<Reply, ApiError> {
+    let kind = scope.kind;
+    match (sub, call.verb) {
         ("", verb) => main(call, scope, verb).await,
         ("status", _) if kind.has_status => part(call, scope, Part::Status).await,
         ("approval", _) if kind.kind == "CertificateSigningRequest" => part(call, scope, Part::Approval).await,
@@ -47,9 +65,9 @@ pub(crate) async fn serve(call: Call) -> Result<Reply, ApiError> {
         ("token", "create") if kind.kind == "ServiceAccount" => token::serve(call, scope).await,
         ("log" | "exec" | "attach" | "portforward", "get" | "create") if kind.kind == "Pod" => {
             if sub != "log" {
-                binding::connect(&call, &scope, &sub).await?;
+                binding::connect(&call, &scope, sub).await?;
             }
-            proxy::serve(call, scope, &sub).await
+            proxy::serve(call, scope, sub).await
         }
         (sub, _) if kind.subresources.iter().any(|s| s.name == sub && sub != "proxy") => {
             Err(ApiError::method_not_allowed(kind.plural, kind.group, call.verb))

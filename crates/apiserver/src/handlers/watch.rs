@@ -43,7 +43,7 @@ pub(crate) async fn serve(mut call: Call, scope: Scope<'_>) -> Result<Reply, Api
         filter.fields = only;
     }
     check(&call)?;
-    let view = View { kind: scope.kind, form: call.form, include: include(&call)? };
+    let view = View { kind: scope.kind.clone(), form: call.form, include: include(&call)? };
     let caches = call.server.caches.clone();
     let mut stream = Stream {
         cache: scope.cache.clone(),
@@ -123,7 +123,7 @@ fn error_line(error: &ApiError) -> Bytes {
 
 /// How objects are shown.
 struct View {
-    kind: &'static KindInfo,
+    kind: KindInfo,
     form: Form,
     include: IncludeObject,
 }
@@ -304,7 +304,7 @@ impl Stream {
 
     /// The line encoded once for all watches, where this one shows objects as they are.
     fn shared(&mut self, event: &Event) -> Bytes {
-        if self.view.form == Form::Object && !crate::cache::entry::is_converted(self.view.kind) {
+        if self.view.form == Form::Object && !crate::cache::entry::is_converted(&self.view.kind) {
             return event.frame();
         }
         self.line(event.change, &event.entry)
@@ -313,7 +313,7 @@ impl Stream {
     fn line(&mut self, change: Change, entry: &Entry) -> Bytes {
         let word = change.as_str();
         if self.view.form == Form::Object {
-            return kind::frame(word, &entry.document(self.view.kind));
+            return kind::frame(word, &entry.document(&self.view.kind));
         }
         let mut object = entry.value();
         self.view.kind.from_storage(&mut object);
@@ -324,7 +324,7 @@ impl Stream {
         if self.view.form == Form::Partial {
             return table::partial_metadata(object);
         }
-        let mut table = table::table(self.view.kind, [object], jiff::Timestamp::now(), self.view.include);
+        let mut table = table::table(&self.view.kind, [object], jiff::Timestamp::now(), self.view.include);
         table["metadata"] = json!({"resourceVersion": api::meta::resource_version(object)});
         if std::mem::replace(&mut self.columns_sent, true) {
             // Headings come with the first table only.
@@ -344,9 +344,9 @@ impl Stream {
                     json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata});
                 let columns = match std::mem::replace(&mut self.columns_sent, true) {
                     true => Value::Null,
-                    false => Value::Array(table::column_definitions(self.view.kind)),
+                    false => Value::Array(table::column_definitions(&self.view.kind)),
                 };
-                let cells = vec![Value::Null; self.view.kind.columns.list.len()];
+                let cells = vec![Value::Null; self.view.kind.column_definitions().len()];
                 json!({
                     "kind": "Table",
                     "apiVersion": "meta.k8s.io/v1",

@@ -33,6 +33,15 @@ impl Cluster {
         Cluster { server, store, pki }
     }
 
+    /// Another server over the same store, as after a restart.
+    pub async fn again(&self) -> Self {
+        let pki = tempfile::tempdir().unwrap();
+        let advertise = "127.0.0.1:6443".parse().unwrap();
+        let config = Config::new(pki.path().join("pki"), advertise, "10.96.0.0/20".parse().unwrap());
+        let server = ApiServer::new(self.store.clone(), config).await.unwrap();
+        Cluster { server, store: self.store.clone(), pki }
+    }
+
     pub fn admin(&self) -> Client {
         self.user(UserInfo::new("kubernetes-admin", &["system:masters"]))
     }

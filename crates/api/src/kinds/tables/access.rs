@@ -48,7 +48,7 @@ pub(super) fn kinds() -> Vec<KindInfo> {
             namespaced: false,
             has_status: true,
             has_generation: true,
-            ..kind!("apiextensions.k8s.io" "v1" "CustomResourceDefinition" "customresourcedefinitions" "customresourcedefinition", c::CREATED_AT, Hooks::NONE)
+            ..kind!("apiextensions.k8s.io" "v1" "CustomResourceDefinition" "customresourcedefinitions" "customresourcedefinition", c::CREATED_AT, crate::crd::HOOKS)
         },
         KindInfo {
             categories: &["api-extensions"],

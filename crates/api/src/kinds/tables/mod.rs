@@ -53,6 +53,7 @@ const fn base(
         ttl_s: None,
         hooks,
         columns,
+        custom: None,
     }
 }
 

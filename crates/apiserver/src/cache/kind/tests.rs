@@ -5,13 +5,13 @@ use crate::cache::entry::encode;
 
 fn cache(events: usize) -> KindCache {
     let kind = api::kinds::registry().by_resource("", "v1", "configmaps").unwrap();
-    KindCache::new(kind, RingLimits { events, bytes: 1 << 20 })
+    KindCache::new(std::sync::Arc::new(kind.clone()), RingLimits { events, bytes: 1 << 20 })
 }
 
 fn put(cache: &KindCache, key: &str, revision: u64) {
     let (namespace, name) = key.split_once('/').unwrap();
     let object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": namespace}});
-    let entry = Entry::decode(cache.kind, key, &encode(&object), revision).unwrap();
+    let entry = Entry::decode(&cache.kind.load(), key, &encode(&object), revision).unwrap();
     cache.apply(vec![Applied { key: key.into(), revision, entry: Some(entry) }]);
 }
 

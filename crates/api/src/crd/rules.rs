@@ -1,0 +1,148 @@
+//! `x-kubernetes-validations` of a schema: compiled once, checked on every write.
+
+use std::collections::HashMap;
+
+use serde_json::Value;
+
+use crate::cel::{self, Program};
+use crate::json::{bool_at, str_at};
+use crate::status::{FieldError, FieldErrorKind};
+
+/// The rules of a schema by their text.
+#[derive(Debug, Default)]
+pub(super) struct Rules {
+    programs: HashMap<String, Program>,
+}
+
+impl Rules {
+    /// Compiles every rule in the schema.
+    ///
+    /// # Errors
+    /// The first expression that does not compile.
+    pub fn compile(schema: &Value) -> Result<Self, String> {
+        let mut rules = Rules::default();
+        rules.add(schema)?;
+        Ok(rules)
+    }
+
+    fn add(&mut self, schema: &Value) -> Result<(), String> {
+        for rule in schema["x-kubernetes-validations"].as_array().into_iter().flatten() {
+            for key in ["rule", "messageExpression"] {
+                let text = str_at(rule, &[key]);
+                if !text.is_empty() && !self.programs.contains_key(text) {
+                    let program = cel::compile(text, &["self", "oldSelf"])
+                        .map_err(|e| format!("compilation failed: {e} in {text:?}"))?;
+                    self.programs.insert(text.to_owned(), program);
+                }
+            }
+        }
+        for property in schema["properties"].as_object().into_iter().flat_map(|m| m.values()) {
+            self.add(property)?;
+        }
+        ["items", "additionalProperties"]
+            .iter()
+            .filter(|k| schema[**k].is_object())
+            .try_for_each(|k| self.add(&schema[*k]))
+    }
+
+    /// What the rules find.
+    pub fn check(&self, schema: &Value, object: &Value, old: Option<&Value>) -> Vec<FieldError> {
+        let mut errors = Vec::new();
+        if !self.programs.is_empty() {
+            self.value(schema, object, old, "", &mut errors);
+        }
+        errors
+    }
+
+    fn value(&self, schema: &Value, value: &Value, old: Option<&Value>, path: &str, errors: &mut Vec<FieldError>) {
+        if value.is_null() {
+            return;
+        }
+        for rule in schema["x-kubernetes-validations"].as_array().into_iter().flatten() {
+            self.rule(schema, rule, value, old, path, errors);
+        }
+        let join = |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
+        match value {
+            Value::Object(map) => {
+                for (name, child) in map {
+                    let rest = Some(&schema["additionalProperties"]).filter(|s| s.is_object());
+                    if let Some(property) = schema["properties"].get(name).or(rest) {
+                        self.value(property, child, old.and_then(|o| o.get(name)), &join(name), errors);
+                    }
+                }
+            }
+            Value::Array(list) => {
+                // Only items that can be told apart have an old value.
+                let keys = schema["x-kubernetes-list-map-keys"]
+                    .as_array()
+                    .filter(|_| schema["x-kubernetes-list-type"] == "map");
+                for (index, item) in list.iter().enumerate() {
+                    let same = |o: &&Value| {
+                        keys.is_some_and(|k| k.iter().filter_map(Value::as_str).all(|k| o.get(k) == item.get(k)))
+                    };
+                    let before = old.and_then(Value::as_array).and_then(|l| l.iter().find(same));
+                    self.value(&schema["items"], item, before, &format!("{path}[{index}]"), errors);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn rule(
+        &self,
+        schema: &Value,
+        rule: &Value,
+        value: &Value,
+        old: Option<&Value>,
+        path: &str,
+        errors: &mut Vec<FieldError>,
+    ) {
+        let text = str_at(rule, &["rule"]);
+        let Some(program) = self.programs.get(text) else { return };
+        let transition = program.uses("oldSelf");
+        let optional = bool_at(rule, &["optionalOldSelf"]);
+        if transition && old.is_none() && !optional {
+            return;
+        }
+        let ty = str_at(schema, &["type"]);
+        let mut vars: Vec<(&str, cel::Variable<'_>)> = vec![("self", cel::Variable::Value(value))];
+        if transition {
+            vars.push((
+                "oldSelf",
+                if optional { cel::Variable::Optional(old) } else { cel::Variable::Value(old.unwrap_or(&Value::Null)) },
+            ));
+        }
+        let (kind, detail) = match program.eval_variables(&vars) {
+            Ok(Value::Bool(true)) => return,
+            Ok(Value::Bool(false)) => (reason(str_at(rule, &["reason"])), self.message(rule, text, &vars)),
+            Ok(_) => (FieldErrorKind::Invalid, format!("rule does not evaluate to a boolean: {text}")),
+            Err(error) => (FieldErrorKind::Invalid, format!("rule compile or evaluation error: {error}: {text}")),
+        };
+        let field = match str_at(rule, &["fieldPath"]) {
+            "" => path.to_owned(),
+            below if path.is_empty() => below.trim_start_matches('.').to_owned(),
+            below => format!("{path}{below}"),
+        };
+        let value = if kind == FieldErrorKind::Duplicate { value.clone() } else { ty.into() };
+        errors.push(FieldError { kind, field, detail, value });
+    }
+
+    fn message(&self, rule: &Value, text: &str, vars: &[(&str, cel::Variable<'_>)]) -> String {
+        let computed =
+            self.programs.get(str_at(rule, &["messageExpression"])).and_then(|p| p.eval_variables(vars).ok());
+        match (computed, str_at(rule, &["message"])) {
+            (Some(Value::String(words)), _) if !words.trim().is_empty() && !words.contains('\n') => words,
+            (_, "") => format!("failed rule: {}", text.trim()),
+            (_, words) => words.to_owned(),
+        }
+    }
+}
+
+fn reason(word: &str) -> FieldErrorKind {
+    match word {
+        "FieldValueForbidden" => FieldErrorKind::Forbidden,
+        "FieldValueRequired" => FieldErrorKind::Required,
+        "FieldValueDuplicate" => FieldErrorKind::Duplicate,
+        _ => FieldErrorKind::Invalid,
+    }
+}
