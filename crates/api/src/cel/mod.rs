@@ -1,55 +1,221 @@
-//! Expressions in the Common Expression Language.
+//! Expressions in the Common Expression Language, as custom resources and admission policies use them.
+//!
+//! The evaluator has no step counter, so what an evaluation can cost is bounded before it begins: the nodes of the expression
+//! times the largest collection to the power of how deep the expression nests its loops.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+mod convert;
+mod library;
+#[cfg(test)]
+mod tests;
 
+use std::sync::{Arc, LazyLock};
+
+use ::cel as engine;
+use engine::common::ast::{EntryExpr, Expr, IdedExpr};
 use serde_json::Value;
 
-/// An expression that has been parsed.
-pub struct Program(::cel::Program);
+/// An evaluation may take this many steps by the estimate.
+pub const STEP_LIMIT: u64 = 20_000_000;
+/// An expression may be this long, in bytes.
+const LENGTH: usize = 64 << 10;
+
+/// Why an expression does not compile, or has no value.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// It is not an expression, or names what is not there.
+    #[error("{0}")]
+    Compile(String),
+    /// It has no value for these variables: a missing key, an unknown function, operands of types that do not go together.
+    #[error("{0}")]
+    Evaluate(String),
+    /// It might take too long.
+    #[error("expression may take {estimate} steps, which is more than {STEP_LIMIT}")]
+    Cost {
+        /// Steps.
+        estimate: u64,
+    },
+}
+
+/// A compiled expression.
+#[derive(Debug)]
+pub struct Program {
+    program: engine::Program,
+    shape: Shape,
+    /// Names that are written escaped, as `__dash__`: fields get such names beside their own.
+    escapes: bool,
+}
+
+/// A variable's value.
+#[derive(Debug, Clone, Copy)]
+pub enum Variable<'a> {
+    /// A value.
+    Value(&'a Value),
+    /// A value that may be absent, as CEL's `optional`.
+    Optional(Option<&'a Value>),
+}
+
+/// What evaluation costs are estimated from.
+#[derive(Debug, Clone, Copy, Default)]
+struct Shape {
+    nodes: u64,
+    loops: u32,
+}
+
+/// Names of types and function libraries, which are no variables.
+const TYPES: [&str; 14] = [
+    "int",
+    "uint",
+    "double",
+    "bool",
+    "string",
+    "bytes",
+    "list",
+    "map",
+    "null_type",
+    "type",
+    "optional",
+    "math",
+    "google",
+    "timestamp",
+];
+
+static ENVIRONMENT: LazyLock<Arc<engine::Env>> = LazyLock::new(|| Arc::new(library::environment()));
+
+/// Compiles an expression that may use these variables.
+///
+/// # Errors
+/// [`Error::Compile`]: syntax, or a variable that is not among them.
+pub fn compile(expression: &str, variables: &[&str]) -> Result<Program, Error> {
+    if expression.len() > LENGTH {
+        return Err(Error::Compile(format!("expression is longer than {LENGTH} bytes")));
+    }
+    let program = ENVIRONMENT.compile(expression).map_err(|e| Error::Compile(one_line(&e.to_string())))?;
+    let mut visit = Visit::default();
+    visit.node(program.expression(), 0);
+    let declared = |name: &str| variables.contains(&name) || TYPES.contains(&name);
+    if let Some(name) = visit.free.iter().find(|name| !declared(name)) {
+        return Err(Error::Compile(format!("undeclared reference to '{name}' (in container '')")));
+    }
+    if visit.makes_lists {
+        return Err(Error::Compile("undeclared reference to 'lists.range' (in container '')".to_owned()));
+    }
+    let shape = visit.shape;
+    Ok(Program { program, shape, escapes: expression.contains("__") })
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
 
 impl Program {
-    /// Its value with variables.
-    pub fn eval(&self, variables: &[(&str, &Value)]) -> Result<Value, String> {
-        let mut context = ::cel::Context::default();
+    /// Whether the expression names the variable.
+    pub fn uses(&self, variable: &str) -> bool {
+        self.program.references().has_variable(variable)
+    }
+
+    /// The value of the expression.
+    ///
+    /// # Errors
+    /// [`Error::Evaluate`], and [`Error::Cost`] before anything is evaluated.
+    pub fn eval(&self, variables: &[(&str, &Value)]) -> Result<Value, Error> {
+        let variables: Vec<_> = variables.iter().map(|(name, value)| (*name, Variable::Value(value))).collect();
+        self.eval_variables(&variables)
+    }
+
+    /// The same with variables that may be optional.
+    ///
+    /// # Errors
+    /// As [`Program::eval`].
+    pub fn eval_variables(&self, variables: &[(&str, Variable<'_>)]) -> Result<Value, Error> {
+        let widest = variables.iter().map(|(_, v)| match v {
+            Variable::Value(value) | Variable::Optional(Some(value)) => widest(value),
+            Variable::Optional(None) => 1,
+        });
+        let estimate = self.shape.steps(widest.max().unwrap_or(1));
+        if estimate > STEP_LIMIT {
+            return Err(Error::Cost { estimate });
+        }
+        let mut context = engine::Context::with_env(ENVIRONMENT.clone());
+        library::functions(&mut context).map_err(|e| Error::Evaluate(e.to_string()))?;
         for (name, value) in variables {
-            context.add_variable_from_value((*name).to_owned(), to_cel(value));
+            if !self.uses(name) {
+                continue;
+            }
+            let value = match value {
+                Variable::Value(value) => convert::from_json(value, self.escapes),
+                Variable::Optional(value) => convert::optional(value.map(|v| convert::from_json(v, self.escapes))),
+            };
+            context.add_variable_from_value(*name, value);
         }
-        from_cel(&self.0.execute(&context).map_err(|e| e.to_string())?)
+        let value = self.program.execute(&context).map_err(|e| Error::Evaluate(one_line(&e.to_string())))?;
+        convert::to_json(&value).ok_or_else(|| Error::Evaluate("the value has no JSON form".to_owned()))
     }
 }
 
-fn to_cel(value: &Value) -> ::cel::Value {
+impl Shape {
+    fn steps(&self, widest: u64) -> u64 {
+        (0..self.loops).fold(self.nodes, |steps, _| steps.saturating_mul(widest.max(1)))
+    }
+}
+
+/// A walk over an expression.
+#[derive(Default)]
+struct Visit {
+    shape: Shape,
+    /// Names that no loop around them binds.
+    free: Vec<String>,
+    bound: Vec<String>,
+    /// It makes lists of any length, which no estimate covers.
+    makes_lists: bool,
+}
+
+impl Visit {
+    fn node(&mut self, node: &IdedExpr, depth: u32) {
+        self.shape.nodes += 1;
+        self.shape.loops = self.shape.loops.max(depth);
+        match &node.expr {
+            Expr::Call(call) => {
+                self.makes_lists |= matches!(call.func_name.as_str(), "range" | "lists.range");
+                call.target.iter().for_each(|t| self.node(t, depth));
+                call.args.iter().for_each(|a| self.node(a, depth));
+            }
+            Expr::Comprehension(c) => {
+                self.node(&c.iter_range, depth);
+                self.node(&c.accu_init, depth);
+                let before = self.bound.len();
+                self.bound.extend([c.iter_var.clone(), c.accu_var.clone()]);
+                self.bound.extend(c.iter_var2.clone());
+                self.node(&c.loop_cond, depth + 1);
+                self.node(&c.loop_step, depth + 1);
+                self.node(&c.result, depth);
+                self.bound.truncate(before);
+            }
+            Expr::List(list) => list.elements.iter().for_each(|e| self.node(e, depth)),
+            Expr::Select(select) => self.node(&select.operand, depth),
+            Expr::Map(map) => map.entries.iter().for_each(|e| self.entry(&e.expr, depth)),
+            Expr::Struct(map) => map.entries.iter().for_each(|e| self.entry(&e.expr, depth)),
+            Expr::Ident(name) if !self.bound.contains(name) => self.free.push(name.clone()),
+            Expr::Ident(_) | Expr::Literal(_) | Expr::Unspecified => {}
+        }
+    }
+
+    fn entry(&mut self, entry: &EntryExpr, depth: u32) {
+        match entry {
+            EntryExpr::MapEntry(e) => {
+                self.node(&e.key, depth);
+                self.node(&e.value, depth);
+            }
+            EntryExpr::StructField(e) => self.node(&e.value, depth),
+        }
+    }
+}
+
+/// The size of the largest collection in a value; texts count as what splitting them can give.
+fn widest(value: &Value) -> u64 {
     match value {
-        Value::Null => ::cel::Value::Null,
-        Value::Bool(b) => ::cel::Value::Bool(*b),
-        Value::Number(n) => match n.as_i64() {
-            Some(i) => ::cel::Value::Int(i),
-            None => ::cel::Value::Float(n.as_f64().unwrap_or(f64::NAN)),
-        },
-        Value::String(s) => ::cel::Value::String(Arc::new(s.clone())),
-        Value::Array(list) => ::cel::Value::List(Arc::new(list.iter().map(to_cel).collect())),
-        Value::Object(map) => {
-            let map: HashMap<String, ::cel::Value> = map.iter().map(|(k, v)| (k.clone(), to_cel(v))).collect();
-            ::cel::Value::from(map)
-        }
+        Value::Array(list) => list.iter().map(widest).max().unwrap_or(1).max(list.len() as u64),
+        Value::Object(map) => map.values().map(widest).max().unwrap_or(1).max(map.len() as u64),
+        Value::String(text) => text.len() as u64 / 16,
+        _ => 1,
     }
-}
-
-fn from_cel(value: &::cel::Value) -> Result<Value, String> {
-    Ok(match value {
-        ::cel::Value::Null => Value::Null,
-        ::cel::Value::Bool(b) => Value::Bool(*b),
-        ::cel::Value::Int(i) => (*i).into(),
-        ::cel::Value::UInt(i) => (*i).into(),
-        ::cel::Value::Float(f) => serde_json::json!(f),
-        ::cel::Value::String(s) => Value::String(s.to_string()),
-        ::cel::Value::List(l) => Value::Array(l.iter().map(from_cel).collect::<Result<_, _>>()?),
-        other => return Err(format!("{other:?} has no JSON form")),
-    })
-}
-
-/// Parses an expression.
-pub fn compile(expression: &str, _: &[&str]) -> Result<Program, String> {
-    ::cel::Program::compile(expression).map(Program).map_err(|e| e.to_string())
 }
