@@ -130,9 +130,8 @@ pub(crate) async fn handle(server: &Arc<ApiServer>, request: Request<RequestBody
     if let Some(reply) = health::public(server, &parts.method, parts.uri.path(), raw_query, style) {
         return reply;
     }
-    let head = parts.method == Method::HEAD;
+    let (head, warnings) = (parts.method == Method::HEAD, Arc::new(Warnings::default()));
     let upgrade = parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
-    let warnings = Arc::new(Warnings::default());
     let mut trail = Trail::begin(server.audit.as_ref(), &parts, &sender);
     let result = async {
         let target = path::parse(parts.uri.path());
@@ -162,8 +161,8 @@ pub(crate) async fn handle(server: &Arc<ApiServer>, request: Request<RequestBody
                 }
                 let form = accept::form(&parts.headers)?;
                 let (method, headers) = (parts.method.clone(), std::mem::take(&mut parts.headers));
-                let (server, body) = (server.clone(), Mutex::new(Some(body)));
-                let (place, style, trail, warnings) = (None, trail.style(style), trail.clone(), warnings.clone());
+                let (server, body, place) = (server.clone(), Mutex::new(Some(body)), None);
+                let (style, trail, warnings) = (trail.style(style), trail.clone(), warnings.clone());
                 admitted(Call {
                     server,
                     user,
@@ -184,8 +183,7 @@ pub(crate) async fn handle(server: &Arc<ApiServer>, request: Request<RequestBody
             }
         }
     };
-    let result = result.await;
-    let mut reply = result.unwrap_or_else(|error| {
+    let mut reply = result.await.unwrap_or_else(|error| {
         trail.failed(&error);
         respond::error(&error, style)
     });

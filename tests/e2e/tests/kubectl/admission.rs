@@ -69,7 +69,9 @@ pub fn eviction_waits_for_the_budget(ctx: &Ctx) -> Result<()> {
     ctx.apply(&[object("policy/v1", "PodDisruptionBudget", "all", json!({"minAvailable": 1, "selector": selector}))])?;
     let path = format!("/api/v1/namespaces/{}/pods/guarded/eviction", ctx.ns);
     let eviction = json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "guarded"}});
-    let refused = ctx.feed(&["create", "--raw", &path, "-f", "-"], &[eviction])?;
+    let args = ["create", "--raw", &path, "-f", "-"];
+    let refused =
+        ctx.instance.kubectl().run_for(&args, Some(eviction.to_string().as_bytes()), Duration::from_secs(20))?;
     ensure!(refused.code() != 0 && refused.stderr.contains("disruption budget"), "{refused:?}");
     ensure!(ctx.field("pod/guarded", ".metadata.deletionTimestamp")?.is_empty());
     Ok(())
