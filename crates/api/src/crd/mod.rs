@@ -132,7 +132,7 @@ pub fn kinds(definition: &Value) -> Result<Kinds, KindError> {
         }
         served.push(if same { stored.clone() } else { Arc::new(kind(definition, version, stored.version)?) });
     }
-    served.sort_by(|a, b| priority(b.version).cmp(&priority(a.version)));
+    served.sort_by_key(|k| std::cmp::Reverse(priority(k.version)));
     Ok(Kinds { stored, served })
 }
 
@@ -329,6 +329,10 @@ impl Custom {
 /// What changes the generation: everything but the metadata, and the status where that is written by itself.
 pub(crate) fn content(object: &Value, has_status: bool) -> Map<String, Value> {
     let mut map = object.as_object().cloned().unwrap_or_default();
-    map.retain(|key, _| !matches!(key.as_str(), "metadata" | "apiVersion") && !(has_status && key == "status"));
+    map.retain(|key, _| match key.as_str() {
+        "metadata" | "apiVersion" => false,
+        "status" => !has_status,
+        _ => true,
+    });
     map
 }

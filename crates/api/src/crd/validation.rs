@@ -20,7 +20,7 @@ pub(super) fn definition(definition: &Value) -> Vec<FieldError> {
     let wanted = format!("{plural}.{group}");
     let name = crate::meta::name(definition);
     if name != wanted {
-        let detail = format!("must be spec.names.plural+\".\"+spec.group");
+        let detail = "must be spec.names.plural+\".\"+spec.group";
         errors.push(FieldError::invalid("metadata.name", name, detail));
     }
     if group.is_empty() {

@@ -12,6 +12,8 @@ use super::{Context, Pass};
 use crate::actuator::{ActError, is_not_found};
 use crate::cache::Key;
 
+const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+
 /// While content goes away by itself (graceful pods, finalizers), how soon to count again.
 const RECOUNT: Duration = Duration::from_secs(1);
 
@@ -39,13 +41,20 @@ pub(super) fn pass(c: Arc<Context>, (_, name): Key) -> Pass {
 async fn empty(c: &Context, namespace: &str) -> Result<Remaining, ActError> {
     let mut remaining = Remaining::default();
     let storage = |k: &&api::kinds::KindInfo| k.namespaced && k.verbs.contains(&"deletecollection");
-    for kind in api::kinds::registry().all().iter().filter(storage) {
-        if kind.group == "events.k8s.io" {
-            continue; // the same objects as core events
-        }
-        let root = if kind.group.is_empty() { "/api".into() } else { format!("/apis/{}", kind.group) };
-        let path = format!("{root}/{}/namespaces/{namespace}/{}", kind.version, kind.plural);
-        let list = c.actuator.call(Method::GET, &path, None, None).await?;
+    let built_in = api::kinds::registry().all().iter().filter(storage);
+    // Events of events.k8s.io are the same objects as core events.
+    let built_in = built_in.filter(|k| k.group != "events.k8s.io").map(|k| (k.group, k.version, k.plural));
+    let definitions = c.actuator.call(Method::GET, DEFINITIONS, None, None).await?;
+    let definitions = definitions["items"].as_array().into_iter().flatten().filter_map(api::crd::place);
+    let custom = definitions.filter(|p| p.namespaced).map(|p| (p.group, p.version, p.plural));
+    for (group, version, plural) in built_in.chain(custom) {
+        let root = if group.is_empty() { "/api".into() } else { format!("/apis/{group}") };
+        let path = format!("{root}/{version}/namespaces/{namespace}/{plural}");
+        let list = match c.actuator.call(Method::GET, &path, None, None).await {
+            // A definition may go meanwhile, with its objects.
+            Err(e) if is_not_found(&e) => continue,
+            other => other?,
+        };
         let items = list["items"].as_array().map(Vec::as_slice).unwrap_or_default();
         if items.is_empty() {
             continue;
@@ -54,8 +63,7 @@ async fn empty(c: &Context, namespace: &str) -> Result<Remaining, ActError> {
         let list = c.actuator.call(Method::GET, &path, None, None).await?;
         let items = list["items"].as_array().map(Vec::as_slice).unwrap_or_default();
         if !items.is_empty() {
-            let group = if kind.group.is_empty() { String::new() } else { kind.group.to_owned() };
-            remaining.objects.push((format!("{}.{group}", kind.plural), items.len()));
+            remaining.objects.push((format!("{plural}.{group}"), items.len()));
             count_finalizers(items, &mut remaining);
         }
     }

@@ -3,6 +3,7 @@
 mod access;
 mod admission;
 mod changes;
+mod crd;
 mod objects;
 mod rbac;
 mod rollouts;
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
             objects::wait_for_conditions_deletion_and_fields,
             objects::errors_read_as_kubectl_users_know_them,
             objects::large_lists_come_in_chunks,
+            crd::custom_resources_are_applied_listed_explained_scaled_and_deleted,
             access::explain_describes_fields_of_every_kind,
             access::api_resources_and_versions_list_the_slice,
             access::cluster_info_version_and_health,

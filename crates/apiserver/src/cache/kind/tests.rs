@@ -11,7 +11,7 @@ fn cache(events: usize) -> KindCache {
 fn put(cache: &KindCache, key: &str, revision: u64) {
     let (namespace, name) = key.split_once('/').unwrap();
     let object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": namespace}});
-    let entry = Entry::decode(&cache.kind.load(), key, &encode(&object), revision).unwrap();
+    let entry = Entry::decode(&cache.kind(), key, &encode(&object), revision).unwrap();
     cache.apply(vec![Applied { key: key.into(), revision, entry: Some(entry) }]);
 }
 
