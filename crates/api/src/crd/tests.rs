@@ -216,6 +216,9 @@ fn documents_show_the_schema_and_change_with_it() {
     let schema = &document["components"]["schemas"]["com.example.v1.Backup"];
     assert_eq!(schema["properties"]["spec"]["properties"]["mode"]["default"], "Full");
     assert!(document["paths"]["/apis/example.com/v1/namespaces/{namespace}/backups/{name}/status"].is_object());
+    let patch = &document["paths"]["/apis/example.com/v1/namespaces/{namespace}/backups/{name}"]["patch"];
+    let forms = patch["requestBody"]["content"].as_object().unwrap();
+    assert!(forms.len() == 3 && !forms.contains_key("application/strategic-merge-patch+json"));
     let mut other = definition();
     other["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["description"] = "more".into();
     let other = super::kinds(&other).unwrap();

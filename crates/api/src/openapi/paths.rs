@@ -26,7 +26,8 @@ struct Operation<'a> {
     gvk: (&'a str, &'a str, &'a str),
     query: &'a [(&'a str, &'a str, &'a str)],
     body: Option<Value>,
-    patch: bool,
+    /// Media types of a patch; empty for other operations.
+    patch: &'a [&'a str],
     returns: String,
     code: &'a str,
 }
@@ -125,7 +126,7 @@ fn write(op: Operation<'_>) -> Value {
         out["parameters"] = Value::Array(parameters);
     }
     if let Some(body) = op.body {
-        let types = if op.patch { PATCH_TYPES } else { JSON_TYPES };
+        let types = if op.patch.is_empty() { JSON_TYPES } else { op.patch };
         let content: Map<String, Value> = types.iter().map(|t| ((*t).to_owned(), json!({"schema": body}))).collect();
         out["requestBody"] =
             json!({"required": op.action != "delete" && op.action != "deletecollection", "content": content});
@@ -174,7 +175,7 @@ impl Frame<'_> {
             gvk,
             query,
             body: None,
-            patch: false,
+            patch: &[],
             returns: self.definition.clone(),
             code: "200",
         };
@@ -195,8 +196,10 @@ impl Frame<'_> {
             }
             "patch" => {
                 let op = base("patch", format!("partially update the specified {what}"), id("patch"), PATCH_QUERY);
+                // kubectl chooses its form of patch by this list: custom resources have no strategic merge.
+                let types = if k.custom.is_some() { &PATCH_TYPES[..3] } else { PATCH_TYPES };
                 let body = Some(json!({"description": "A patch in one of the accepted formats.", "type": "object"}));
-                ("patch", write(Operation { body, patch: true, ..op }))
+                ("patch", write(Operation { body, patch: types, ..op }))
             }
             "delete" | "deletecollection" => {
                 let many = verb == "deletecollection";
@@ -288,7 +291,7 @@ fn add_subresource(out: &mut Map<String, Value>, path: &str, frame: &Frame<'_>, 
             gvk: (sub.group, sub.version, sub.kind),
             query: if method == "get" { &[] } else { CREATE_QUERY },
             body: exchanged.as_deref().filter(|_| method != "get").map(reference),
-            patch: false,
+            patch: &[],
             returns: exchanged.clone().unwrap_or_else(|| STATUS.to_owned()),
             code: "200",
         };
@@ -312,7 +315,7 @@ fn add_virtual(out: &mut Map<String, Value>, root: &str, kind: &VirtualKind) {
         gvk: (kind.group, kind.version, kind.kind),
         query: CREATE_QUERY,
         body: Some(reference(&name)),
-        patch: false,
+        patch: &[],
         returns: name.clone(),
         code: "201",
     };
