@@ -9,7 +9,7 @@ use http::header::CONTENT_TYPE;
 use serde::de::{DeserializeSeed, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
-use super::protobuf;
+use api::protobuf;
 
 /// Deepest nesting of a request's document. Kubernetes objects stay below 30.
 const DEPTH: usize = 100;

@@ -5,7 +5,6 @@ pub mod body;
 pub mod decode;
 pub mod listener;
 pub mod path;
-mod protobuf;
 pub mod query;
 pub mod respond;
 
