@@ -206,6 +206,8 @@ pub async fn destroy(instance: &Instance) {
     engine::destroy_all(instance).await.unwrap_or_else(|e| panic!("{e}"));
     let left = engine::leftovers(instance).await.unwrap();
     assert!(left.is_empty(), "left behind: {left:#?}");
+    // The folder of the lock is the instance's, not the engine's to remove.
+    std::fs::remove_dir_all(instance.run_dir()).unwrap();
 }
 
 /// Destroys what runs of this program that were killed have left.
