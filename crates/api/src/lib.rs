@@ -5,7 +5,9 @@
 
 pub mod cel;
 pub mod crd;
+pub mod cron;
 pub mod discovery;
+pub mod duration;
 pub mod kinds;
 pub mod managed_fields;
 pub mod meta;

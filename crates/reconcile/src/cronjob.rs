@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use api::cron::{Schedule, zone};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use k8s_openapi::api::batch::v1::{CronJob, CronJobSpec, CronJobStatus, Job};
@@ -11,11 +12,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use crate::plan::{CRON_JOBS, JOBS, Plan, controlled_by, name, owner_reference, terminating, uid};
 use crate::pods;
 
-mod schedule;
 #[cfg(test)]
 mod tests;
-
-pub use schedule::{Schedule, ScheduleError, zone};
 
 /// The time that a Job stands for, in the CronJob's time zone.
 const SCHEDULED_AT: &str = "batch.kubernetes.io/cronjob-scheduled-timestamp";

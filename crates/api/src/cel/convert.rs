@@ -8,7 +8,7 @@ use cel::objects::{Key, Map, OptionalValue};
 use serde_json::Value;
 
 /// Words that a field can be named by only in their escaped form.
-const RESERVED: &[&str] = &[
+pub(super) const RESERVED: &[&str] = &[
     "true",
     "false",
     "null",

@@ -103,6 +103,13 @@ pub fn compile(expression: &str, variables: &[&str]) -> Result<Program, Error> {
     Ok(Program { program, shape, escapes: expression.contains("__") })
 }
 
+/// Whether a variable may be called so: an identifier that is no word of the language.
+pub fn is_identifier(name: &str) -> bool {
+    name.bytes().next().is_some_and(|b| !b.is_ascii_digit())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+        && !convert::RESERVED.contains(&name)
+}
+
 fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }

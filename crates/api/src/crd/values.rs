@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use std::sync::LazyLock;
+
 use regex::Regex;
 use serde_json::{Map, Value, json};
 
@@ -301,23 +303,10 @@ fn has_format(format: &str, text: &str) -> bool {
     }
 }
 
-/// `1h30m`, as Go writes durations.
+/// Go's durations, and the longer words of Kubernetes' format library: `3 days`, `2w`.
 fn is_duration(text: &str) -> bool {
-    let mut rest = text.strip_prefix(['-', '+']).unwrap_or(text);
-    if rest == "0" {
-        return true;
-    }
-    while !rest.is_empty() {
-        let digits = rest.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.');
-        if digits.len() == rest.len() {
-            return false;
-        }
-        let Some(unit) = ["ns", "us", "µs", "ms", "s", "m", "h", "d", "w"].iter().find(|u| {
-            digits.strip_prefix(**u).is_some_and(|r| r.is_empty() || r.starts_with(|c: char| c.is_ascii_digit()))
-        }) else {
-            return false;
-        };
-        rest = &digits[unit.len()..];
-    }
-    !text.is_empty()
+    const WORDS: &str =
+        r"^(?:\d+\s*(?:ns|nano|us|µs|micro|ms|milli|s|sec|second|m|min|minute|h|hr|hour|d|day|w|week)s?\s*)+$";
+    static LONG: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(WORDS).ok());
+    crate::duration::parse(text).is_ok() || LONG.as_ref().is_some_and(|long| long.is_match(text))
 }

@@ -1,13 +1,11 @@
 //! Cron jobs.
 
-use std::sync::OnceLock;
-
-use jiff::tz::TimeZoneDatabase;
 use serde_json::{Value, json};
 
 use super::Hooks;
 use super::check::Check;
-use super::{cron, job, warnings};
+use super::{job, warnings};
+use crate::cron;
 use crate::json::{at, bool_at, ensure_object, list_mut, object_mut, set_default, str_at};
 use crate::meta;
 use crate::names;
@@ -61,7 +59,7 @@ fn validate(o: &Value) -> Vec<FieldError> {
     let spec = at(o, &["spec"]).unwrap_or(&Value::Null);
     if check.need_str(spec, "schedule", "spec") {
         let schedule = str_at(spec, &["schedule"]);
-        if let Some(problem) = cron::problem(schedule) {
+        if let Err(problem) = cron::Schedule::parse(schedule) {
             check.invalid("spec.schedule", schedule, problem);
         }
         if schedule.contains("TZ") {
@@ -87,12 +85,6 @@ fn validate(o: &Value) -> Vec<FieldError> {
     check.errors
 }
 
-/// The time zones known to this build: no file of the host decides what is valid.
-fn zones() -> &'static TimeZoneDatabase {
-    static ZONES: OnceLock<TimeZoneDatabase> = OnceLock::new();
-    ZONES.get_or_init(TimeZoneDatabase::bundled)
-}
-
 fn zone_problems(o: &Value) -> Option<FieldError> {
     let zone = at(o, &["spec", "timeZone"])?.as_str()?;
     let invalid = |detail: String| Some(FieldError::invalid("spec.timeZone", zone, detail));
@@ -103,7 +95,7 @@ fn zone_problems(o: &Value) -> Option<FieldError> {
         let detail = "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones";
         return invalid(detail.to_owned());
     }
-    if zones().get(zone).is_err() {
+    if cron::zone(zone).is_none() {
         return invalid(format!("unknown time zone {zone}"));
     }
     None

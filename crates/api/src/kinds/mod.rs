@@ -23,7 +23,6 @@ mod check;
 mod cidr;
 mod classes;
 mod core;
-mod cron;
 mod cronjob;
 mod csi;
 mod daemonset;

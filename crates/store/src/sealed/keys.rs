@@ -69,7 +69,7 @@ impl Key {
         let mut name = [0u8; NAME_CHARS / 2];
         random.fill(&mut secret).map_err(|_| SealError::Cipher)?;
         random.fill(&mut name).map_err(|_| SealError::Cipher)?;
-        Key::new(hex(&name), secret)
+        Key::new(hex::encode(name), secret)
     }
 }
 
@@ -111,8 +111,9 @@ impl Keyring {
             if name.len() != NAME_CHARS || !name.bytes().all(|b| b.is_ascii_hexdigit()) {
                 return Err(bad("the name of a key is 8 hexadecimal digits"));
             }
-            let secret = unhex(secret.trim()).ok_or_else(|| bad("a key is 64 hexadecimal digits"))?;
-            keys.push(Key::new(name.to_owned(), secret)?);
+            let mut bytes = [0u8; KEY_BYTES];
+            hex::decode_to_slice(secret.trim(), &mut bytes).map_err(|_| bad("a key is 64 hexadecimal digits"))?;
+            keys.push(Key::new(name.to_owned(), bytes)?);
         }
         match keys.len() {
             0 => Err(SealError::Malformed { path: path.to_path_buf(), line: 1, what: "the file holds no key" }),
@@ -145,7 +146,7 @@ impl Keyring {
         let mut text =
             String::from("# Keys that seal Secrets in the store, the newest first. Without them Secrets are lost.\n");
         for key in &self.keys {
-            text.push_str(&format!("{} {}\n", key.name, hex(&key.secret)));
+            text.push_str(&format!("{} {}\n", key.name, hex::encode(key.secret)));
         }
         file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(at)?;
         std::fs::rename(&temporary, &self.path).map_err(at)?;
@@ -203,21 +204,6 @@ impl Keyring {
 /// The name of the key that sealed it.
 fn sealed_with(value: &[u8]) -> Option<&[u8]> {
     value.strip_prefix(MAGIC)?.get(..NAME_CHARS)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
-}
-
-fn unhex(text: &str) -> Option<[u8; KEY_BYTES]> {
-    let mut out = [0u8; KEY_BYTES];
-    if text.len() != 2 * KEY_BYTES || !text.is_ascii() {
-        return None;
-    }
-    for (byte, at) in out.iter_mut().zip((0..text.len()).step_by(2)) {
-        *byte = u8::from_str_radix(&text[at..at + 2], 16).ok()?;
-    }
-    Some(out)
 }
 
 #[cfg(test)]

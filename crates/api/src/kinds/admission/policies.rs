@@ -103,44 +103,13 @@ fn validate_policy(check: &mut Check, spec: &Value) {
         let name = str_at(variable, &["name"]);
         if name.trim().is_empty() {
             check.required(join(&field, "name"), "name is not specified");
-        } else if !is_cel_identifier(name) {
+        } else if !crate::cel::is_identifier(name) {
             check.invalid(join(&field, "name"), name, "must be a valid CEL identifier");
         }
         if str_at(variable, &["expression"]).trim().is_empty() {
             check.required(join(&field, "expression"), "expression is not specified");
         }
     }
-}
-
-/// An identifier of the Common Expression Language that is no reserved word.
-fn is_cel_identifier(name: &str) -> bool {
-    const RESERVED: &[&str] = &[
-        "true",
-        "false",
-        "null",
-        "in",
-        "as",
-        "break",
-        "const",
-        "continue",
-        "else",
-        "for",
-        "function",
-        "if",
-        "import",
-        "let",
-        "loop",
-        "package",
-        "namespace",
-        "return",
-        "var",
-        "void",
-        "while",
-    ];
-    !name.is_empty()
-        && !name.as_bytes()[0].is_ascii_digit()
-        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
-        && !RESERVED.contains(&name)
 }
 
 fn validate_param_kind(check: &mut Check, kind: &Value, field: &str) {
