@@ -54,7 +54,7 @@ async fn every_failure_has_its_status() {
     let limits = Limits { response: Duration::from_millis(100), ..Limits::default() };
     let front = front(&[], limits).await;
     assert_eq!(get(front.address, "/").await.0, 503, "no endpoint");
-    front.server.set_routes(table(&[closed().await]));
+    front.server.set_routes(table(&[closed()]));
     assert_eq!(get(front.address, "/").await.0, 502, "refused");
     front.server.set_routes(table(&[rude]));
     assert_eq!(get(front.address, "/").await.0, 502, "closed without an answer");
@@ -152,7 +152,7 @@ async fn only_what_may_be_repeated_is_repeated() {
         assert!(text.ends_with("\n\nagain"), "with its body: {text}");
     }
     // Nobody listens at one of them: nothing was sent, so anything may be tried at the other.
-    front.server.set_routes(table(&[closed().await, web.address]));
+    front.server.set_routes(table(&[closed(), web.address]));
     for _ in 0..10 {
         let (status, text) = fetch(&client, request(front.address, "POST", "/", "kept")).await;
         assert_eq!(status, 200);

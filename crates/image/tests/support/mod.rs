@@ -8,6 +8,7 @@ use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use image::{Digest, ImageInfo, ImageStore, ImportConfig};
 use tempfile::TempDir;
@@ -142,8 +143,12 @@ impl Registry {
             fs::write(&file, htpasswd(user, password)?).unwrap();
             config += &format!("auth:\n  htpasswd:\n    realm: test\n    path: {}\n", file.display());
         }
-        // The registry does not say which port it got, so it is given a free one.
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        // The registry does not say which port it got, so it is given a free one, from below the range from which the
+        // kernel serves those who ask for any.
+        static NEXT: AtomicU16 = AtomicU16::new(0);
+        let first = 12_000 + (std::process::id() % 170) as u16 * 100;
+        let free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+        let port = std::iter::repeat_with(|| first + NEXT.fetch_add(1, Ordering::Relaxed) % 100).find(free).unwrap();
         let config = config.replace("127.0.0.1:0", &format!("127.0.0.1:{port}")).replace("level: warn", "level: info");
         let path = dir.path().join("config.yml");
         fs::write(&path, config).unwrap();
