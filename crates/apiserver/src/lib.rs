@@ -11,12 +11,14 @@ mod authz;
 mod bootstrap;
 mod cache;
 mod config;
+mod conversion;
 mod extension;
 mod handlers;
 mod http;
 pub mod pki;
 mod proxy;
 mod server;
+mod webhook;
 
 pub use audit::{AuditConfig, AuditError};
 pub use authn::{OidcConfig, OidcError, UserInfo};

@@ -1,6 +1,7 @@
 //! CustomResourceDefinitions: their own rules, and the kinds they stand for.
 
 mod columns;
+pub mod conversion;
 mod defaults;
 mod definition;
 mod intern;
@@ -61,13 +62,19 @@ pub enum KindError {
     Schema(String),
 }
 
-/// The kinds of a definition, one for each served version, and first of all the stored one, whether it is served or not.
+/// The kinds of a definition, one for each version.
 #[derive(Debug)]
 pub struct Kinds {
     /// The kind in the version that is stored.
     pub stored: Arc<KindInfo>,
     /// The served versions, the preferred one first.
     pub served: Vec<Arc<KindInfo>>,
+    /// Every version: objects may be stored in one that is no longer served.
+    pub all: Vec<Arc<KindInfo>>,
+    /// `spec.conversion.webhook` of a definition whose objects are converted by a webhook.
+    pub webhook: Option<Value>,
+    /// Changes with everything that shows in the objects.
+    pub hash: u64,
 }
 
 /// Whether the definition's names have been accepted, so that it is served.
@@ -121,19 +128,21 @@ pub fn kinds(definition: &Value) -> Result<Kinds, KindError> {
     let versions = list_at(definition, &["spec", "versions"]);
     let storage = versions.iter().find(|v| bool_at(v, &["storage"])).or(versions.first());
     let storage = storage.ok_or_else(|| KindError::Schema("no version".to_owned()))?;
-    let stored = Arc::new(kind(definition, storage, str_at(storage, &["name"]))?);
-    let mut served = Vec::new();
-    // What a webhook would have to convert is not served.
-    let webhook = str_at(definition, &["spec", "conversion", "strategy"]) == "Webhook";
-    for version in versions.iter().filter(|v| bool_at(v, &["served"])) {
-        let same = str_at(version, &["name"]) == stored.version;
-        if webhook && !same {
-            continue;
-        }
-        served.push(if same { stored.clone() } else { Arc::new(kind(definition, version, stored.version)?) });
-    }
+    let storage = str_at(storage, &["name"]);
+    let all = versions.iter().map(|version| kind(definition, version, storage).map(Arc::new));
+    let all: Vec<Arc<KindInfo>> = all.collect::<Result<_, _>>()?;
+    let stored = all.iter().find(|k| k.version == storage).cloned();
+    let stored = stored.ok_or_else(|| KindError::Schema("no version".to_owned()))?;
+    let is_served = |k: &&Arc<KindInfo>| versions.iter().any(|v| v["name"] == k.version && bool_at(v, &["served"]));
+    let mut served: Vec<Arc<KindInfo>> = all.iter().filter(is_served).cloned().collect();
     served.sort_by_key(|k| std::cmp::Reverse(priority(k.version)));
-    Ok(Kinds { stored, served })
+    let conversion = &definition["spec"]["conversion"];
+    let webhook = (conversion["strategy"] == "Webhook").then(|| conversion["webhook"].clone());
+    let spec = &definition["spec"];
+    let names = &definition["status"]["acceptedNames"];
+    let facts = serde_json::json!([spec["names"], names, versions, spec["preserveUnknownFields"], conversion]);
+    let hash = crate::openapi::fnv1a(facts.to_string().as_bytes());
+    Ok(Kinds { stored, served, all, webhook, hash })
 }
 
 /// The order of versions: stable before beta before alpha before others, higher before lower.
@@ -226,7 +235,7 @@ fn custom(definition: &Value, version: &Value, kind: &str) -> Result<Custom, Kin
         selectable.push((label, Path::parse(path).map_err(KindError::Schema)?));
     }
     let deprecation = bool_at(version, &["deprecated"]).then(|| match str_at(version, &["deprecationWarning"]) {
-        "" => format!("{group}/{name} {kind} is deprecated"),
+        "" => deprecation(definition, name, kind),
         words => words.to_owned(),
     });
     let facts = serde_json::json!([definition["spec"]["names"], definition["status"]["acceptedNames"], version]);
@@ -242,6 +251,16 @@ fn custom(definition: &Value, version: &Value, kind: &str) -> Result<Custom, Kin
         hash: crate::openapi::fnv1a(facts.to_string().as_bytes()),
         schema,
     })
+}
+
+/// What users of a deprecated version are told when the definition has no words of its own.
+fn deprecation(definition: &Value, version: &str, kind: &str) -> String {
+    let group = str_at(definition, &["spec", "group"]);
+    let newer = |v: &&Value| bool_at(v, &["served"]) && !bool_at(v, &["deprecated"]);
+    let names = list_at(definition, &["spec", "versions"]).iter().filter(newer).map(|v| str_at(v, &["name"]));
+    let better = names.filter(|name| priority(name) > priority(version)).max_by_key(|name| priority(name));
+    let instead = better.map_or_else(String::new, |better| format!("; use {group}/{better} {kind}"));
+    format!("{group}/{version} {kind} is deprecated{instead}")
 }
 
 /// A pattern in the syntax of RE2, which is nearly that of Rust's.

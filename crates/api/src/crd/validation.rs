@@ -230,7 +230,10 @@ fn check_stored(definition: &Value, errors: &mut Vec<FieldError>) {
     let versions = list_at(definition, &["spec", "versions"]);
     for (i, stored) in list_at(definition, &["status", "storedVersions"]).iter().enumerate() {
         if !versions.iter().any(|v| v["name"] == *stored) {
-            let detail = "missing from spec.versions; stored versions must remain in spec.versions until they are removed from status.storedVersions after all objects were migrated";
+            let name = stored.as_str().unwrap_or("");
+            let detail = format!(
+                "missing from spec.versions; {name} was previously a storage version, and must remain in spec.versions until a storage migration ensures no data remains persisted in {name} and removes {name} from status.storedVersions"
+            );
             errors.push(FieldError::invalid(format!("status.storedVersions[{i}]"), stored.clone(), detail));
         }
     }

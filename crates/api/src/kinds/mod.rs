@@ -229,23 +229,14 @@ impl KindInfo {
         crate::status::qualified_resource(self.plural, self.group)
     }
 
-    /// Converts an object of this version to the stored version (identity for all kinds but events.k8s.io).
+    /// Converts an object of this version to the stored version. Custom objects are handled in the version of the request,
+    /// and converted when they are read and written (see [`crate::crd::conversion`]).
     pub fn to_storage(&self, object: &mut Value) {
-        if self.custom.is_some() {
-            object["apiVersion"] = join_api_version(self.group, self.storage_version).into();
-        }
         (self.hooks.to_storage)(object);
     }
 
     /// Converts a stored object to this version.
     pub fn from_storage(&self, object: &mut Value) {
-        if let Some(custom) = &self.custom {
-            object["apiVersion"] = self.api_version().into();
-            if self.version != self.storage_version {
-                custom.ty(self).into_iter().for_each(|ty| ty.prune(object));
-                custom.default(object);
-            }
-        }
         (self.hooks.from_storage)(object);
     }
 

@@ -9,7 +9,8 @@ use api::kinds::KindInfo;
 use store::{KeyValue, RangeRequest, StoreError};
 
 use super::kind::{Applied, KindCache};
-use super::{Caches, Entry, ROOT, decode};
+use super::{Caches, ROOT, decode};
+use crate::conversion::Family;
 
 /// Group and plural of the definitions themselves.
 const GROUP: &str = "apiextensions.k8s.io";
@@ -137,18 +138,19 @@ impl Caches {
                     continue;
                 }
             };
+            let served = kinds.served.clone();
+            let (stored, family) = (kinds.stored.clone(), Family::new(kinds));
             let cache = match old {
                 Some(old) => {
-                    old.cache.redefine(kinds.stored);
+                    old.cache.redefine(stored, family);
                     old.cache.clone()
                 }
                 None => {
-                    let cache = Arc::new(KindCache::new(kinds.stored, self.limits));
+                    let cache = Arc::new(KindCache::custom(stored, family, self.limits));
                     added.push(cache.clone());
                     cache
                 }
             };
-            let served = kinds.served;
             after.by_prefix.insert(prefix.into(), Defined { name, revision, fingerprint, cache, served });
         }
         for (prefix, gone) in &before.by_prefix {
@@ -191,9 +193,4 @@ impl Pending {
             cache.apply(changes);
         }
     }
-}
-
-/// The same object under another definition: defaults and the stored version may have changed.
-pub(super) fn again(kind: &KindInfo, entry: &Entry) -> Option<Entry> {
-    Entry::decode(kind, &entry.key, &entry.bytes, entry.revision).ok()
 }

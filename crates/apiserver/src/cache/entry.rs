@@ -72,8 +72,22 @@ pub struct Entry {
     pub bytes: Bytes,
     /// What is known of it.
     pub facts: Arc<Facts>,
-    /// The document in the other served version, where a kind has two.
+    /// The version that the document of a custom object is in, which is the one it was stored in. Empty for built-in kinds.
+    pub version: &'static str,
+    /// What the store holds of a custom object that reads differently now: defaults and fields have changed since.
+    stored: Option<Bytes>,
+    /// The document in the other served version, where a built-in kind has two.
     converted: Arc<OnceLock<Bytes>>,
+    /// The object in other versions, where a custom kind has several.
+    views: Arc<Views>,
+}
+
+/// An object in the other versions of its definition: as many as it has, and only those that were asked for.
+#[derive(Debug, Default)]
+pub struct Views {
+    made: parking_lot::Mutex<Vec<Arc<Entry>>>,
+    /// Held by who has it converted, so that others who want the same wait for that.
+    turn: tokio::sync::Mutex<()>,
 }
 
 impl Entry {
@@ -82,38 +96,93 @@ impl Entry {
     /// # Errors
     /// The value is not a JSON object.
     pub fn decode(kind: &KindInfo, key: &str, stored: &[u8], revision: u64) -> Result<Self, serde_json::Error> {
-        let mut value: Value = serde_json::from_slice(stored)?;
-        let changed = kind.custom.is_some() && {
-            // The definition may have got defaults, or another stored version, since the object was written.
-            let before = value.clone();
-            kind.to_storage(&mut value);
-            kind.default(&mut value);
-            before != value
-        };
-        let facts = Facts {
-            labels: api::meta::labels(&value).cloned().unwrap_or_default(),
-            fields: kind.selectable(&value),
-            uid: api::meta::uid(&value).to_owned(),
-            deleting: api::meta::is_deleting(&value),
-            claims: if kind.kind == "Service" { Claims::of(&value) } else { Claims::default() },
-        };
-        let bytes = match changed {
-            true => slow_with_revision(&encode(&value), revision),
-            // Bytes from the cache itself have their revision already.
-            false if value["metadata"].get("resourceVersion").is_some() => Bytes::copy_from_slice(stored),
+        let value: Value = serde_json::from_slice(stored)?;
+        let facts = facts(kind, &value);
+        // Bytes from the cache itself have their revision already.
+        let bytes = match value["metadata"].get("resourceVersion").is_some() {
+            true => Bytes::copy_from_slice(stored),
             false => with_revision(stored, revision),
         };
-        Ok(Entry { key: key.into(), revision, bytes, facts: Arc::new(facts), converted: Arc::default() })
+        Ok(Entry::new(key.into(), revision, bytes, facts, ""))
+    }
+
+    fn new(key: Arc<str>, revision: u64, bytes: Bytes, facts: Facts, version: &'static str) -> Self {
+        let (converted, views) = Default::default();
+        Entry { key, revision, bytes, facts: Arc::new(facts), version, stored: None, converted, views }
+    }
+
+    /// A custom object from what the store holds, as the version it was stored in reads it now: a definition may have got
+    /// defaults, or lost fields, since the object was written.
+    ///
+    /// # Errors
+    /// The value is not a JSON object.
+    pub fn decode_custom(kind: &KindInfo, key: &str, stored: &[u8], revision: u64) -> Result<Self, serde_json::Error> {
+        let before: Value = serde_json::from_slice(stored)?;
+        let mut value = before.clone();
+        api::crd::conversion::read(kind, &mut value);
+        let mut entry = Entry::decode(kind, key, stored, revision)?;
+        entry.version = kind.version;
+        if value != before {
+            entry.stored = Some(Bytes::copy_from_slice(stored));
+            entry.bytes = slow_with_revision(&encode(&value), revision);
+            entry.facts = Arc::new(facts(kind, &value));
+        }
+        Ok(entry)
+    }
+
+    /// What the store holds; the revision may be in it.
+    pub fn stored(&self) -> &Bytes {
+        self.stored.as_ref().unwrap_or(&self.bytes)
+    }
+
+    /// Whether these bytes are what the store holds, whatever the order of their fields.
+    pub fn holds(&self, bytes: &[u8]) -> bool {
+        let read = |bytes: &[u8]| {
+            let mut value: Value = serde_json::from_slice(bytes).unwrap_or(Value::Null);
+            api::meta::clear_resource_version(&mut value);
+            value
+        };
+        read(self.stored()) == read(bytes)
+    }
+
+    /// Whether a write that changes nothing may change what is stored all the same, because that is in another version than
+    /// `version` or lacks what was added when it was read.
+    pub fn is_stale(&self, version: &str) -> bool {
+        self.stored.is_some() || (!self.version.is_empty() && self.version != version)
+    }
+
+    /// The object in another version, if it has been converted to it.
+    pub fn view(&self, version: &str) -> Option<Arc<Entry>> {
+        self.views.made.lock().iter().find(|e| e.version == version).cloned()
+    }
+
+    /// Keeps the object in another version.
+    pub fn keep_view(&self, kind: &KindInfo, object: &Value) -> Arc<Entry> {
+        let bytes = slow_with_revision(&encode(object), self.revision);
+        let view = Arc::new(Entry::new(self.key.clone(), self.revision, bytes, facts(kind, object), kind.version));
+        let mut made = self.views.made.lock();
+        made.retain(|e| e.version != kind.version);
+        made.push(view.clone());
+        view
+    }
+
+    /// Whose turn it is to convert the object.
+    pub fn turn(&self) -> &tokio::sync::Mutex<()> {
+        &self.views.turn
     }
 
     /// The same object with another `resourceVersion`: that of its deletion.
     pub fn at(&self, revision: u64) -> Self {
+        let made = self.views.made.lock().iter().map(|view| Arc::new(view.at(revision))).collect();
         Entry {
             key: self.key.clone(),
             revision,
             bytes: replace_revision(&self.bytes, revision),
             facts: self.facts.clone(),
+            version: self.version,
+            stored: self.stored.clone(),
             converted: Arc::default(),
+            views: Arc::new(Views { made: parking_lot::Mutex::new(made), turn: tokio::sync::Mutex::default() }),
         }
     }
 
@@ -123,7 +192,7 @@ impl Entry {
         serde_json::from_slice(&self.bytes).unwrap_or(Value::Null)
     }
 
-    /// The document in the version of `kind`.
+    /// The document in the version of `kind`. A custom object must have been converted to it.
     pub fn document(&self, kind: &KindInfo) -> Bytes {
         if !is_converted(kind) {
             return self.bytes.clone();
@@ -133,10 +202,6 @@ impl Entry {
             kind.from_storage(&mut value);
             Bytes::from(encode(&value))
         };
-        if kind.custom.is_some() {
-            // There may be several other versions: none is kept.
-            return convert();
-        }
         self.converted.get_or_init(convert).clone()
     }
 
@@ -151,8 +216,22 @@ impl Entry {
     }
 }
 
-/// Whether documents of this kind are stored in another version than it is served in.
+fn facts(kind: &KindInfo, value: &Value) -> Facts {
+    Facts {
+        labels: api::meta::labels(value).cloned().unwrap_or_default(),
+        fields: kind.selectable(value),
+        uid: api::meta::uid(value).to_owned(),
+        deleting: api::meta::is_deleting(value),
+        claims: if kind.kind == "Service" && kind.group.is_empty() { Claims::of(value) } else { Claims::default() },
+    }
+}
+
+/// Whether documents of this built-in kind are stored in another version than it is served in.
 pub fn is_converted(kind: &KindInfo) -> bool {
+    kind.custom.is_none() && is_other(kind)
+}
+
+fn is_other(kind: &KindInfo) -> bool {
     kind.group != kind.storage_group || kind.version != kind.storage_version
 }
 

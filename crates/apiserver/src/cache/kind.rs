@@ -7,12 +7,13 @@ use std::ops::Bound;
 use std::sync::{Arc, OnceLock};
 
 use api::kinds::KindInfo;
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
 use parking_lot::RwLock;
 use tokio::sync::watch;
 
 use super::entry::Entry;
+use crate::conversion::Family;
 
 /// What happened to an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,6 +97,8 @@ pub struct RingLimits {
 pub struct KindCache {
     /// The kind, in the version that is stored.
     kind: ArcSwap<KindInfo>,
+    /// Of a custom kind: all its versions.
+    family: ArcSwapOption<Family>,
     /// Store keys of the kind begin with it.
     pub prefix: Box<str>,
     limits: RingLimits,
@@ -135,6 +138,7 @@ impl KindCache {
         KindCache {
             prefix: format!("/registry/{group}/{}/", kind.plural).into(),
             kind: ArcSwap::new(kind),
+            family: ArcSwapOption::empty(),
             limits,
             inner: RwLock::default(),
             head: watch::Sender::new(0),
@@ -146,20 +150,41 @@ impl KindCache {
         self.kind.load_full()
     }
 
+    /// An empty cache of a custom kind.
+    pub fn custom(kind: Arc<KindInfo>, family: Family, limits: RingLimits) -> Self {
+        KindCache { family: ArcSwapOption::from_pointee(family), ..KindCache::new(kind, limits) }
+    }
+
+    /// The versions of a custom kind; `None` for built-in ones.
+    pub fn family(&self) -> Option<Arc<Family>> {
+        self.family.load_full()
+    }
+
+    /// An object of the kind from what the store holds.
+    ///
+    /// # Errors
+    /// The value is not a JSON object.
+    pub fn decode(&self, key: &str, stored: &[u8], revision: u64) -> Result<Entry, serde_json::Error> {
+        match &*self.family.load() {
+            Some(family) => family.decode(key, stored, revision),
+            None => Entry::decode(&self.kind.load(), key, stored, revision),
+        }
+    }
+
     /// Replaces the kind, and shows the objects as it has them. Open watches must start over.
-    pub fn redefine(&self, kind: Arc<KindInfo>) {
-        let hash = |kind: &KindInfo| kind.custom.as_ref().map(|c| c.hash);
-        if hash(&kind) == hash(&self.kind.load()) {
+    pub fn redefine(&self, kind: Arc<KindInfo>, family: Family) {
+        if self.family.load().as_ref().is_some_and(|old| old.hash == family.hash) {
             // Nothing that shows in the objects.
             self.kind.store(kind);
             return;
         }
         let inner = self.inner.read();
-        let again = |e: &Arc<Entry>| super::custom::again(&kind, e).map_or_else(|| e.clone(), Arc::new);
+        let again = |e: &Arc<Entry>| family.decode(&e.key, e.stored(), e.revision).map_or_else(|_| e.clone(), Arc::new);
         let objects = inner.objects.iter().map(|(key, entry)| (key.clone(), again(entry))).collect();
         let newest = inner.newest;
         drop(inner);
         self.kind.store(kind);
+        self.family.store(Some(Arc::new(family)));
         self.reset(objects, newest);
     }
 

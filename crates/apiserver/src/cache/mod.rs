@@ -187,11 +187,10 @@ impl Caches {
 }
 
 fn decode(cache: &KindCache, key: &str, value: &[u8], revision: u64) -> Option<Entry> {
-    let kind = cache.kind();
-    match Entry::decode(&kind, key, value, revision) {
+    match cache.decode(key, value, revision) {
         Ok(entry) => Some(entry),
         Err(error) => {
-            tracing::error!(kind = kind.kind, key, revision, %error, "stored object cannot be read");
+            tracing::error!(kind = cache.kind().kind, key, revision, %error, "stored object cannot be read");
             None
         }
     }

@@ -109,10 +109,6 @@ async fn accept(writer: &Writer<'_>, entry: &Entry) -> Result<bool, ApiError> {
         (Ok(_), _) => (true, ["InitialNamesAccepted", "the initial names have been accepted"].map(str::to_owned)),
     };
     crd::set_condition(&mut new, "Established", established.0, [&established.1[0], &established.1[1]], &now);
-    if old["spec"]["conversion"]["strategy"] == "Webhook" {
-        let words = "objects are not converted by webhooks: only the storage version is served";
-        crd::set_condition(&mut new, "ConversionAvailable", false, ["WebhookNotSupported", words], &now);
-    }
     if let Some(approval) = api::meta::annotations(&old).and_then(|a| a.get("api-approved.kubernetes.io")?.as_str()) {
         let (ok, reason, words) = match approval.starts_with("unapproved") {
             true => (false, "UnapprovedAnnotation", format!("not approved: {approval:?}")),

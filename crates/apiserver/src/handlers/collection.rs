@@ -5,7 +5,7 @@ use bytes::BytesMut;
 use http::StatusCode;
 
 use super::delete::{Options, Outcome, delete};
-use super::list::Filter;
+use super::list::{self, Filter};
 use super::write::Writer;
 use super::{Call, Scope};
 use crate::http::respond::{self, Reply};
@@ -26,7 +26,7 @@ pub(crate) async fn serve(mut call: Call, scope: Scope<'_>) -> Result<Reply, Api
         warnings: &call.warnings,
     };
     call.server.caches.consistent().await?;
-    let snapshot = scope.cache.snapshot(&filter.namespace, None, call.query.limit, false, |e| filter.keeps(e));
+    let entries = list::selected(&call, &scope, &filter).await?;
     let mut out = BytesMut::new();
     let revision = call.server.caches.applied();
     out.extend_from_slice(
@@ -38,7 +38,7 @@ pub(crate) async fn serve(mut call: Call, scope: Scope<'_>) -> Result<Reply, Api
         .as_bytes(),
     );
     let mut first = true;
-    for entry in &snapshot.entries {
+    for entry in &entries {
         // The object that was seen, not another one of its name.
         let options = Options { uid: options.uid.clone().or(Some(entry.facts.uid.clone())), ..options.clone() };
         let one = Scope { name: entry.name(), namespace: entry.namespace(), ..scope };

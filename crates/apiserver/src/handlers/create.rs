@@ -11,7 +11,6 @@ use super::input::{self, Input};
 use super::write::{Commit, RETRIES, Writer, Written, encode_stored, served, storage_schema_of};
 use super::{Call, Scope, render};
 use crate::admission::{Admission, Operation, namespace_open, observe, suffix};
-use crate::cache::entry::with_revision;
 use crate::http::respond::{self, Reply};
 
 /// How often another name is drawn for `generateName`.
@@ -114,16 +113,17 @@ async fn attempt(writer: &Writer<'_>, scope: &Scope<'_>, mut object: Value) -> R
             return Err(ApiError::already_exists(kind.plural, kind.group, &name));
         }
         let charge = admission.charge(&object, &Value::Null).await?;
-        let stored = encode_stored(&object);
+        let stored = scope.stored(&writer.server.caches, &object).await?;
         if writer.dry_run {
-            return Ok(Written { bytes: stored, created: true });
+            return Ok(Written { bytes: encode_stored(&object), created: true });
         }
         if let Commit::Done(revision) = writer.put_charged(scope, &key, stored.clone(), 0, open, &charge).await? {
             drop(reserved);
             if kind.kind == "ResourceQuota" {
                 writer.server.admission.quotas.touch(&writer.server.caches, scope.namespace);
             }
-            return Ok(Written { bytes: with_revision(&stored, revision), created: true });
+            let bytes = scope.answer(&writer.server.caches, &key, &stored, revision).await?;
+            return Ok(Written { bytes, created: true });
         }
     }
     Err(ApiError::conflict_modified(kind.plural, kind.group, &name))

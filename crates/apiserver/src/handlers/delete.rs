@@ -203,6 +203,7 @@ pub(crate) async fn remove(
     let mut seen = 0;
     for _ in 0..RETRIES {
         let entry = scope.cache.get(&key).ok_or_else(|| scope.not_found())?;
+        let entry = scope.view(&writer.server.caches, entry).await?;
         admission::deletable(scope.kind, &entry)?;
         preconditions(scope, options, &entry)?;
         let old = entry.value();
@@ -224,12 +225,15 @@ pub(crate) async fn remove(
                 }
             }
             Step::Mark(new) => {
-                let stored = encode_stored(&new);
                 if writer.dry_run {
-                    return Ok(Outcome::Pending(with_revision(&stored, entry.revision)));
+                    return Ok(Outcome::Pending(with_revision(&encode_stored(&new), entry.revision)));
                 }
+                let stored = scope.stored(&writer.server.caches, &new).await?;
                 match writer.put(scope, &key, stored.clone(), entry.revision, None).await? {
-                    Commit::Done(revision) => return Ok(Outcome::Pending(with_revision(&stored, revision))),
+                    Commit::Done(revision) => {
+                        let answer = scope.answer(&writer.server.caches, &key, &stored, revision).await?;
+                        return Ok(Outcome::Pending(answer));
+                    }
                     Commit::Again => {}
                 }
             }

@@ -54,7 +54,7 @@ impl Filter {
         self.labels.is_everything() && self.fields.is_everything()
     }
 
-    /// Whether the object satisfies the selectors.
+    /// Whether the object, in the version of the request, satisfies the selectors.
     pub fn keeps(&self, entry: &Entry) -> bool {
         (self.labels.is_everything() || self.labels.matches(&entry.facts.labels))
             && (self.fields.is_everything() || self.fields.matches(&entry.facts.fields))
@@ -75,6 +75,7 @@ fn stored_names(selector: &str) -> String {
 pub(crate) async fn get(call: Call, scope: Scope<'_>) -> Result<Reply, ApiError> {
     fresh_enough(&call).await?;
     let entry = scope.cache.get(&scope.key()).ok_or_else(|| scope.not_found())?;
+    let entry = scope.view(&call.server.caches, entry).await?;
     if call.form == Form::Object {
         return Ok(respond::json(StatusCode::OK, entry.document(scope.kind), call.style));
     }
@@ -227,13 +228,14 @@ async fn page(call: &Call, scope: &Scope<'_>, filter: &Filter) -> Result<Page, A
         }
         _ => {
             fresh_enough(call).await?;
-            Ok(newest(call, scope, filter, None))
+            newest(call, scope, filter, None).await
         }
     }
 }
 
 /// A page of what is in memory.
-fn newest(call: &Call, scope: &Scope<'_>, filter: &Filter, after: Option<&str>) -> Page {
+async fn newest(call: &Call, scope: &Scope<'_>, filter: &Filter, after: Option<&str>) -> Result<Page, ApiError> {
+    let caches = &call.server.caches;
     // Before the snapshot: who reads on from this revision misses nothing.
     let applied = call.server.caches.applied();
     let everything = filter.is_everything();
@@ -241,19 +243,35 @@ fn newest(call: &Call, scope: &Scope<'_>, filter: &Filter, after: Option<&str>) 
         && (!scope.kind.namespaced || !filter.namespace.is_empty())
         && after.is_none()
     {
-        let entry = scope.cache.get(&scope.key_of(name)).filter(|e| filter.matches(e));
+        let mut entries = scope.views(caches, scope.cache.get(&scope.key_of(name)).into_iter().collect()).await?;
+        entries.retain(|e| filter.matches(e));
         let revision = applied.max(scope.cache.newest());
-        return Page { entries: entry.into_iter().collect(), revision, cont: String::new(), remaining: None };
+        return Ok(Page { entries, revision, cont: String::new(), remaining: None });
     }
     let limit = call.query.limit;
-    let snapshot = scope.cache.snapshot(&filter.namespace, after, limit, everything, |e| everything || filter.keeps(e));
+    // Selectors are about the version of the request: what is in another one is looked at when it has been converted.
+    let converts = !everything && scope.cache.family().is_some_and(|family| !family.is_single());
+    let keeps = |e: &Entry| everything || (converts && e.version != scope.kind.version) || filter.keeps(e);
+    let first = if converts { 0 } else { limit };
+    let mut snapshot = scope.cache.snapshot(&filter.namespace, after, first, everything, keeps);
+    snapshot.entries = scope.views(caches, snapshot.entries).await?;
+    if converts {
+        snapshot.entries.retain(|e| filter.keeps(e));
+        snapshot.remaining = if limit == 0 { 0 } else { snapshot.entries.len().saturating_sub(limit) };
+        snapshot.entries.truncate(snapshot.entries.len() - snapshot.remaining);
+    }
     let revision = applied.max(snapshot.newest);
     let cont = match snapshot.entries.last() {
         Some(last) if snapshot.remaining > 0 => token(revision, &last.key),
         _ => String::new(),
     };
     let remaining = (everything && snapshot.remaining > 0).then_some(snapshot.remaining);
-    Page { entries: snapshot.entries, revision, cont, remaining }
+    Ok(Page { entries: snapshot.entries, revision, cont, remaining })
+}
+
+/// What the selectors of a request choose, at most as many as it has for a limit.
+pub(super) async fn selected(call: &Call, scope: &Scope<'_>, filter: &Filter) -> Result<Vec<Arc<Entry>>, ApiError> {
+    newest(call, scope, filter, None).await.map(|page| page.entries)
 }
 
 async fn next_page(call: &Call, scope: &Scope<'_>, filter: &Filter) -> Result<Page, ApiError> {
@@ -264,14 +282,14 @@ async fn next_page(call: &Call, scope: &Scope<'_>, filter: &Filter) -> Result<Pa
     }
     let Some(revision) = token.rv else {
         call.server.caches.consistent().await?;
-        return Ok(newest(call, scope, filter, Some(&token.start)));
+        return newest(call, scope, filter, Some(&token.start)).await;
     };
     if revision > call.server.caches.applied() {
         return Err(bad_token());
     }
     if scope.cache.newest() <= revision {
         // Nothing of the kind has changed since the first page.
-        let mut page = newest(call, scope, filter, Some(&token.start));
+        let mut page = newest(call, scope, filter, Some(&token.start)).await?;
         if scope.cache.newest() <= revision {
             page.revision = revision;
             if let Some(last) = page.entries.last().filter(|_| !page.cont.is_empty()) {
@@ -309,14 +327,14 @@ async fn at_revision(
         let found = call.server.caches.store().range(request).await.map_err(|e| expired(&e, after))?;
         let Some(last) = found.kvs.last() else { break };
         start = [&last.key[..], b"\0"].concat().into();
+        let mut read = Vec::with_capacity(found.kvs.len());
         for kv in &found.kvs {
             let key = std::str::from_utf8(&kv.key[scope.cache.prefix.len()..]).map_err(ApiError::internal)?;
-            let entry =
-                Entry::decode(&scope.cache.kind(), key, &kv.value, kv.mod_revision).map_err(ApiError::internal)?;
-            if filter.keeps(&entry) {
-                entries.push(Arc::new(entry));
-            }
+            let entry = scope.cache.decode(key, &kv.value, kv.mod_revision).map_err(ApiError::internal)?;
+            read.push(Arc::new(entry));
         }
+        let read = scope.views(&call.server.caches, read).await?;
+        entries.extend(read.into_iter().filter(|e| filter.keeps(e)));
         if !found.more || (limit > 0 && entries.len() > limit) {
             break;
         }

@@ -166,7 +166,10 @@ async fn apply(
     let uid = api::meta::uid(&applied).to_owned();
     kind.to_storage(&mut applied);
     let now = writer.now_text();
-    let api_version = api::kinds::join_api_version(kind.storage_group, kind.storage_version);
+    let api_version = match kind.custom {
+        Some(_) => kind.api_version(),
+        None => api::kinds::join_api_version(kind.storage_group, kind.storage_version),
+    };
     let options = ApplyOptions {
         manager: &call.query.manager,
         force: call.query.force.unwrap_or(false),

@@ -8,7 +8,7 @@ use super::update::Part;
 use super::{
     Call, Scope, binding, collection, create, delete, kind_of, list, patch, review, scale, token, update, watch,
 };
-use crate::http::respond::{self, Reply};
+use crate::http::respond::Reply;
 use crate::proxy;
 
 /// Answers it.
@@ -38,7 +38,9 @@ pub(crate) async fn serve(call: Call) -> Result<Reply, ApiError> {
     if kind.namespaced && namespace.is_empty() && !name.is_empty() {
         return Err(ApiError::path_not_found());
     }
-    let deprecation = kind.custom.as_ref().and_then(|c| c.deprecation.clone());
+    if let Some(words) = kind.custom.as_ref().and_then(|c| c.deprecation.as_ref()) {
+        call.warnings.add(words);
+    }
     let scope = Scope { kind, cache: &cache, namespace: &namespace, name: &name };
     if kind.custom.as_ref().is_some_and(|c| c.terminating) && call.verb == "create" && sub.is_empty() {
         let why = "create not allowed while custom resource definition is terminating";
@@ -47,9 +49,7 @@ pub(crate) async fn serve(call: Call) -> Result<Reply, ApiError> {
             ..ApiError::method_not_allowed(kind.plural, kind.group, "POST")
         });
     }
-    let mut reply = dispatch(call, scope, &sub).await?;
-    respond::warn(&mut reply, &deprecation.into_iter().collect::<Vec<_>>());
-    Ok(reply)
+    dispatch(call, scope, &sub).await
 }
 
 async fn dispatch(call: Call, scope: Scope<'_>, sub: &str) -> Result<Reply, ApiError> {

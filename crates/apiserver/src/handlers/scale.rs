@@ -27,6 +27,7 @@ pub(crate) async fn serve(mut call: Call, scope: Scope<'_>, verb: &str) -> Resul
     call.server.caches.consistent().await?;
     if verb == "get" {
         let entry = scope.cache.get(&scope.key()).ok_or_else(|| scope.not_found())?;
+        let entry = scope.view(&call.server.caches, entry).await?;
         return Ok(call.reply(StatusCode::OK, &scale(&entry.value(), paths)));
     }
     let change = match verb {

@@ -1,5 +1,7 @@
 //! Replace an object, or one aspect of it, and what PUT and PATCH share.
 
+use std::sync::Arc;
+
 use api::status::{ApiError, FieldError};
 use http::StatusCode;
 use serde_json::Value;
@@ -92,14 +94,27 @@ pub(crate) async fn apply(
 ) -> Result<Written, ApiError> {
     let key = scope.key();
     for _ in 0..RETRIES {
-        let entry = scope.cache.get(&key).ok_or_else(|| scope.not_found())?;
+        let stored = scope.cache.get(&key).ok_or_else(|| scope.not_found())?;
+        let entry = scope.view(&writer.server.caches, stored.clone()).await?;
+        let stale = scope.cache.family().is_some_and(|family| stored.is_stale(family.storage_version()));
+        let stale = stale.then_some(stored);
         let old = entry.value();
         let new = change(&old)?;
-        if let Some(written) = attempt(writer, scope, part, tracking, &entry, &old, new).await? {
+        if let Some(written) = attempt(writer, scope, part, tracking, &Seen { entry, old, stale }, new).await? {
             return Ok(written);
         }
     }
     Err(ApiError::conflict_modified(scope.kind.plural, scope.kind.group, scope.name))
+}
+
+/// What a write is based on.
+struct Seen {
+    /// In the version of the request.
+    entry: Arc<Entry>,
+    old: Value,
+    /// As it is stored, if it may have to be written even if nothing changes: in another version, or without defaults that
+    /// came later.
+    stale: Option<Arc<Entry>>,
 }
 
 /// One try; `None` when somebody else was faster.
@@ -109,11 +124,11 @@ async fn attempt(
     scope: &Scope<'_>,
     part: Part,
     tracking: Tracking,
-    entry: &Entry,
-    old: &Value,
+    seen: &Seen,
     mut new: Value,
 ) -> Result<Option<Written>, ApiError> {
-    let kind = scope.kind;
+    let (kind, caches) = (scope.kind, &writer.server.caches);
+    let Seen { entry, old, stale } = seen;
     preconditions(scope, &new, old, entry.revision)?;
     api::meta::clear_resource_version(&mut new);
     let admission = Admission::new(writer, scope, Operation::Update, part.subresource());
@@ -124,30 +139,39 @@ async fn attempt(
         new = api::managed_fields::update(ty, Some(old), new, writer.manager, &writer.now_text(), sub);
         api::meta::clear_resource_version(&mut new);
     }
-    let stored = encode_stored(&new);
+    let written = |revision| Some(Written { bytes: with_revision(&encode_stored(&new), revision), created: false });
     if goes_now(&new, old, kind.kind) {
         if writer.dry_run {
-            return Ok(Some(Written { bytes: with_revision(&stored, entry.revision), created: false }));
+            return Ok(written(entry.revision));
         }
         return match writer.remove(scope, &scope.key(), entry.revision).await? {
-            Commit::Done(revision) => Ok(Some(Written { bytes: with_revision(&stored, revision), created: false })),
+            Commit::Done(revision) => Ok(written(revision)),
             Commit::Again => Ok(None),
         };
     }
-    if same(&new, old) {
+    let settled = same(&new, old)
+        && match stale {
+            Some(entry) => entry.holds(&scope.stored(caches, &new).await?),
+            None => true,
+        };
+    if settled {
         return Ok(Some(Written { bytes: entry.bytes.clone(), created: false }));
     }
     let charge = if part == Part::Main { admission.charge(&new, old).await? } else { Charge::default() };
     if writer.dry_run {
-        return Ok(Some(Written { bytes: with_revision(&stored, entry.revision), created: false }));
+        return Ok(written(entry.revision));
     }
+    let stored = scope.stored(caches, &new).await?;
     let outcome = writer.put_charged(scope, &scope.key(), stored.clone(), entry.revision, None, &charge).await?;
     drop((reserved, charge));
     if matches!(outcome, Commit::Done(_)) {
-        writer.server.admission.quotas.changed(&writer.server.caches, kind, &new, old, writer.now);
+        writer.server.admission.quotas.changed(caches, kind, &new, old, writer.now);
     }
     match outcome {
-        Commit::Done(revision) => Ok(Some(Written { bytes: with_revision(&stored, revision), created: false })),
+        Commit::Done(revision) => {
+            let bytes = scope.answer(caches, &scope.key(), &stored, revision).await?;
+            Ok(Some(Written { bytes, created: false }))
+        }
         Commit::Again => Ok(None),
     }
 }

@@ -65,7 +65,7 @@ pub(crate) async fn serve(mut call: Call, scope: Scope<'_>) -> Result<Reply, Api
         columns_sent: false,
         _place: call.place.take(),
     };
-    if let Err(error) = stream.begin(&call).await {
+    if let Err(error) = stream.begin(&call, &scope).await {
         // In the stream, where reflectors look for it.
         stream.state = State::Last(error_line(&error));
     }
@@ -162,7 +162,7 @@ struct Stream {
 
 impl Stream {
     /// Finds where to begin.
-    async fn begin(&mut self, call: &Call) -> Result<(), ApiError> {
+    async fn begin(&mut self, call: &Call, scope: &Scope<'_>) -> Result<(), ApiError> {
         let q = &call.query;
         let initial = match (q.initial_events, q.revision) {
             (Some(wanted), _) => wanted,
@@ -177,7 +177,13 @@ impl Stream {
         }
         if initial {
             let applied = self.caches.applied();
-            let snapshot = self.cache.snapshot(&self.filter.namespace, None, 0, false, |e| self.filter.keeps(e));
+            let other = |e: &Entry| !e.version.is_empty() && e.version != self.view.kind.version;
+            let keeps = |e: &Entry| other(e) || self.filter.keeps(e);
+            let mut snapshot = self.cache.snapshot(&self.filter.namespace, None, 0, false, keeps);
+            if snapshot.entries.iter().any(|e| other(e)) {
+                snapshot.entries = scope.views(&self.caches, snapshot.entries).await?;
+                snapshot.entries.retain(|e| self.filter.keeps(e));
+            }
             self.position = snapshot.position;
             self.sent = applied.max(snapshot.newest);
             self.initial = snapshot.entries.into_iter();
@@ -205,7 +211,7 @@ impl Stream {
             self.head.borrow_and_update();
             // Read before the ring is: everything up to it is in the ring.
             let through = *self.progress.borrow();
-            match self.take_changes() {
+            match self.take_changes().await {
                 Ok(Some(piece)) => return Some(piece),
                 Ok(None) => {}
                 Err(piece) => {
@@ -249,7 +255,7 @@ impl Stream {
     }
 
     /// New changes that concern this watch. `Err` is the last line of a watch that was too slow.
-    fn take_changes(&mut self) -> Result<Option<Bytes>, Bytes> {
+    async fn take_changes(&mut self) -> Result<Option<Bytes>, Bytes> {
         loop {
             self.pending.clear();
             let mut pending = std::mem::take(&mut self.pending);
@@ -262,6 +268,7 @@ impl Stream {
                 self.pending = pending;
                 return Ok(None);
             }
+            self.prepare(&pending).await?;
             let mut first = Bytes::new();
             let mut more = BytesMut::new();
             for event in pending.drain(..) {
@@ -283,19 +290,37 @@ impl Stream {
         }
     }
 
+    /// Has the objects of changes converted to the version of the watch.
+    async fn prepare(&self, pending: &[Arc<Event>]) -> Result<(), Bytes> {
+        let Some(family) = self.cache.family().filter(|family| !family.is_single()) else { return Ok(()) };
+        let both = pending.iter().flat_map(|event| std::iter::once(&event.entry).chain(&event.previous));
+        let entries: Vec<Arc<Entry>> = both.cloned().collect();
+        family.prepare(&self.caches, self.view.kind.version, &entries).await.map_err(|error| error_line(&error))
+    }
+
+    /// An object in the version of the watch.
+    fn seen(&self, entry: &Arc<Entry>) -> Arc<Entry> {
+        let other = !entry.version.is_empty() && entry.version != self.view.kind.version;
+        let family = self.cache.family().filter(|_| other);
+        // What cannot be converted has ended the watch before.
+        family.and_then(|family| family.view(entry, self.view.kind.version)).unwrap_or_else(|| entry.clone())
+    }
+
     /// What a change looks like through the selectors: objects come into view and leave it.
     fn event(&mut self, event: &Event) -> Option<Bytes> {
-        let is = self.filter.matches(&event.entry);
+        let entry = self.seen(&event.entry);
+        let is = self.filter.matches(&entry);
         if event.change == Change::Deleted {
             return is.then(|| self.shared(event));
         }
-        let was = event.previous.as_deref().is_some_and(|previous| self.filter.matches(previous));
+        let previous = event.previous.as_ref().map(|previous| self.seen(previous));
+        let was = previous.as_deref().is_some_and(|previous| self.filter.matches(previous));
         match (was, is) {
             (true, true) => Some(self.shared(event)),
             (false, true) if event.change == Change::Added => Some(self.shared(event)),
-            (false, true) => Some(self.line(Change::Added, &event.entry)),
+            (false, true) => Some(self.line(Change::Added, &entry)),
             (true, false) => {
-                let previous = event.previous.as_deref()?;
+                let previous = previous?;
                 Some(self.line(Change::Deleted, &previous.at(event.entry.revision)))
             }
             (false, false) => None,
@@ -304,10 +329,12 @@ impl Stream {
 
     /// The line encoded once for all watches, where this one shows objects as they are.
     fn shared(&mut self, event: &Event) -> Bytes {
-        if self.view.form == Form::Object && !crate::cache::entry::is_converted(&self.view.kind) {
+        let entry = self.seen(&event.entry);
+        let as_stored = Arc::ptr_eq(&entry, &event.entry) && !crate::cache::entry::is_converted(&self.view.kind);
+        if self.view.form == Form::Object && as_stored {
             return event.frame();
         }
-        self.line(event.change, &event.entry)
+        self.line(event.change, &entry)
     }
 
     fn line(&mut self, change: Change, entry: &Entry) -> Bytes {

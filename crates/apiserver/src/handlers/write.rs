@@ -36,7 +36,7 @@ pub(crate) struct Writer<'a> {
 /// An object as it is after a write.
 #[derive(Debug)]
 pub(crate) struct Written {
-    /// Encoded in the stored version, revision included.
+    /// Encoded in the stored version (custom objects: in that of the request), revision included.
     pub bytes: Bytes,
     /// Whether it was created.
     pub created: bool,
@@ -141,8 +141,8 @@ pub fn schema_of(kind: &KindInfo) -> Result<TypeRef<'_>, ApiError> {
     kind.schema().ok_or_else(|| ApiError::internal(format!("no schema for {} {}", kind.api_version(), kind.kind)))
 }
 
-/// The type of a kind's stored objects. Those of custom kinds are handled in the version of the request: only the label
-/// of the version differs between them, and ownership is recorded in the version that was written.
+/// The type of a kind's stored objects. Those of custom kinds are handled in the version of the request, and ownership is
+/// recorded in the version that was written.
 ///
 /// # Errors
 /// As [`schema_of`].

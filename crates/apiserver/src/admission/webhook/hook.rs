@@ -9,7 +9,7 @@ use super::super::Admission;
 use super::super::conditions::Conditions;
 use super::super::review::Failure;
 use super::super::rules::{Match, Target};
-use super::client::Client;
+use crate::webhook::Client;
 
 /// A webhook.
 pub(super) struct Hook {

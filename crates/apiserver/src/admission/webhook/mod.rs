@@ -17,7 +17,6 @@ use super::{Admission, Operation, review};
 use crate::cache::Caches;
 use crate::handlers::write::{check_types, storage_schema_of};
 
-mod client;
 mod hook;
 
 use super::review::Verdict;

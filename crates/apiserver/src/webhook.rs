@@ -1,4 +1,4 @@
-//! HTTPS to a webhook: a URL, or a Service, of which a ready pod is asked directly.
+//! HTTPS to a webhook, of admission or of conversion: a URL, or a Service, of which a ready pod is asked directly.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
@@ -36,7 +36,7 @@ enum Place {
 }
 
 /// A webhook's server.
-pub(super) struct Client {
+pub(crate) struct Client {
     place: Result<Place, String>,
     /// Scheme and authority.
     base: String,
