@@ -15,6 +15,7 @@ pub const HOOKS: Hooks = Hooks {
     prepare_create,
     prepare_update,
     validate: validation::definition,
+    validate_create: validation::ca_bundle,
     validate_update: validation::replacement,
     ..Hooks::NONE
 };

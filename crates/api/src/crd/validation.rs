@@ -10,6 +10,8 @@ use crate::json::{bool_at, list_at, map_at, str_at};
 use crate::names;
 use crate::status::FieldError;
 
+/// A PEM block of a certificate begins with it.
+const CERTIFICATE: &[u8] = b"-----BEGIN CERTIFICATE-----";
 const COLUMN_TYPES: [&str; 5] = ["integer", "number", "string", "boolean", "date"];
 
 /// Rules of a definition by itself.
@@ -217,12 +219,51 @@ fn check_conversion(spec: &Value, errors: &mut Vec<FieldError>) {
             ));
         }
         "Webhook" => {
-            if list_at(spec, &["conversion", "webhook", "conversionReviewVersions"]).is_empty() {
-                errors.push(FieldError::required(format!("{at}.webhook.conversionReviewVersions"), ""));
-            }
+            let client = &spec["conversion"]["webhook"]["clientConfig"];
+            errors.extend(crate::kinds::client_config(client, &format!("{at}.webhook.clientConfig")));
+            check_review_versions(spec, &format!("{at}.webhook.conversionReviewVersions"), errors);
         }
         other => errors.push(FieldError::not_supported(format!("{at}.strategy"), other, &["None", "Webhook"])),
     }
+}
+
+fn check_review_versions(spec: &Value, at: &str, errors: &mut Vec<FieldError>) {
+    let webhook = &spec["conversion"]["webhook"];
+    let versions = list_at(webhook, &["conversionReviewVersions"]);
+    if versions.is_empty() {
+        errors.push(FieldError::required(at, ""));
+        return;
+    }
+    let mut seen = HashSet::new();
+    for (i, version) in versions.iter().map(|v| v.as_str().unwrap_or("")).enumerate() {
+        let at = format!("{at}[{i}]");
+        if seen.insert(version) {
+            let problems = names::dns1035_label(version).into_iter();
+            errors.extend(problems.map(|m| FieldError::invalid(at.clone(), version, m)));
+        } else {
+            errors.push(FieldError::invalid(at, version, "duplicate version"));
+        }
+    }
+    if super::conversion::review_version(webhook).is_none() {
+        let detail = "must include at least one of v1, v1beta1";
+        errors.push(FieldError::invalid(at, webhook["conversionReviewVersions"].clone(), detail));
+    }
+}
+
+/// The certificates that a conversion webhook is trusted by.
+pub(super) fn ca_bundle(definition: &Value) -> Vec<FieldError> {
+    use base64::Engine as _;
+    let bundle = str_at(definition, &["spec", "conversion", "webhook", "clientConfig", "caBundle"]);
+    if bundle.is_empty() {
+        return Vec::new();
+    }
+    let pem = base64::engine::general_purpose::STANDARD.decode(bundle).unwrap_or_default();
+    if pem.windows(CERTIFICATE.len()).any(|w| w == CERTIFICATE) {
+        return Vec::new();
+    }
+    let at = "spec.conversion.webhook.clientConfig.caBundle";
+    let detail = "unable to load root certificates: unable to parse bytes as PEM block";
+    vec![FieldError::invalid(at, bundle, detail)]
 }
 
 /// Objects may be stored in any version that is remembered: it must not go.
@@ -242,6 +283,10 @@ fn check_stored(definition: &Value, errors: &mut Vec<FieldError>) {
 /// Rules of a replacement: who and where the objects are cannot change.
 pub(super) fn replacement(new: &Value, old: &Value) -> Vec<FieldError> {
     let mut errors = definition(new);
+    // Bundles that were accepted once may stay.
+    if super::is_established(old) && ca_bundle(old).is_empty() {
+        errors.extend(ca_bundle(new));
+    }
     let mut fixed = vec!["group"];
     if super::is_established(old) {
         fixed.push("scope");

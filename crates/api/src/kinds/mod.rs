@@ -47,6 +47,7 @@ mod storage;
 mod tables;
 mod warnings;
 
+pub(crate) use self::admission::client_config;
 pub(crate) use self::autoscaling::as_v2 as autoscaler_as_v2;
 pub use self::core::finalize_namespace;
 pub use hooks::{Columns, Hooks};

@@ -5,4 +5,5 @@ mod rules;
 mod webhooks;
 
 pub(super) use policies::{MUTATING_BINDING, MUTATING_POLICY, VALIDATING_BINDING, VALIDATING_POLICY};
+pub(crate) use webhooks::client_config;
 pub(super) use webhooks::{MUTATING_WEBHOOKS, VALIDATING_WEBHOOKS};

@@ -79,14 +79,24 @@ fn validate_hook(check: &mut Check, hook: &Value, field: &str) {
     }
     validate_selectors(check, hook, field);
     let client = at(hook, &["clientConfig"]).unwrap_or(&Value::Null);
-    let field_client = join(field, "clientConfig");
-    match (at(client, &["url"]).and_then(Value::as_str), at(client, &["service"])) {
-        (Some(url), None) => validate_url(check, url, &join(&field_client, "url")),
-        (None, Some(service)) => validate_service(check, service, &join(&field_client, "service")),
-        _ => check.required(field_client, "exactly one of url or service is required"),
-    }
+    validate_client(check, client, &join(field, "clientConfig"));
     validate_conditions(check, hook, field);
     validate_versions(check, hook, &join(field, "admissionReviewVersions"));
+}
+
+fn validate_client(check: &mut Check, client: &Value, field: &str) {
+    match (at(client, &["url"]).and_then(Value::as_str), at(client, &["service"])) {
+        (Some(url), None) => validate_url(check, url, &join(field, "url")),
+        (None, Some(service)) => validate_service(check, service, &join(field, "service")),
+        _ => check.required(field, "exactly one of url or service is required"),
+    }
+}
+
+/// Findings on the `clientConfig` of a webhook, also of one that converts custom resources.
+pub(crate) fn client_config(client: &Value, field: &str) -> Vec<FieldError> {
+    let mut check = Check::default();
+    validate_client(&mut check, client, field);
+    check.errors
 }
 
 /// A DNS name of at least three labels, so that two vendors' webhooks do not collide.
