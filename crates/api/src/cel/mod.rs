@@ -1,8 +1,8 @@
 //! Expressions in the Common Expression Language, as custom resources and admission policies use them.
 //!
-//! The evaluator has no step counter, so what an evaluation can cost is bounded before it begins: the nodes of the expression
-//! times the largest collection to the power of how deep the expression nests its loops.
+//! What an evaluation costs is counted: see [`budget`].
 
+mod budget;
 mod convert;
 mod library;
 #[cfg(test)]
@@ -14,8 +14,9 @@ use ::cel as engine;
 use engine::common::ast::{EntryExpr, Expr, IdedExpr};
 use serde_json::Value;
 
-/// An evaluation may take this many steps by the estimate.
-pub const STEP_LIMIT: u64 = 20_000_000;
+/// An evaluation may take this many steps: nodes of the expression that are evaluated, and values that are kept. Kubernetes
+/// gives a call a million units of a cost that counts much the same but also the lengths of texts.
+pub const STEP_LIMIT: u64 = 2_000_000;
 /// An expression may be this long, in bytes.
 const LENGTH: usize = 64 << 10;
 
@@ -28,19 +29,22 @@ pub enum Error {
     /// It has no value for these variables: a missing key, an unknown function, operands of types that do not go together.
     #[error("{0}")]
     Evaluate(String),
-    /// It might take too long.
-    #[error("expression may take {estimate} steps, which is more than {STEP_LIMIT}")]
-    Cost {
-        /// Steps.
-        estimate: u64,
-    },
+    /// It takes too long.
+    #[error("operation cancelled: actual cost limit exceeded")]
+    Cost,
+    /// Together with others, it takes too long.
+    #[error("validation failed due to running out of cost budget, no further validation rules will be run")]
+    Budget,
 }
 
 /// A compiled expression.
 #[derive(Debug)]
 pub struct Program {
     program: engine::Program,
-    shape: Shape,
+    /// The same with what counts the steps.
+    counted: IdedExpr,
+    /// Steps without loops.
+    nodes: u64,
     /// Names that are written escaped, as `__dash__`: fields get such names beside their own.
     escapes: bool,
 }
@@ -54,15 +58,8 @@ pub enum Variable<'a> {
     Optional(Option<&'a Value>),
 }
 
-/// What evaluation costs are estimated from.
-#[derive(Debug, Clone, Copy, Default)]
-struct Shape {
-    nodes: u64,
-    loops: u32,
-}
-
 /// Names of types and function libraries, which are no variables.
-const TYPES: [&str; 14] = [
+const TYPES: &[&str] = &[
     "int",
     "uint",
     "double",
@@ -77,6 +74,15 @@ const TYPES: [&str; 14] = [
     "math",
     "google",
     "timestamp",
+    "duration",
+    "optional_type",
+    "strings",
+    "lists",
+    "sets",
+    "ip",
+    "format",
+    "net",
+    "kubernetes",
 ];
 
 static ENVIRONMENT: LazyLock<Arc<engine::Env>> = LazyLock::new(|| Arc::new(library::environment()));
@@ -91,16 +97,14 @@ pub fn compile(expression: &str, variables: &[&str]) -> Result<Program, Error> {
     }
     let program = ENVIRONMENT.compile(expression).map_err(|e| Error::Compile(one_line(&e.to_string())))?;
     let mut visit = Visit::default();
-    visit.node(program.expression(), 0);
+    visit.node(program.expression());
     let declared = |name: &str| variables.contains(&name) || TYPES.contains(&name);
     if let Some(name) = visit.free.iter().find(|name| !declared(name)) {
         return Err(Error::Compile(format!("undeclared reference to '{name}' (in container '')")));
     }
-    if visit.makes_lists {
-        return Err(Error::Compile("undeclared reference to 'lists.range' (in container '')".to_owned()));
-    }
-    let shape = visit.shape;
-    Ok(Program { program, shape, escapes: expression.contains("__") })
+    let mut counted = program.expression().clone();
+    let nodes = budget::counted(&mut counted);
+    Ok(Program { program, counted, nodes, escapes: expression.contains("__") })
 }
 
 /// Whether a variable may be called so: an identifier that is no word of the language.
@@ -123,7 +127,7 @@ impl Program {
     /// The value of the expression.
     ///
     /// # Errors
-    /// [`Error::Evaluate`], and [`Error::Cost`] before anything is evaluated.
+    /// [`Error::Evaluate`], and [`Error::Cost`] when it takes too long.
     pub fn eval(&self, variables: &[(&str, &Value)]) -> Result<Value, Error> {
         let variables: Vec<_> = variables.iter().map(|(name, value)| (*name, Variable::Value(value))).collect();
         self.eval_variables(&variables)
@@ -134,16 +138,15 @@ impl Program {
     /// # Errors
     /// As [`Program::eval`].
     pub fn eval_variables(&self, variables: &[(&str, Variable<'_>)]) -> Result<Value, Error> {
-        let widest = variables.iter().map(|(_, v)| match v {
-            Variable::Value(value) | Variable::Optional(Some(value)) => widest(value),
-            Variable::Optional(None) => 1,
-        });
-        let estimate = self.shape.steps(widest.max().unwrap_or(1));
-        if estimate > STEP_LIMIT {
-            return Err(Error::Cost { estimate });
-        }
+        self.eval_within(variables, &mut STEP_LIMIT.clone())
+    }
+
+    /// The same with no more steps than are left of a budget for several evaluations, and than one may take.
+    ///
+    /// # Errors
+    /// As [`Program::eval`], and [`Error::Budget`].
+    pub fn eval_within(&self, variables: &[(&str, Variable<'_>)], budget: &mut u64) -> Result<Value, Error> {
         let mut context = engine::Context::with_env(ENVIRONMENT.clone());
-        library::functions(&mut context).map_err(|e| Error::Evaluate(e.to_string()))?;
         for (name, value) in variables {
             if !self.uses(name) {
                 continue;
@@ -154,75 +157,60 @@ impl Program {
             };
             context.add_variable_from_value(*name, value);
         }
-        let value = self.program.execute(&context).map_err(|e| Error::Evaluate(one_line(&e.to_string())))?;
+        let evaluate = || engine::Value::resolve(&self.counted, &context);
+        let limit = STEP_LIMIT.min(*budget);
+        let (value, left) = budget::within(limit.saturating_sub(self.nodes), evaluate);
+        *budget -= limit - left.unwrap_or(0);
+        if left.is_none() {
+            return Err(if limit < STEP_LIMIT { Error::Budget } else { Error::Cost });
+        }
+        let value = value.map_err(|e| Error::Evaluate(one_line(&e.to_string())))?;
         convert::to_json(&value).ok_or_else(|| Error::Evaluate("the value has no JSON form".to_owned()))
-    }
-}
-
-impl Shape {
-    fn steps(&self, widest: u64) -> u64 {
-        (0..self.loops).fold(self.nodes, |steps, _| steps.saturating_mul(widest.max(1)))
     }
 }
 
 /// A walk over an expression.
 #[derive(Default)]
 struct Visit {
-    shape: Shape,
     /// Names that no loop around them binds.
     free: Vec<String>,
     bound: Vec<String>,
-    /// It makes lists of any length, which no estimate covers.
-    makes_lists: bool,
 }
 
 impl Visit {
-    fn node(&mut self, node: &IdedExpr, depth: u32) {
-        self.shape.nodes += 1;
-        self.shape.loops = self.shape.loops.max(depth);
+    fn node(&mut self, node: &IdedExpr) {
         match &node.expr {
             Expr::Call(call) => {
-                self.makes_lists |= matches!(call.func_name.as_str(), "range" | "lists.range");
-                call.target.iter().for_each(|t| self.node(t, depth));
-                call.args.iter().for_each(|a| self.node(a, depth));
+                call.target.iter().for_each(|t| self.node(t));
+                call.args.iter().for_each(|a| self.node(a));
             }
             Expr::Comprehension(c) => {
-                self.node(&c.iter_range, depth);
-                self.node(&c.accu_init, depth);
+                self.node(&c.iter_range);
+                self.node(&c.accu_init);
                 let before = self.bound.len();
                 self.bound.extend([c.iter_var.clone(), c.accu_var.clone()]);
                 self.bound.extend(c.iter_var2.clone());
-                self.node(&c.loop_cond, depth + 1);
-                self.node(&c.loop_step, depth + 1);
-                self.node(&c.result, depth);
+                self.node(&c.loop_cond);
+                self.node(&c.loop_step);
+                self.node(&c.result);
                 self.bound.truncate(before);
             }
-            Expr::List(list) => list.elements.iter().for_each(|e| self.node(e, depth)),
-            Expr::Select(select) => self.node(&select.operand, depth),
-            Expr::Map(map) => map.entries.iter().for_each(|e| self.entry(&e.expr, depth)),
-            Expr::Struct(map) => map.entries.iter().for_each(|e| self.entry(&e.expr, depth)),
+            Expr::List(list) => list.elements.iter().for_each(|e| self.node(e)),
+            Expr::Select(select) => self.node(&select.operand),
+            Expr::Map(map) => map.entries.iter().for_each(|e| self.entry(&e.expr)),
+            Expr::Struct(map) => map.entries.iter().for_each(|e| self.entry(&e.expr)),
             Expr::Ident(name) if !self.bound.contains(name) => self.free.push(name.clone()),
             Expr::Ident(_) | Expr::Literal(_) | Expr::Unspecified => {}
         }
     }
 
-    fn entry(&mut self, entry: &EntryExpr, depth: u32) {
+    fn entry(&mut self, entry: &EntryExpr) {
         match entry {
             EntryExpr::MapEntry(e) => {
-                self.node(&e.key, depth);
-                self.node(&e.value, depth);
+                self.node(&e.key);
+                self.node(&e.value);
             }
-            EntryExpr::StructField(e) => self.node(&e.value, depth),
+            EntryExpr::StructField(e) => self.node(&e.value),
         }
-    }
-}
-
-/// The size of the largest collection in a value; texts count as what splitting them can give.
-fn widest(value: &Value) -> u64 {
-    match value {
-        Value::Array(list) => list.iter().map(widest).max().unwrap_or(1).max(list.len() as u64),
-        Value::Object(map) => map.values().map(widest).max().unwrap_or(1).max(map.len() as u64),
-        Value::String(text) => text.len() as u64 / 16,
-        _ => 1,
     }
 }

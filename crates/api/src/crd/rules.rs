@@ -8,10 +8,21 @@ use crate::cel::{self, Program};
 use crate::json::{bool_at, str_at};
 use crate::status::{FieldError, FieldErrorKind};
 
+/// Steps that all rules of an object may take together: ten times what one may, as in Kubernetes.
+const BUDGET: u64 = 10 * cel::STEP_LIMIT;
+
 /// The rules of a schema by their text.
 #[derive(Debug, Default)]
 pub(super) struct Rules {
     programs: HashMap<String, Program>,
+}
+
+/// One look at an object.
+struct Pass {
+    errors: Vec<FieldError>,
+    budget: u64,
+    /// A rule took too long: no others are looked at.
+    ended: bool,
 }
 
 impl Rules {
@@ -47,19 +58,19 @@ impl Rules {
 
     /// What the rules find.
     pub fn check(&self, schema: &Value, object: &Value, old: Option<&Value>) -> Vec<FieldError> {
-        let mut errors = Vec::new();
+        let mut pass = Pass { errors: Vec::new(), budget: BUDGET, ended: false };
         if !self.programs.is_empty() {
-            self.value(schema, object, old, "", &mut errors);
+            self.value(schema, object, old, "", &mut pass);
         }
-        errors
+        pass.errors
     }
 
-    fn value(&self, schema: &Value, value: &Value, old: Option<&Value>, path: &str, errors: &mut Vec<FieldError>) {
-        if value.is_null() {
+    fn value(&self, schema: &Value, value: &Value, old: Option<&Value>, path: &str, pass: &mut Pass) {
+        if value.is_null() || pass.ended {
             return;
         }
         for rule in schema["x-kubernetes-validations"].as_array().into_iter().flatten() {
-            self.rule(schema, rule, value, old, path, errors);
+            self.rule(schema, rule, value, old, path, pass);
         }
         let join = |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
         match value {
@@ -67,7 +78,7 @@ impl Rules {
                 for (name, child) in map {
                     let rest = Some(&schema["additionalProperties"]).filter(|s| s.is_object());
                     if let Some(property) = schema["properties"].get(name).or(rest) {
-                        self.value(property, child, old.and_then(|o| o.get(name)), &join(name), errors);
+                        self.value(property, child, old.and_then(|o| o.get(name)), &join(name), pass);
                     }
                 }
             }
@@ -81,22 +92,17 @@ impl Rules {
                         keys.is_some_and(|k| k.iter().filter_map(Value::as_str).all(|k| o.get(k) == item.get(k)))
                     };
                     let before = old.and_then(Value::as_array).and_then(|l| l.iter().find(same));
-                    self.value(&schema["items"], item, before, &format!("{path}[{index}]"), errors);
+                    self.value(&schema["items"], item, before, &format!("{path}[{index}]"), pass);
                 }
             }
             _ => {}
         }
     }
 
-    fn rule(
-        &self,
-        schema: &Value,
-        rule: &Value,
-        value: &Value,
-        old: Option<&Value>,
-        path: &str,
-        errors: &mut Vec<FieldError>,
-    ) {
+    fn rule(&self, schema: &Value, rule: &Value, value: &Value, old: Option<&Value>, path: &str, pass: &mut Pass) {
+        if pass.ended {
+            return;
+        }
         let text = str_at(rule, &["rule"]);
         let Some(program) = self.programs.get(text) else { return };
         let transition = program.uses("oldSelf");
@@ -112,10 +118,22 @@ impl Rules {
                 if optional { cel::Variable::Optional(old) } else { cel::Variable::Value(old.unwrap_or(&Value::Null)) },
             ));
         }
-        let (kind, detail) = match program.eval_variables(&vars) {
+        let (kind, detail) = match program.eval_within(&vars, &mut pass.budget) {
             Ok(Value::Bool(true)) => return,
-            Ok(Value::Bool(false)) => (reason(str_at(rule, &["reason"])), self.message(rule, text, &vars)),
+            Ok(Value::Bool(false)) => {
+                let message = self.message(rule, text, &vars, &mut pass.budget);
+                (reason(str_at(rule, &["reason"])), message)
+            }
             Ok(_) => (FieldErrorKind::Invalid, format!("rule does not evaluate to a boolean: {text}")),
+            Err(error @ cel::Error::Cost) => {
+                pass.ended = true;
+                let words = "no further validation rules will be run due to call cost exceeds limit for rule";
+                (FieldErrorKind::Invalid, format!("'{error}': {words}: {text}"))
+            }
+            Err(error @ cel::Error::Budget) => {
+                pass.ended = true;
+                (FieldErrorKind::Invalid, error.to_string())
+            }
             Err(error) => (FieldErrorKind::Invalid, format!("rule compile or evaluation error: {error}: {text}")),
         };
         let field = match str_at(rule, &["fieldPath"]) {
@@ -124,12 +142,12 @@ impl Rules {
             below => format!("{path}{below}"),
         };
         let value = if kind == FieldErrorKind::Duplicate { value.clone() } else { ty.into() };
-        errors.push(FieldError { kind, field, detail, value });
+        pass.errors.push(FieldError { kind, field, detail, value });
     }
 
-    fn message(&self, rule: &Value, text: &str, vars: &[(&str, cel::Variable<'_>)]) -> String {
-        let computed =
-            self.programs.get(str_at(rule, &["messageExpression"])).and_then(|p| p.eval_variables(vars).ok());
+    fn message(&self, rule: &Value, text: &str, vars: &[(&str, cel::Variable<'_>)], budget: &mut u64) -> String {
+        let program = self.programs.get(str_at(rule, &["messageExpression"]));
+        let computed = program.and_then(|p| p.eval_within(vars, budget).ok());
         match (computed, str_at(rule, &["message"])) {
             (Some(Value::String(words)), _) if !words.trim().is_empty() && !words.contains('\n') => words,
             (_, "") => format!("failed rule: {}", text.trim()),
