@@ -3,6 +3,7 @@
 //! What an evaluation costs is counted: see [`budget`].
 
 mod budget;
+pub(crate) mod check;
 mod convert;
 mod library;
 #[cfg(test)]
@@ -56,6 +57,15 @@ pub enum Variable<'a> {
     Value(&'a Value),
     /// A value that may be absent, as CEL's `optional`.
     Optional(Option<&'a Value>),
+    /// A value, optional or not, with the schema that types it.
+    Typed {
+        /// The value; one that is absent and not optional is null.
+        value: Option<&'a Value>,
+        /// Its structural schema.
+        schema: &'a Value,
+        /// Whether it is CEL's `optional`.
+        optional: bool,
+    },
 }
 
 /// Names of types and function libraries, which are no variables.
@@ -154,6 +164,10 @@ impl Program {
             let value = match value {
                 Variable::Value(value) => convert::from_json(value, self.escapes),
                 Variable::Optional(value) => convert::optional(value.map(|v| convert::from_json(v, self.escapes))),
+                Variable::Typed { value, schema, optional } => {
+                    let value = value.map(|v| convert::typed(v, schema, self.escapes));
+                    if *optional { convert::optional(value) } else { value.unwrap_or(engine::Value::Null) }
+                }
             };
             context.add_variable_from_value(*name, value);
         }

@@ -187,14 +187,113 @@ fn comprehensions_may_have_two_variables() {
 
 #[test]
 fn what_is_kept_and_made_is_paid_for_too() {
-    let many: Vec<u32> = (0..3000).collect();
-    for rule in ["self.map(x, self).size() > 0", "lists.range(900000).map(x, lists.range(900000)).size() > 0"] {
-        assert_eq!(eval(rule, &json!(many)), Err(Error::Cost), "{rule}");
+    let many = json!((0..300).collect::<Vec<u32>>());
+    for rule in [
+        "self.map(x, self).size() > 0",
+        "lists.range(9000).map(x, lists.range(9000)).size() > 0",
+        "sets.contains(self, self) && sets.contains(self, self)",
+        // An error in a loop does not hide that the budget is spent.
+        "self.exists(x, self.all(y, self.all(z, z >= 0)))",
+    ] {
+        let program = compile(rule, &["self"]).unwrap();
+        let mut left = 50_000;
+        let found = program.eval_within(&[("self", Variable::Value(&many))], &mut left);
+        assert_eq!((found, left), (Err(Error::Budget), 0), "{rule}");
     }
-    // An error in a loop does not hide that the budget is spent.
-    assert_eq!(eval("self.exists(x, self.all(y, self.all(z, z >= 0)))", &json!(many)), Err(Error::Cost));
-    let small: Vec<u32> = vec![2; 300];
-    assert_eq!(eval("self.all(x, self.all(y, y == x))", &json!(small)), Ok(true.into()));
-    let large: Vec<u32> = vec![20; 725];
-    assert_eq!(eval("self.all(x, self.all(y, y == x))", &json!(large)), Err(Error::Cost));
+    let mut left = 100_000;
+    let program = compile("self.all(y, y >= 0)", &["self"]).unwrap();
+    assert_eq!(program.eval_within(&[("self", Variable::Value(&many))], &mut left), Ok(true.into()));
+    assert!((90_000..99_500).contains(&left), "{left}");
+}
+
+fn checked(rule: &str, schema: &Value) -> Result<String, String> {
+    let program = compile(rule, &["self", "oldSelf"]).map_err(|e| e.to_string())?;
+    let ty = check::Type::of(schema, true).unwrap();
+    check::check(&program, &[("self", ty.clone()), ("oldSelf", ty)]).map(|sound| sound.ty.to_string())
+}
+
+fn schema() -> Value {
+    let text = json!({"type": "string"});
+    json!({"type": "object", "properties": {
+        "n": {"type": "integer"}, "x": {"type": "number"}, "s": text, "b": {"type": "boolean"}, "foo-bar": text,
+        "at": {"type": "string", "format": "date-time"}, "raw": {"type": "string", "format": "byte"},
+        "long": {"type": "string", "format": "duration"}, "any": {"x-kubernetes-int-or-string": true},
+        "list": {"type": "array", "maxItems": 10, "items": {"type": "object", "properties": {"k": text, "v": {"type": "integer"}}}},
+        "map": {"type": "object", "additionalProperties": {"type": "integer"}},
+        "texts": {"type": "array", "items": text},
+    }})
+}
+
+#[test]
+fn types_that_go_together_are_accepted() {
+    for (rule, ty) in [
+        ("self.n > 1 && self.x < 2.0 && self.n < self.x", "bool"),
+        ("self.metadata.name.startsWith('a') && self.kind == 'X' && has(self.s)", "bool"),
+        ("self.foo__dash__bar.split('-')", "list(string)"),
+        ("self.list.all(e, e.k == 'a' || e.v > 1) && self.list.exists(i, e, i == 0 && e.k != 'x')", "bool"),
+        ("self.list.map(e, e.v).sum()", "int"),
+        ("self.list.filter(e, e.v > 1).map(e, e.k).join(',')", "string"),
+        ("self.map.all(k, k.size() > 1 && self.map[k] > 0) && 'a' in self.map && self.map.a == 1", "bool"),
+        ("self.at > timestamp('2021-01-01T00:00:00Z') && self.long < duration('1h')", "bool"),
+        ("self.at + self.long", "timestamp"),
+        ("string(self.raw) == 'a' && self.any == 1 && self.any == 'a'", "bool"),
+        ("self.?s.orValue('x')", "string"),
+        ("self.?s.optMap(v, v.size()).orValue(0)", "int"),
+        ("oldSelf.n == self.n ? 'a' : 'b'", "string"),
+        ("quantity(self.s).add(1).isGreaterThan(quantity('1'))", "bool"),
+        ("format.dns1123Label().validate(self.s).hasValue() && type(self.n) == int", "bool"),
+        ("isIP(self.s) && cidr(self.s).containsIP(self.s) && ip(self.s).family() == 4", "bool"),
+        ("sets.intersects(self.texts, ['a']) && self.texts.indexOf('a') < 2", "bool"),
+        ("self.list.sortBy(e, e.v)[0].k", "string"),
+        ("self.map.transformMap(k, v, v > 1, k).size()", "int"),
+        ("[1, 2].exists_one(x, x == self.n) && dyn(self.n) == 'a' && math.greatest(1, 2) == 2", "bool"),
+        ("self.list.all(a, self.list.all(b, a.k != b.k || a == b))", "bool"),
+        ("self.s.matches('^a$') && !(self.s in ['a', 'b']) && self.texts + ['x'] == self.texts", "bool"),
+        ("lists.range(3).map(i, self.texts[i])", "list(string)"),
+    ] {
+        assert_eq!(checked(rule, &schema()).as_deref(), Ok(ty), "{rule}");
+    }
+}
+
+#[test]
+fn types_that_do_not_are_told_with_their_place() {
+    for (rule, wanted) in [
+        ("self.z == 100", "ERROR: <input>:1:5: undefined field 'z'\n | self.z == 100\n | ....^"),
+        ("self.list.all(e, e.nope == 1)", "undefined field 'nope'"),
+        ("self.list.exists(i, e, e.nope == 1)", "undefined field 'nope'"),
+        ("self.metadata.labels.size() == 0", "undefined field 'labels'"),
+        ("self.?nope.hasValue()", "undefined field 'nope'"),
+        ("self.n == 'a'", "found no matching overload for '_==_' applied to '(int, string)'"),
+        ("self.n + self.x > 1.0", "found no matching overload for '_+_' applied to '(int, double)'"),
+        ("self.s > 1", "found no matching overload for '_>_' applied to '(string, int)'"),
+        ("self.s && true", "found no matching overload for '_&&_' applied to '(string, bool)'"),
+        ("self.n.startsWith('a')", "found no matching overload for 'startsWith' applied to 'int.(string)'"),
+        ("self.s.foo == 'a'", "type 'string' does not support field selection"),
+        ("nosuch(self.s)", "undeclared reference to 'nosuch' (in container '')"),
+        ("self.s.nosuch()", "undeclared reference to 'nosuch' (in container '')"),
+        ("self.n.all(x, x > 1)", "expression of type 'int' cannot be range of a comprehension"),
+        ("self.texts.all(x, x)", "found no matching overload for '_&&_' applied to '(bool, string)'"),
+        ("self.texts['a'] == 'b'", "found no matching overload for '_[_]' applied to '(list(string), string)'"),
+        ("1 in self.texts", "found no matching overload for '@in' applied to '(int, list(string))'"),
+    ] {
+        let found = checked(rule, &schema()).unwrap_err();
+        assert!(found.contains(wanted), "{rule}: {found}");
+    }
+}
+
+#[test]
+fn values_have_the_types_of_their_schema() {
+    let object =
+        json!({"x": 5, "at": "2022-01-01T00:00:00Z", "raw": "YQ==", "long": "90m", "n": 1, "s": "t", "any": 3});
+    let schema = schema();
+    for rule in [
+        "self.x * 2.0 == 10.0",
+        "self.at > timestamp('2021-01-01T00:00:00Z') && self.at.getFullYear() == 2022",
+        "self.raw == b'a' && self.long == duration('1h30m') && self.long > duration('1h')",
+        "self.n + 1 == 2 && self.s == 't' && self.any == 3",
+    ] {
+        let typed = Variable::Typed { value: Some(&object), schema: &schema, optional: false };
+        let program = compile(rule, &["self"]).unwrap();
+        assert_eq!(program.eval_variables(&[("self", typed)]), Ok(true.into()), "{rule}");
+    }
 }

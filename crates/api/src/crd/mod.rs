@@ -7,6 +7,7 @@ mod definition;
 mod intern;
 mod jsonpath;
 mod rules;
+mod ruletypes;
 mod structural;
 #[cfg(test)]
 mod tests;
@@ -314,7 +315,7 @@ impl Custom {
     }
 
     pub(crate) fn validate(&self, object: &Value, old: Option<&Value>) -> Vec<FieldError> {
-        let mut errors = values::validate(&self.schema, &self.patterns, object);
+        let mut errors = values::validate(&self.schema, &self.patterns, object, old);
         // Rules are about values of the declared types.
         if errors.is_empty() {
             errors = self.rules.check(&self.schema, object, old);

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use serde_json::Value;
 
+use super::values;
 use crate::cel::{self, Program};
 use crate::json::{bool_at, str_at};
 use crate::status::{FieldError, FieldErrorKind};
@@ -83,15 +84,8 @@ impl Rules {
                 }
             }
             Value::Array(list) => {
-                // Only items that can be told apart have an old value.
-                let keys = schema["x-kubernetes-list-map-keys"]
-                    .as_array()
-                    .filter(|_| schema["x-kubernetes-list-type"] == "map");
                 for (index, item) in list.iter().enumerate() {
-                    let same = |o: &&Value| {
-                        keys.is_some_and(|k| k.iter().filter_map(Value::as_str).all(|k| o.get(k) == item.get(k)))
-                    };
-                    let before = old.and_then(Value::as_array).and_then(|l| l.iter().find(same));
+                    let before = values::counterpart(schema, item, old);
                     self.value(&schema["items"], item, before, &format!("{path}[{index}]"), pass);
                 }
             }
@@ -110,13 +104,15 @@ impl Rules {
         if transition && old.is_none() && !optional {
             return;
         }
+        if !transition && old == Some(value) {
+            // It passed, or was there before the rule (KEP-4008).
+            return;
+        }
         let ty = str_at(schema, &["type"]);
-        let mut vars: Vec<(&str, cel::Variable<'_>)> = vec![("self", cel::Variable::Value(value))];
+        let typed = |value, optional| cel::Variable::Typed { value, schema, optional };
+        let mut vars: Vec<(&str, cel::Variable<'_>)> = vec![("self", typed(Some(value), false))];
         if transition {
-            vars.push((
-                "oldSelf",
-                if optional { cel::Variable::Optional(old) } else { cel::Variable::Value(old.unwrap_or(&Value::Null)) },
-            ));
+            vars.push(("oldSelf", typed(old, optional)));
         }
         let (kind, detail) = match program.eval_within(&vars, &mut pass.budget) {
             Ok(Value::Bool(true)) => return,

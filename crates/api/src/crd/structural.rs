@@ -201,7 +201,7 @@ fn default(schema: &Value, at: &str, errors: &mut Vec<FieldError>) {
     }
     let mut whole = default.clone();
     super::defaults::apply(schema, &mut whole, 0);
-    for error in values::validate(schema, &patterns, &whole) {
+    for error in values::validate(schema, &patterns, &whole, None) {
         let below = if error.field.is_empty() { String::new() } else { format!(".{}", error.field) };
         errors.push(FieldError { field: format!("{at}.default{below}"), ..error });
     }

@@ -227,3 +227,108 @@ fn documents_show_the_schema_and_change_with_it() {
     let list = crate::discovery::api_resource_list("example.com", "v1", &kinds.served).unwrap();
     assert_eq!(list["resources"].as_array().unwrap().len(), 3);
 }
+
+/// The kind of a definition with this schema.
+fn kind_of(schema: &Value) -> std::sync::Arc<crate::kinds::KindInfo> {
+    let mut definition = definition();
+    let version = &mut definition["spec"]["versions"][0];
+    version["schema"]["openAPIV3Schema"] = schema.clone();
+    version.as_object_mut().unwrap().retain(|k, _| matches!(k.as_str(), "name" | "served" | "storage" | "schema"));
+    kinds(&definition).unwrap().stored
+}
+
+#[test]
+fn what_did_not_change_is_not_held_against_a_stricter_schema() {
+    let kind = kind_of(&json!({"type": "object", "properties": {
+        "spec": {"type": "object", "properties": {
+            "n": {"type": "integer", "maximum": 5},
+            "text": {"type": "string", "x-kubernetes-validations": [{"rule": "self == 'good'"}]},
+            "grows": {"type": "integer", "x-kubernetes-validations": [{"rule": "self > oldSelf"}]},
+            "keyed": {"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["k"],
+                "items": {"type": "object", "required": ["k"], "properties": {"k": {"type": "string"}, "v": {"type": "integer", "maximum": 5}}}},
+            "plain": {"type": "array", "items": {"type": "integer", "maximum": 5}},
+        }},
+    }}));
+    let custom = kind.custom.as_ref().unwrap();
+    let object = |spec: Value| json!({"apiVersion": "example.com/v1", "kind": "Backup", "metadata": {"name": "a"}, "spec": spec});
+    let findings = |new: Value, old: Value| -> Vec<String> {
+        custom.validate(&object(new), Some(&object(old))).into_iter().map(|e| e.field).collect()
+    };
+    let old = json!({"n": 9, "text": "bad", "keyed": [{"k": "a", "v": 9}], "plain": [9]});
+    let mut new = old.clone();
+    new["more"] = json!(1);
+    assert_eq!(findings(new.clone(), old.clone()), [""; 0]);
+    new["keyed"] = json!([{"k": "b", "v": 1}, {"k": "a", "v": 9}]);
+    assert_eq!(findings(new.clone(), old.clone()), [""; 0]);
+    new["keyed"][1]["v"] = json!(8);
+    new["plain"] = json!([1, 9]);
+    new["n"] = json!(10);
+    assert_eq!(findings(new, old.clone()), ["spec.keyed[1].v", "spec.n", "spec.plain[1]"]);
+    let mut new = old.clone();
+    new["text"] = json!("worse");
+    assert_eq!(findings(new, old.clone()), ["spec.text"]);
+    // Rules about the change are asked also when there is none.
+    assert_eq!(findings(json!({"grows": 1}), json!({"grows": 1})), ["spec.grows"]);
+    assert_eq!(findings(json!({"grows": 2}), json!({"grows": 1})), [""; 0]);
+}
+
+fn rule_errors(schema: &Value) -> Vec<String> {
+    ruletypes::check(schema, "s").into_iter().map(|e| e.to_string()).collect()
+}
+
+#[test]
+fn rules_that_cannot_hold_are_refused() {
+    let with = |rule: Value| {
+        json!({"type": "object", "properties": {"spec": {
+            "type": "object", "properties": {"x": {"type": "integer"}}, "x-kubernetes-validations": [rule],
+        }}})
+    };
+    for (rule, wanted) in [
+        (json!({"rule": "self.z == 100"}), "compilation failed: ERROR: <input>:1:5: undefined field 'z'"),
+        (json!({"rule": "self.x + 1"}), "cel expression must evaluate to a bool"),
+        (json!({"rule": "self.x > 0", "messageExpression": "self.x"}), "messageExpression must evaluate to a string"),
+        (json!({"rule": "self.x > 0", "messageExpression": "self.y"}), "messageExpression compilation failed: ERROR"),
+        (json!({"rule": "oldSelf.x > 0", "optionalOldSelf": true}), "found no matching overload"),
+    ] {
+        let found = rule_errors(&with(rule));
+        assert!(found.len() == 1 && found[0].contains(wanted), "{wanted}: {found:?}");
+    }
+    let old = with(json!({"rule": "oldSelf.orValue(self).x <= self.x", "optionalOldSelf": true}));
+    assert_eq!(rule_errors(&old), [""; 0]);
+}
+
+#[test]
+fn rules_over_too_much_are_refused() {
+    let list = |max: Option<u64>| {
+        let mut list = json!({"type": "array", "items": {"type": "string"},
+            "x-kubernetes-validations": [{"rule": "self.all(s, s == 'string constant')"}]});
+        if let Some(max) = max {
+            list["maxItems"] = max.into();
+        }
+        list
+    };
+    let nested = |outer: Value| json!({"type": "object", "properties": {"x": outer}});
+    let unbounded = nested(json!({"type": "array", "items": list(None)}));
+    let found = rule_errors(&unbounded);
+    let wanted = "s.properties[x].items.x-kubernetes-validations[0].rule: Forbidden: estimated rule cost exceeds budget by factor of more than 100x";
+    assert!(found[0].starts_with(wanted), "{found:?}");
+    assert_eq!(rule_errors(&nested(list(None))), [""; 0]);
+    assert_eq!(rule_errors(&nested(json!({"type": "array", "maxItems": 10, "items": list(Some(100))}))), [""; 0]);
+}
+
+#[test]
+fn old_values_are_known_only_where_items_can_be_told_apart() {
+    let item = json!({"type": "object", "properties": {"k": {"type": "string"}},
+        "x-kubernetes-validations": [{"rule": "self.k == oldSelf.k"}]});
+    let list = |ty: &str| {
+        json!({"type": "object", "properties": {"l": {
+            "type": "array", "maxItems": 5, "x-kubernetes-list-type": ty, "x-kubernetes-list-map-keys": ["k"], "items": item,
+        }}})
+    };
+    assert_eq!(rule_errors(&list("map")), [""; 0]);
+    let found = rule_errors(&list("atomic"));
+    assert!(
+        found[0].contains("oldSelf cannot be used on the uncorrelatable portion of the schema within s.properties[l]"),
+        "{found:?}"
+    );
+}

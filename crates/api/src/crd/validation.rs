@@ -17,6 +17,12 @@ const COLUMN_TYPES: [&str; 5] = ["integer", "number", "string", "boolean", "date
 /// Rules of a definition by itself.
 pub(super) fn definition(definition: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
+    check(definition, &mut errors);
+    check_rules(definition, &Value::Null, &mut errors);
+    errors
+}
+
+fn check(definition: &Value, errors: &mut Vec<FieldError>) {
     let spec = &definition["spec"];
     let (group, plural) = (str_at(spec, &["group"]), str_at(spec, &["names", "plural"]));
     let wanted = format!("{plural}.{group}");
@@ -36,7 +42,7 @@ pub(super) fn definition(definition: &Value) -> Vec<FieldError> {
     }
     if group.ends_with(".k8s.io") || group.ends_with(".kubernetes.io") || group == "k8s.io" || group == "kubernetes.io"
     {
-        protected(definition, &mut errors);
+        protected(definition, errors);
     }
     match str_at(spec, &["scope"]) {
         "" => errors.push(FieldError::required("spec.scope", "")),
@@ -47,11 +53,22 @@ pub(super) fn definition(definition: &Value) -> Vec<FieldError> {
         let detail = "must be false in order to use defaults in the schema, and `x-kubernetes-preserve-unknown-fields` says the same in v1";
         errors.push(FieldError::invalid("spec.preserveUnknownFields", true, detail));
     }
-    check_names(spec, &mut errors);
-    check_versions(spec, &mut errors);
-    check_conversion(spec, &mut errors);
-    check_stored(definition, &mut errors);
-    errors
+    check_names(spec, errors);
+    check_versions(spec, errors);
+    check_conversion(spec, errors);
+    check_stored(definition, errors);
+}
+
+/// Types and costs of the rules of schemas that are new: what was accepted once stays.
+fn check_rules(new: &Value, old: &Value, errors: &mut Vec<FieldError>) {
+    let before = list_at(old, &["spec", "versions"]);
+    for (i, version) in list_at(new, &["spec", "versions"]).iter().enumerate() {
+        let same = |old: &&Value| old["name"] == version["name"] && old["schema"] == version["schema"];
+        if !before.iter().any(|old| same(&old)) {
+            let at = format!("spec.versions[{i}].schema.openAPIV3Schema");
+            errors.extend(super::ruletypes::check(&version["schema"]["openAPIV3Schema"], &at));
+        }
+    }
 }
 
 /// Groups of the community need a word that they were agreed on.
@@ -282,7 +299,9 @@ fn check_stored(definition: &Value, errors: &mut Vec<FieldError>) {
 
 /// Rules of a replacement: who and where the objects are cannot change.
 pub(super) fn replacement(new: &Value, old: &Value) -> Vec<FieldError> {
-    let mut errors = definition(new);
+    let mut errors = Vec::new();
+    check(new, &mut errors);
+    check_rules(new, old, &mut errors);
     // Bundles that were accepted once may stay.
     if super::is_established(old) && ca_bundle(old).is_empty() {
         errors.extend(ca_bundle(new));

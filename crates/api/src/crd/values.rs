@@ -17,11 +17,24 @@ struct Check<'a> {
     errors: Vec<FieldError>,
 }
 
-/// Everything that is wrong with the object; `metadata` is checked elsewhere.
-pub(super) fn validate(schema: &Value, patterns: &HashMap<String, Regex>, object: &Value) -> Vec<FieldError> {
+/// Everything that is wrong with the object; `metadata` is checked elsewhere. What is as it was in `old` passes: a schema may
+/// have become stricter since (KEP-4008).
+pub(super) fn validate(
+    schema: &Value,
+    patterns: &HashMap<String, Regex>,
+    object: &Value,
+    old: Option<&Value>,
+) -> Vec<FieldError> {
     let mut check = Check { patterns, errors: Vec::new() };
-    check.value(schema, object, "", true);
+    check.value(schema, object, old, "", true);
     check.errors
+}
+
+/// The item of an old list that an item of the new one replaces; `None` where items cannot be told apart.
+pub(super) fn counterpart<'a>(schema: &Value, item: &Value, old: Option<&'a Value>) -> Option<&'a Value> {
+    let keys = schema["x-kubernetes-list-map-keys"].as_array().filter(|_| schema["x-kubernetes-list-type"] == "map")?;
+    let same = |o: &&Value| keys.iter().filter_map(Value::as_str).all(|k| o.get(k) == item.get(k));
+    old?.as_array()?.iter().find(same)
 }
 
 fn child(path: &str, key: &str) -> String {
@@ -58,8 +71,8 @@ impl Check<'_> {
         self.errors.push(FieldError::invalid(path, value.clone(), detail));
     }
 
-    fn value(&mut self, schema: &Value, value: &Value, path: &str, root: bool) {
-        if self.errors.len() >= ENOUGH || !schema.is_object() {
+    fn value(&mut self, schema: &Value, value: &Value, old: Option<&Value>, path: &str, root: bool) {
+        if self.errors.len() >= ENOUGH || !schema.is_object() || old == Some(value) {
             return;
         }
         if value.is_null() && schema["nullable"] == true {
@@ -69,12 +82,12 @@ impl Check<'_> {
             return;
         }
         self.allowed(schema, value, path);
-        self.combined(schema, value, path, root);
+        self.combined(schema, value, old, path, root);
         match value {
             Value::String(text) => self.text(schema, value, text, path),
             Value::Number(n) => self.number(schema, value, n.as_f64().unwrap_or(0.0), path),
-            Value::Array(list) => self.list(schema, list, path),
-            Value::Object(map) => self.object(schema, map, path, root),
+            Value::Array(list) => self.list(schema, list, old, path),
+            Value::Object(map) => self.object(schema, map, old, path, root),
             Value::Null | Value::Bool(_) => {}
         }
     }
@@ -112,10 +125,10 @@ impl Check<'_> {
     }
 
     /// `allOf`, `anyOf`, `oneOf`, `not`.
-    fn combined(&mut self, schema: &Value, value: &Value, path: &str, root: bool) {
+    fn combined(&mut self, schema: &Value, value: &Value, old: Option<&Value>, path: &str, root: bool) {
         let branch = |schema: &Value| {
             let mut check = Check { patterns: self.patterns, errors: Vec::new() };
-            check.value(schema, value, path, root);
+            check.value(schema, value, old, path, root);
             check.errors
         };
         let mut found = Vec::new();
@@ -206,7 +219,7 @@ impl Check<'_> {
         }
     }
 
-    fn list(&mut self, schema: &Value, list: &[Value], path: &str) {
+    fn list(&mut self, schema: &Value, list: &[Value], old: Option<&Value>, path: &str) {
         if let Some(max) = schema["maxItems"].as_u64().filter(|max| list.len() as u64 > *max) {
             self.errors.push(FieldError::too_many(path, list.len(), max as usize));
         }
@@ -232,11 +245,11 @@ impl Check<'_> {
             {
                 self.errors.push(FieldError::duplicate(at.clone(), identity));
             }
-            self.value(&schema["items"], item, &at, false);
+            self.value(&schema["items"], item, counterpart(schema, item, old), &at, false);
         }
     }
 
-    fn object(&mut self, schema: &Value, map: &Map<String, Value>, path: &str, root: bool) {
+    fn object(&mut self, schema: &Value, map: &Map<String, Value>, old: Option<&Value>, path: &str, root: bool) {
         if let Some(max) = schema["maxProperties"].as_u64().filter(|max| map.len() as u64 > *max) {
             self.errors.push(FieldError::too_many(path, map.len(), max as usize));
         }
@@ -261,10 +274,11 @@ impl Check<'_> {
                 self.metadata(&schema["properties"]["metadata"], value);
                 continue;
             }
+            let before = old.and_then(|o| o.get(name));
             if let Some(property) = properties.and_then(|p| p.get(name)) {
-                self.value(property, value, &child(path, name), false);
+                self.value(property, value, before, &child(path, name), false);
             } else if schema["additionalProperties"].is_object() {
-                self.value(&schema["additionalProperties"], value, &child(path, name), false);
+                self.value(&schema["additionalProperties"], value, before, &child(path, name), false);
             }
         }
     }
@@ -273,7 +287,7 @@ impl Check<'_> {
     fn metadata(&mut self, schema: &Value, metadata: &Value) {
         for name in ["name", "generateName"] {
             if let (Some(schema), Some(value)) = (schema["properties"].get(name), metadata.get(name)) {
-                self.value(schema, value, &child("metadata", name), false);
+                self.value(schema, value, None, &child("metadata", name), false);
             }
         }
     }

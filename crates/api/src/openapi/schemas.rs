@@ -92,9 +92,9 @@ fn custom_definition(kind: &KindInfo, schema: &Value) -> Value {
     let mut out = schema.clone();
     let text = |words: &str| json!({"type": "string", "description": words});
     let properties = crate::json::ensure_object(&mut out, "properties");
-    properties["apiVersion"] = text("The version of the schema that the object is written in.");
-    properties["kind"] = text("What the object is.");
-    properties["metadata"] = json!({"description": "Standard object metadata.", "allOf": [reference(OBJECT_META)]});
+    properties["apiVersion"] = text("APIVersion defines the versioned schema of this representation of an object.");
+    properties["kind"] = text("Kind is a string value representing the REST resource this object represents.");
+    properties["metadata"] = json!({"description": "Standard object's metadata.", "allOf": [reference(OBJECT_META)]});
     out["x-kubernetes-group-version-kind"] = json!([{"group": kind.group, "version": kind.version, "kind": kind.kind}]);
     out
 }

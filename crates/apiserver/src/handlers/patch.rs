@@ -37,6 +37,8 @@ pub(crate) struct Patch {
     pub form: Form,
     pub document: Value,
     repeated: Vec<String>,
+    /// The first repeated key of an apply, in the words of a YAML parser.
+    set_twice: Option<String>,
 }
 
 impl Patch {
@@ -58,7 +60,8 @@ impl Patch {
             let error = FieldError::forbidden("force", "may not be specified for non-apply patch");
             return Err(ApiError::invalid("PatchOptions", "meta.k8s.io", "", vec![error]));
         }
-        Ok(Patch { form, document: decoded.value, repeated: decoded.repeated })
+        let set_twice = (form == Form::Apply && !decoded.repeated.is_empty()).then(|| set_twice(&bytes)).flatten();
+        Ok(Patch { form, document: decoded.value, repeated: decoded.repeated, set_twice })
     }
 
     /// The patched object. Not for apply.
@@ -72,6 +75,35 @@ impl Patch {
             Form::Strategic | Form::Apply => api::patch::strategic_merge(ty, object, &self.document),
         }
     }
+}
+
+/// Where a document sets a key again.
+fn set_twice(bytes: &[u8]) -> Option<String> {
+    let error = serde_saphyr::from_str::<Value>(std::str::from_utf8(bytes).ok()?).err()?;
+    match error.without_snippet() {
+        serde_saphyr::Error::DuplicateMappingKey { key, location } => {
+            let (line, key) = (location.line(), key.as_deref().unwrap_or(""));
+            let words = "error converting YAML to JSON: yaml: unmarshal errors";
+            Some(format!("{words}:\n  line {line}: key {key:?} already set in map"))
+        }
+        _ => None,
+    }
+}
+
+/// What server-side apply refuses of a custom object, however strict the request is about fields: those that the schema
+/// does not declare would be nobody's.
+fn declared(kind: &KindInfo, applied: &Value) -> Result<(), ApiError> {
+    let unknown = schema_of(kind)?.validate_unknown(applied);
+    let findings: Vec<String> = unknown.iter().map(|path| format!(".{path}: field not declared in schema")).collect();
+    let found = match findings.as_slice() {
+        [] => return Ok(()),
+        [one] => one.clone(),
+        many => format!("errors:\n  {}", many.join("\n  ")),
+    };
+    let (namespace, name) = (api::meta::namespace(applied), api::meta::name(applied));
+    let what = format!("({namespace}/{name}; {}, Kind={})", kind.api_version(), kind.kind);
+    let message = format!("failed to create typed patch object {what}: {found}");
+    Err(ApiError { code: 500, reason: "", message, details: None })
 }
 
 /// PATCH of an object or of its status.
@@ -156,7 +188,21 @@ async fn apply(
         let error = FieldError::required("fieldManager", "is required for apply patch");
         return Err(ApiError::invalid("PatchOptions", "meta.k8s.io", "", vec![error]));
     }
-    let Patch { document: mut applied, repeated, .. } = patch;
+    let Patch { document: mut applied, mut repeated, set_twice, .. } = patch;
+    if kind.custom.is_some() {
+        input::same_kind(kind, &mut applied)?;
+        declared(kind, &applied)?;
+        if let Some(words) = set_twice {
+            repeated.clear();
+            match call.query.validation {
+                FieldValidation::Strict => {
+                    return Err(ApiError::bad_request(format!("error strict decoding YAML: {words}")));
+                }
+                FieldValidation::Warn => writer.warnings.add(words.replace('\n', " ")),
+                FieldValidation::Ignore => {}
+            }
+        }
+    }
     *warnings = checked(kind, &mut applied, &repeated, call.query.validation)?;
     if api::meta::name(&applied).is_empty() {
         applied["metadata"]["name"] = scope.name.into();
