@@ -18,6 +18,8 @@ use serde_json::{Value, json};
 const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 const NAME: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/servers.example.com";
 
+/// What a case changes.
+type Change = fn(&mut Value);
 type Spoil = Arc<dyn Fn(&mut Value) + Send + Sync>;
 
 /// A webhook that converts, with a certificate of the cluster's authority; `spoil` has the last word on its answers.
@@ -267,7 +269,7 @@ async fn answers_that_are_not_conversions_are_errors() {
     established(&admin, &hook.definition()).await;
     admin.create(&at("v1"), &v1("a", "h:1")).await;
     let path = format!("{}/a", at("v2"));
-    let cases: [(fn(&mut Value), &str); 6] = [
+    let cases: [(Change, &str); 6] = [
         (
             |a| a["response"]["result"] = json!({"status": "Failure", "message": "no such thing"}),
             "failed: no such thing",
@@ -330,7 +332,7 @@ async fn a_webhook_that_is_not_there_fails_what_needs_it() {
 async fn a_webhook_that_cannot_be_called_is_refused_in_the_definition() {
     let cluster = Cluster::start().await;
     let (admin, hook) = (cluster.admin(), serve(&cluster).await);
-    let cases: [(fn(&mut Value), &str); 4] = [
+    let cases: [(Change, &str); 4] = [
         (|w| w["clientConfig"]["url"] = "http://a/b".into(), "spec.conversion.webhook.clientConfig.url"),
         (|w| w["clientConfig"] = json!({}), "exactly one of url or service is required"),
         (|w| w["conversionReviewVersions"] = json!(["v7"]), "must include at least one of v1, v1beta1"),

@@ -156,7 +156,20 @@ impl Program {
     /// # Errors
     /// As [`Program::eval`], and [`Error::Budget`].
     pub fn eval_within(&self, variables: &[(&str, Variable<'_>)], budget: &mut u64) -> Result<Value, Error> {
-        let mut context = engine::Context::with_env(ENVIRONMENT.clone());
+        let value = self.run_variables(&ENVIRONMENT, variables, budget, |_| Ok(()))?;
+        convert::to_json(&value).ok_or_else(|| Error::Evaluate("the value has no JSON form".to_owned()))
+    }
+
+    /// The value in an environment, with functions of the caller's own.
+    fn run_variables(
+        &self,
+        environment: &Arc<engine::Env>,
+        variables: &[(&str, Variable<'_>)],
+        budget: &mut u64,
+        extend: impl FnOnce(&mut engine::Context<'_, '_>) -> Result<(), engine::DeclarationError>,
+    ) -> Result<engine::Value, Error> {
+        let mut context = engine::Context::with_env(environment.clone());
+        extend(&mut context).map_err(|e| Error::Evaluate(e.to_string()))?;
         for (name, value) in variables {
             if !self.uses(name) {
                 continue;
@@ -178,8 +191,7 @@ impl Program {
         if left.is_none() {
             return Err(if limit < STEP_LIMIT { Error::Budget } else { Error::Cost });
         }
-        let value = value.map_err(|e| Error::Evaluate(one_line(&e.to_string())))?;
-        convert::to_json(&value).ok_or_else(|| Error::Evaluate("the value has no JSON form".to_owned()))
+        value.map_err(|e| Error::Evaluate(one_line(&e.to_string())))
     }
 }
 

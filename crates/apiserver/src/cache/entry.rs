@@ -98,11 +98,7 @@ impl Entry {
     pub fn decode(kind: &KindInfo, key: &str, stored: &[u8], revision: u64) -> Result<Self, serde_json::Error> {
         let value: Value = serde_json::from_slice(stored)?;
         let facts = facts(kind, &value);
-        // Bytes from the cache itself have their revision already.
-        let bytes = match value["metadata"].get("resourceVersion").is_some() {
-            true => Bytes::copy_from_slice(stored),
-            false => with_revision(stored, revision),
-        };
+        let bytes = own_bytes(&value, stored, revision);
         Ok(Entry::new(key.into(), revision, bytes, facts, ""))
     }
 
@@ -111,23 +107,19 @@ impl Entry {
         Entry { key, revision, bytes, facts: Arc::new(facts), version, stored: None, converted, views }
     }
 
-    /// A custom object from what the store holds, as the version it was stored in reads it now: a definition may have got
-    /// defaults, or lost fields, since the object was written.
-    ///
-    /// # Errors
-    /// The value is not a JSON object.
-    pub fn decode_custom(kind: &KindInfo, key: &str, stored: &[u8], revision: u64) -> Result<Self, serde_json::Error> {
-        let before: Value = serde_json::from_slice(stored)?;
+    /// A custom object from what the store holds, parsed, as the version it was stored in reads it now: a definition may
+    /// have got defaults, or lost fields, since the object was written.
+    pub fn of_custom(kind: &KindInfo, key: &str, stored: &[u8], before: Value, revision: u64) -> Self {
         let mut value = before.clone();
         api::crd::conversion::read(kind, &mut value);
-        let mut entry = Entry::decode(kind, key, stored, revision)?;
-        entry.version = kind.version;
+        let facts = facts(kind, &value);
         if value != before {
-            entry.stored = Some(Bytes::copy_from_slice(stored));
-            entry.bytes = slow_with_revision(&encode(&value), revision);
-            entry.facts = Arc::new(facts(kind, &value));
+            let bytes = slow_with_revision(&encode(&value), revision);
+            let stored = Some(Bytes::copy_from_slice(stored));
+            return Entry { stored, ..Entry::new(key.into(), revision, bytes, facts, kind.version) };
         }
-        Ok(entry)
+        let bytes = own_bytes(&value, stored, revision);
+        Entry::new(key.into(), revision, bytes, facts, kind.version)
     }
 
     /// What the store holds; the revision may be in it.
@@ -213,6 +205,14 @@ impl Entry {
     /// The name.
     pub fn name(&self) -> &str {
         self.key.split_once('/').map_or(&self.key, |(_, name)| name)
+    }
+}
+
+/// The document with its revision, which bytes from the cache itself have already.
+fn own_bytes(value: &Value, stored: &[u8], revision: u64) -> Bytes {
+    match value["metadata"].get("resourceVersion").is_some() {
+        true => Bytes::copy_from_slice(stored),
+        false => with_revision(stored, revision),
     }
 }
 

@@ -46,7 +46,7 @@ impl Family {
 
     /// The version that is written.
     pub fn storage_version(&self) -> &'static str {
-        self.stored.version
+        self.stored.storage_version
     }
 
     /// An object from what the store holds. One in a version that the definition no longer has is read as the stored one.
@@ -54,9 +54,10 @@ impl Family {
     /// # Errors
     /// The value is not a JSON object.
     pub fn decode(&self, key: &str, stored: &[u8], revision: u64) -> Result<Entry, serde_json::Error> {
-        let version = stored_version(stored)?;
-        let kind = self.version(&version).unwrap_or(&self.stored);
-        Entry::decode_custom(kind, key, stored, revision)
+        let value: Value = serde_json::from_slice(stored)?;
+        let version = value["apiVersion"].as_str().and_then(|label| label.rsplit('/').next()).unwrap_or("");
+        let kind = self.version(version).unwrap_or(&self.stored);
+        Ok(Entry::of_custom(kind, key, stored, value, revision))
     }
 
     /// The object in a version; `None` when a webhook has to be asked for it: see [`Family::prepare`].
@@ -110,18 +111,6 @@ impl Family {
         let converted = webhook.convert(caches, &self.stored, vec![object]).await?;
         converted.into_iter().next().ok_or_else(|| ApiError::internal("a converted object is missing"))
     }
-}
-
-/// The version in the document's `apiVersion`.
-fn stored_version(stored: &[u8]) -> Result<String, serde_json::Error> {
-    #[derive(serde::Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Label {
-        #[serde(default)]
-        api_version: String,
-    }
-    let label: Label = serde_json::from_slice(stored)?;
-    Ok(label.api_version.rsplit('/').next().unwrap_or("").to_owned())
 }
 
 impl Scope<'_> {

@@ -106,6 +106,25 @@ fn declared(kind: &KindInfo, applied: &Value) -> Result<(), ApiError> {
     Err(ApiError { code: 500, reason: "", message, details: None })
 }
 
+/// Says that a key is set twice, as strictly as the request wants it, instead of which keys are `repeated`.
+fn told(
+    set_twice: Option<String>,
+    repeated: &mut Vec<String>,
+    mode: FieldValidation,
+    writer: &Writer<'_>,
+) -> Result<(), ApiError> {
+    let Some(words) = set_twice else { return Ok(()) };
+    repeated.clear();
+    match mode {
+        FieldValidation::Strict => Err(ApiError::bad_request(format!("error strict decoding YAML: {words}"))),
+        FieldValidation::Warn => {
+            writer.warnings.add(words.replace('\n', " "));
+            Ok(())
+        }
+        FieldValidation::Ignore => Ok(()),
+    }
+}
+
 /// PATCH of an object or of its status.
 pub(crate) async fn serve(mut call: Call, scope: Scope<'_>, part: Part) -> Result<Reply, ApiError> {
     let patch = Patch::read(&mut call).await?;
@@ -192,16 +211,7 @@ async fn apply(
     if kind.custom.is_some() {
         input::same_kind(kind, &mut applied)?;
         declared(kind, &applied)?;
-        if let Some(words) = set_twice {
-            repeated.clear();
-            match call.query.validation {
-                FieldValidation::Strict => {
-                    return Err(ApiError::bad_request(format!("error strict decoding YAML: {words}")));
-                }
-                FieldValidation::Warn => writer.warnings.add(words.replace('\n', " ")),
-                FieldValidation::Ignore => {}
-            }
-        }
+        told(set_twice, &mut repeated, call.query.validation, writer)?;
     }
     *warnings = checked(kind, &mut applied, &repeated, call.query.validation)?;
     if api::meta::name(&applied).is_empty() {

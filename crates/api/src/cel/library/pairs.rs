@@ -188,9 +188,9 @@ fn pairs<'b, 'v>(args: Vec<CowVal<'b, 'v>>) -> Result<CowVal<'b, 'v>, ExecutionE
         return Ok(CowVal::owned(CelList::from(entries.collect::<Vec<_>>())));
     }
     let list = argument.downcast_ref::<CelList<'v>>().ok_or_else(|| failed("@pairs", "no such overload"))?;
-    let entry =
-        |(at, value): (usize, &Box<dyn Val + 'v>)| pair(Box::new(CelInt::from(at as i64)), value.clone_as_boxed());
-    Ok(CowVal::owned(CelList::from(list.inner().iter().enumerate().map(entry).collect::<Vec<_>>())))
+    let entries = list.inner().iter().enumerate();
+    let entries = entries.map(|(at, value)| pair(Box::new(CelInt::from(at as i64)), value.clone_as_boxed()));
+    Ok(CowVal::owned(CelList::from(entries.collect::<Vec<_>>())))
 }
 
 /// A list of keys and values as a map.
