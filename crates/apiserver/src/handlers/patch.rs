@@ -67,27 +67,11 @@ impl Patch {
     /// 400 for a malformed patch, 422 for one that does not fit.
     pub fn of(&self, ty: api::schema::TypeRef<'_>, object: &Value) -> Result<Value, ApiError> {
         match self.form {
-            Form::Json => json_patch(ty, object, &self.document),
+            Form::Json => api::patch::json_patch(object, &self.document),
             Form::Merge => api::patch::merge_patch(object, &self.document),
             Form::Strategic | Form::Apply => api::patch::strategic_merge(ty, object, &self.document),
         }
     }
-}
-
-/// A status is a struct in Kubernetes' own types, there even when it is empty, and clients `add` into it.
-fn json_patch(ty: api::schema::TypeRef<'_>, object: &Value, patch: &Value) -> Result<Value, ApiError> {
-    if object.get("status").is_some() || !ty.is_kubernetes() || ty.field("status").is_none() {
-        return api::patch::json_patch(object, patch);
-    }
-    let mut padded = object.clone();
-    padded["status"] = Value::Object(serde_json::Map::new());
-    let mut patched = api::patch::json_patch(&padded, patch)?;
-    if let Some(fields) = patched.as_object_mut()
-        && fields.get("status").and_then(Value::as_object).is_some_and(serde_json::Map::is_empty)
-    {
-        fields.remove("status");
-    }
-    Ok(patched)
 }
 
 /// PATCH of an object or of its status.
