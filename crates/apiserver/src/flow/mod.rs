@@ -269,7 +269,7 @@ mod tests {
             "resourceRules": [{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"], "clusterScope": true}]}]}});
         let (ann, bob) = (UserInfo::new("ann", &[]), UserInfo::new("bob", &["system:masters"]));
         let asked = |user| Attributes { verb: "list", resource: "nodes", ..Attributes::blank(user) };
-        control.load(&[schema.clone()], &[jail.clone()]);
+        control.load(std::slice::from_ref(&schema), std::slice::from_ref(&jail));
         let refused = control.enter(&control.classify(&asked(&ann))).await.unwrap_err();
         assert_eq!((refused.code, refused.retry_after()), (429, Some(1)));
         assert!(matches!(control.enter(&control.classify(&asked(&bob))).await, Ok(Pass::Exempt)));
