@@ -51,7 +51,9 @@ pub(crate) async fn run(server: &ApiServer) -> Result<(), StartError> {
     };
     ensure(&writer, "", "v1", "endpoints", "default", endpoints(advertise), changed).await?;
     ensure(&writer, "discovery.k8s.io", "v1", "endpointslices", "default", slice(advertise), changed).await?;
-    roles(&writer).await
+    roles(&writer).await?;
+    let failed = |source| StartError::Bootstrap { what: "flow schemas and priority levels".into(), source };
+    crate::flow::keeper::pass(server).await.map(drop).map_err(failed)
 }
 
 /// Makes and completes the default roles and bindings, many in one transaction: a first start is not to wait for the disk a

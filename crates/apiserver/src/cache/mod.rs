@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 pub mod custom;
 pub mod entry;
+mod herald;
 pub mod kind;
 mod pump;
 
