@@ -300,10 +300,14 @@ impl Stream {
 
     /// An object in the version of the watch.
     fn seen(&self, entry: &Arc<Entry>) -> Arc<Entry> {
-        let other = !entry.version.is_empty() && entry.version != self.view.kind.version;
-        let family = self.cache.family().filter(|_| other);
+        if entry.version.is_empty() || entry.version == self.view.kind.version {
+            return entry.clone();
+        }
         // What cannot be converted has ended the watch before.
-        family.and_then(|family| family.view(entry, self.view.kind.version)).unwrap_or_else(|| entry.clone())
+        self.cache
+            .family()
+            .and_then(|family| family.view(entry, self.view.kind.version))
+            .unwrap_or_else(|| entry.clone())
     }
 
     /// What a change looks like through the selectors: objects come into view and leave it.
