@@ -10,8 +10,18 @@ use super::Error;
 /// without optimisation.
 const LIMIT: usize = 32;
 /// What becomes a loop, and so many levels more: evaluating one takes that much more stack.
-const LOOPS: [&[u8]; 9] =
-    [b"all", b"exists", b"exists_one", b"existsOne", b"filter", b"map", b"transformList", b"transformMap", b"sortBy"];
+const LOOPS: [&[u8]; 10] = [
+    b"all",
+    b"exists",
+    b"exists_one",
+    b"existsOne",
+    b"filter",
+    b"map",
+    b"transformList",
+    b"transformMap",
+    b"transformMapEntry",
+    b"sortBy",
+];
 const LOOP: usize = 5;
 
 /// Ranks of operators, the ones that bind least first.
