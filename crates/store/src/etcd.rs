@@ -129,6 +129,8 @@ struct Inner {
     max_value_bytes: usize,
     /// Newest revision of a change of ours or one that a watch has shown.
     known: AtomicU64,
+    /// Newest of those that changed a key of this store: every watch comes to it.
+    ours: AtomicU64,
     /// Newest revision that somebody waits for in a watch.
     wanted: watch::Sender<u64>,
 }
@@ -138,8 +140,17 @@ fn closed() -> StoreError {
 }
 
 impl Inner {
-    fn saw(&self, revision: u64) {
+    /// Notes a revision that came, and whether it was one of this store's.
+    fn saw(&self, revision: u64, ours: bool) {
         self.known.fetch_max(revision, Ordering::AcqRel);
+        if ours {
+            self.ours.fetch_max(revision, Ordering::AcqRel);
+        }
+    }
+
+    /// Whether no change of this store is known at or after the revision: then no watch may ever come to it by itself.
+    fn is_foreign(&self, revision: u64) -> bool {
+        self.ours.load(Ordering::Acquire) < revision
     }
 
     /// Has the watches come to a revision, also when it is not one of ours.
@@ -309,7 +320,7 @@ impl Inner {
             return Ok(TxnOutcome::Conflict { current: found });
         }
         if txn.ops.iter().zip(&found).any(|(op, before)| matches!(op, Op::Put { .. }) || before.is_some()) {
-            self.saw(revision);
+            self.saw(revision, true);
         } else {
             // It changed nothing: etcd's revision may be somebody else's, which no watch shows by itself.
             self.want(revision);

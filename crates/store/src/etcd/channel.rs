@@ -178,6 +178,8 @@ impl Channel {
                 Err(_) => format!("no connection within {:?}", self.dial_timeout),
             };
             findings.push(format!("{}: {finding}", endpoint.url));
+            // Callers may give up before all have been asked: the next one goes on here.
+            self.state.lock().first = (at + 1) % self.endpoints.len();
         }
         let why: Arc<str> = Arc::from(findings.join("; "));
         self.state.lock().failed = Some((Instant::now(), why.clone()));

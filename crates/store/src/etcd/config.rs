@@ -139,6 +139,12 @@ impl Endpoint {
         Ok(Endpoint { url: format!("{scheme}://{host}:{port}"), host, port, https, server_name })
     }
 
+    /// Whether it is on this host.
+    pub fn is_local(&self) -> bool {
+        let host = self.dial_host();
+        host == "localhost" || host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
+    }
+
     /// The host as the resolver wants it.
     pub fn dial_host(&self) -> &str {
         self.host.trim_matches(['[', ']'])
@@ -160,6 +166,9 @@ mod tests {
             assert_eq!(Endpoint::parse(given).unwrap().url, wanted);
         }
         assert_eq!(Endpoint::parse("https://[::1]:1").unwrap().dial_host(), "::1");
+        let local = |url: &str| Endpoint::parse(url).unwrap().is_local();
+        assert!(local("http://[::1]") && local("http://127.0.0.1") && local("http://localhost"));
+        assert!(!local("http://10.0.0.1") && !local("http://etcd"));
         for given in ["", "127.0.0.1:2379", "ftp://a:1", "https://", "https://u:p@a:1", "https://a:1/x", "http://a?x=1"]
         {
             assert!(Endpoint::parse(given).is_err(), "{given}");

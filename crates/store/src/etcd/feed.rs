@@ -133,7 +133,7 @@ impl Reader {
     /// Asks for one revision more than is wanted: etcd replays from a compacted revision what is left of it, and refuses
     /// only the one before. Without this a deletion at the compacted revision could be missed.
     async fn open(&self) -> Result<(Messages, u64), CallError> {
-        let (key, range_end) = self.inner.keys.watched(&self.prefix);
+        let (key, range_end) = self.inner.keys.watched();
         let start_revision = proto::signed(self.next.saturating_sub(1).max(1));
         let create = WatchCreateRequest { key, range_end, start_revision, progress_notify: true, prev_kv: true };
         self.inner.channel.stream("/etcdserverpb.Watch/Watch", &WatchRequest { create: Some(create) }).await
@@ -144,7 +144,10 @@ impl Reader {
             let message = tokio::select! {
                 message = stream.next::<WatchResponse>() => message,
                 // Others have written to this etcd, which the stream does not tell of: a write of our own comes after it.
-                () = overdue(&mut self.wanted, self.next) => {
+                () = overdue(&self.inner, &mut self.wanted, self.next) => {
+                    if !self.inner.is_foreign(*self.wanted.borrow()) {
+                        continue;
+                    }
                     if let Err(error) = self.inner.bump().await {
                         tracing::debug!(error = %base::chain(&error), "etcd's watches could not be moved forward");
                     }
@@ -159,13 +162,14 @@ impl Reader {
             if response.canceled {
                 return self.cancelled(&response);
             }
+            let changed = !response.events.is_empty();
             let batch = match self.batch(response) {
                 Ok(Some(batch)) => batch,
                 Ok(None) => continue,
                 Err(error) => return End::Over(error),
             };
             self.next = batch.revision + 1;
-            self.inner.saw(batch.revision);
+            self.inner.saw(batch.revision, changed);
             if self.out.send(Ok(batch)).await.is_err() {
                 return End::Over(closed());
             }
@@ -220,9 +224,9 @@ impl Reader {
     }
 }
 
-/// Ends when somebody waits for a revision that has not come for a while.
-async fn overdue(wanted: &mut watch::Receiver<u64>, next: u64) {
-    if wanted.wait_for(|wanted| *wanted >= next).await.is_err() {
+/// Ends when somebody waits for a revision that has not come for a while and does not seem to be one of this store's.
+async fn overdue(inner: &Inner, wanted: &mut watch::Receiver<u64>, next: u64) {
+    if wanted.wait_for(|wanted| *wanted >= next && inner.is_foreign(*wanted)).await.is_err() {
         std::future::pending::<()>().await;
     }
     tokio::time::sleep(PATIENCE).await;

@@ -49,10 +49,10 @@ impl Keys {
         })
     }
 
-    /// What a watch of the store's prefix asks etcd for: from the bump key, which comes before all data, to the end of the
-    /// prefix, so that a bump reaches every watch in its place between the changes.
-    pub fn watched(&self, prefix: &[u8]) -> (Bytes, Bytes) {
-        (self.bump(), prefix_end(&self.outer(prefix)))
+    /// What every watch asks etcd for, whatever its prefix: the bump key and all data, so that each change of this store
+    /// says how far the watch is.
+    pub fn watched(&self) -> (Bytes, Bytes) {
+        (self.bump(), prefix_end(&self.data))
     }
 
     /// The key that moves watches.
@@ -83,7 +83,7 @@ mod tests {
         let outer = keys.outer(b"/registry/a");
         assert_eq!((&outer[..], keys.inner(&outer)), (&b"/w/data/registry/a"[..], Some(Bytes::from("/registry/a"))));
         assert_eq!(keys.inner(&keys.bump()), None);
-        let (start, end) = keys.watched(b"/registry/");
+        let (start, end) = keys.watched();
         assert!(start <= keys.bump() && keys.bump() < end && start < outer && outer < end);
         assert!(keys.meta("format") >= end);
         let (start, end) = keys.all();

@@ -23,6 +23,9 @@ impl EtcdStore {
         let endpoints = config.parsed()?;
         let tls = config.tls(&endpoints)?;
         let prefix = config.prefix()?;
+        for endpoint in endpoints.iter().filter(|e| !e.https && !e.is_local()) {
+            tracing::warn!(endpoint = endpoint.url, "the cluster's objects cross the network in clear text");
+        }
         let channel = Channel::new(config, endpoints, tls);
         let status = channel.unary("/etcdserverpb.Maintenance/Status", &Empty {}, Repeat::Safe).await;
         let status: StatusResponse = status.map_err(unusable)?;
@@ -35,11 +38,12 @@ impl EtcdStore {
             leases: Leases::default(),
             max_value_bytes: config.max_value_bytes,
             known: AtomicU64::new(0),
+            ours: AtomicU64::new(0),
             wanted: watch::Sender::new(0),
         };
         check_layout(&inner, prefix).await?;
         let newest = inner.cluster_revision().await.map_err(EtcdError::Store)?;
-        inner.saw(newest);
+        inner.saw(newest, false);
         tracing::info!(version = status.version, prefix, revision = newest, "the store is in etcd");
         Ok(EtcdStore::start(Arc::new(inner)))
     }
