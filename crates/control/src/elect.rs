@@ -234,6 +234,8 @@ where
         let term = drain.child_token();
         let mut working = tokio::spawn(work(term.clone()));
         tokio::select! {
+            // The work ends with it.
+            biased;
             () = drain.cancelled() => {}
             _ = &mut working => tracing::error!("the controllers ended by themselves"),
             () = candidate.hold(taken) => tracing::warn!("this server runs the controllers no more"),

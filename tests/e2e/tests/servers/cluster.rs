@@ -156,5 +156,5 @@ pub fn a_server_that_does_not_belong_to_the_cluster_is_refused() -> Result<()> {
     let log = refusal(&nobody)?;
     ensure!(log.contains("no etcd endpoint answers: http://127.0.0.253:9"), "{log}");
     a.kubectl().ok(&["get", "namespaces"])?;
-    a.down()
+    [a, stranger, elsewhere, nobody].iter().try_for_each(Instance::down)
 }
