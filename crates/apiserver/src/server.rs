@@ -184,10 +184,12 @@ async fn compact(store: Arc<dyn Store>, keep: Duration, stop: CancellationToken)
             () = stop.cancelled() => return,
         }
         let now = store.revision();
-        if before > 0
-            && let Err(error) = store.compact(before).await
-        {
-            tracing::warn!(error = %base::chain(&error), "cannot compact the store");
+        if before > 0 {
+            match store.compact(before).await {
+                // Another server was here first.
+                Ok(()) | Err(StoreError::Compacted { .. }) => {}
+                Err(error) => tracing::warn!(error = %base::chain(&error), "cannot compact the store"),
+            }
         }
         before = now;
     }

@@ -166,6 +166,14 @@ impl Store for SealedStore {
     fn revision(&self) -> u64 {
         self.inner.revision()
     }
+
+    fn latest(&self) -> BoxFuture<'_, Result<u64, StoreError>> {
+        self.inner.latest()
+    }
+
+    fn is_shared(&self) -> bool {
+        self.inner.is_shared()
+    }
 }
 
 #[cfg(test)]

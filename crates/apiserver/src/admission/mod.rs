@@ -262,6 +262,20 @@ impl<'a> Admission<'a> {
         Ok(Some(reserved))
     }
 
+    /// Adds to what a write must carry what [`Reservation::guard`] says.
+    ///
+    /// # Errors
+    /// 409 when another server was faster.
+    pub async fn guard(&self, reserved: Option<&Reservation>, key: &str, charge: &mut Charge) -> Result<(), ApiError> {
+        if let Some(reserved) = reserved
+            && let Some((compare, op)) = reserved.guard(self.caches(), key).await?
+        {
+            charge.compare.push(compare);
+            charge.ops.push(op);
+        }
+        Ok(())
+    }
+
     /// Checks an object that is complete and valid. `object` is null on delete, `old` on create.
     ///
     /// # Errors

@@ -137,10 +137,11 @@ async fn attempt(
     if same(&new, old) {
         return Ok(Some(Written { bytes: entry.bytes.clone(), created: false }));
     }
-    let charge = if part == Part::Main { admission.charge(&new, old).await? } else { Charge::default() };
+    let mut charge = if part == Part::Main { admission.charge(&new, old).await? } else { Charge::default() };
     if writer.dry_run {
         return Ok(Some(Written { bytes: with_revision(&stored, entry.revision), created: false }));
     }
+    admission.guard(reserved.as_ref(), &scope.key(), &mut charge).await?;
     let outcome = writer.put_charged(scope, &scope.key(), stored.clone(), entry.revision, None, &charge).await?;
     drop((reserved, charge));
     if matches!(outcome, Commit::Done(_)) {
