@@ -60,6 +60,8 @@ async fn dispatch(call: Call, scope: Scope<'_>, sub: &str) -> Result<Reply, ApiE
         ("approval", _) if kind.kind == "CertificateSigningRequest" => part(call, scope, Part::Approval).await,
         ("finalize", "update") if kind.kind == "Namespace" => update::serve(call, scope, Part::Finalize).await,
         ("scale", verb) if kind.scale.is_some() => scale::serve(call, scope, verb).await,
+        ("ephemeralcontainers", _) if kind.kind == "Pod" => part(call, scope, Part::Ephemeral).await,
+        ("resize", _) if kind.kind == "Pod" => part(call, scope, Part::Resize).await,
         ("binding", "create") if kind.kind == "Pod" => binding::serve(call).await,
         ("eviction", "create") if kind.kind == "Pod" => binding::evict(call, scope).await,
         ("token", "create") if kind.kind == "ServiceAccount" => token::serve(call, scope).await,
