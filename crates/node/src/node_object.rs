@@ -49,7 +49,7 @@ fn disk_reserve(total: u64) -> u64 {
     (total / 100 * DISK_LOW_PERCENT).min(DISK_LOW_MOST)
 }
 
-fn capacity(ctx: &Context, reserve: bool) -> BTreeMap<String, Quantity> {
+pub(crate) fn capacity(ctx: &Context, reserve: bool) -> BTreeMap<String, Quantity> {
     let host = &ctx.host;
     // What keeps the node from declaring memory pressure is not given to pods.
     let memory = if reserve { host.memory_bytes.saturating_sub(MEMORY_LOW) } else { host.memory_bytes };

@@ -281,7 +281,9 @@ impl<'a> Admission<'a> {
     /// # Errors
     /// 403, and what policies and webhooks say.
     pub async fn validate(&self, object: &Value, old: &Value) -> Result<(), ApiError> {
-        if self.subresource.is_empty() {
+        // These write a part of the spec that the rules below are about.
+        let of_spec = self.is("", "Pod") && matches!(self.subresource, "ephemeralcontainers" | "resize");
+        if self.subresource.is_empty() || of_spec {
             self.check_rights(object, old)?;
             limits::check(self, object)?;
             security::check(self, object, old)?;

@@ -79,10 +79,11 @@ impl Quotas {
         let charged = match admission.operation {
             // Events end by themselves, which no count would see.
             Operation::Create => admission.kind.ttl_s.is_none(),
+            Operation::Update if admission.subresource == "resize" => group.is_empty() && plural == "pods",
             Operation::Update => group.is_empty() && matches!(plural, "services" | "persistentvolumeclaims"),
             Operation::Delete | Operation::Connect => false,
         };
-        let applies = charged && admission.kind.namespaced && admission.subresource.is_empty();
+        let applies = charged && admission.kind.namespaced && matches!(admission.subresource, "" | "resize");
         if !applies || quotas(caches, admission.namespace).is_empty() {
             return Ok(Charge::default());
         }

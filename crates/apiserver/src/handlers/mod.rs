@@ -31,6 +31,7 @@ mod health;
 mod impersonate;
 mod input;
 mod list;
+pub(crate) mod metrics;
 mod openapi_v2;
 mod patch;
 mod render;

@@ -6,7 +6,8 @@ use http::Method;
 
 use super::update::Part;
 use super::{
-    Call, Scope, binding, collection, create, delete, kind_of, list, patch, review, scale, token, update, watch,
+    Call, Scope, binding, collection, create, delete, kind_of, list, metrics, patch, review, scale, token, update,
+    watch,
 };
 use crate::http::accept::{self, Form};
 use crate::http::respond::{self, Reply};
@@ -23,6 +24,7 @@ pub(crate) async fn serve(call: Call) -> Result<Reply, ApiError> {
             v.group == call.path.group && v.version == call.path.version && v.plural == call.path.resource
         };
         return match VIRTUAL.iter().find(named) {
+            Some(v) if v.verbs.contains(&"list") => metrics::serve(call, v).await,
             Some(_) if call.method != Method::POST || !call.path.name.is_empty() => {
                 Err(ApiError::method_not_allowed(&call.path.resource, &call.path.group, call.verb))
             }
@@ -63,6 +65,8 @@ async fn dispatch(call: Call, scope: Scope<'_>, sub: &str) -> Result<Reply, ApiE
         ("approval", _) if kind.kind == "CertificateSigningRequest" => part(call, scope, Part::Approval).await,
         ("finalize", "update") if kind.kind == "Namespace" => update::serve(call, scope, Part::Finalize).await,
         ("scale", verb) if kind.scale.is_some() => scale::serve(call, scope, verb).await,
+        ("ephemeralcontainers", _) if kind.kind == "Pod" => part(call, scope, Part::Ephemeral).await,
+        ("resize", _) if kind.kind == "Pod" => part(call, scope, Part::Resize).await,
         ("binding", "create") if kind.kind == "Pod" => binding::serve(call).await,
         ("eviction", "create") if kind.kind == "Pod" => binding::evict(call, scope).await,
         ("token", "create") if kind.kind == "ServiceAccount" => token::serve(call, scope).await,

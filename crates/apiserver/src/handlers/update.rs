@@ -28,6 +28,10 @@ pub(crate) enum Part {
     Finalize,
     /// What placing a pod sets; the change has decided already what that is.
     Binding,
+    /// The ephemeral containers of a pod.
+    Ephemeral,
+    /// The resources of a pod's containers.
+    Resize,
 }
 
 impl Part {
@@ -40,6 +44,8 @@ impl Part {
             Part::Approval => "approval",
             Part::Finalize => "finalize",
             Part::Binding => "binding",
+            Part::Ephemeral => "ephemeralcontainers",
+            Part::Resize => "resize",
         }
     }
 }
@@ -137,7 +143,8 @@ async fn attempt(
     if same(&new, old) {
         return Ok(Some(Written { bytes: entry.bytes.clone(), created: false }));
     }
-    let mut charge = if part == Part::Main { admission.charge(&new, old).await? } else { Charge::default() };
+    let mut charge =
+        if matches!(part, Part::Main | Part::Resize) { admission.charge(&new, old).await? } else { Charge::default() };
     if writer.dry_run {
         return Ok(Some(Written { bytes: with_revision(&stored, entry.revision), created: false }));
     }
@@ -185,6 +192,14 @@ async fn admitted(
             Vec::new()
         }
         Part::Binding => Vec::new(),
+        Part::Ephemeral => {
+            api::kinds::pod::prepare_ephemeral(new, old);
+            api::kinds::pod::validate_ephemeral_update(new, old)
+        }
+        Part::Resize => {
+            api::kinds::pod::prepare_resize(new, old);
+            api::kinds::pod::validate_resize(new, old)
+        }
     };
     if !errors.is_empty() {
         return Err(ApiError::invalid(kind.kind, kind.group, scope.name, errors));

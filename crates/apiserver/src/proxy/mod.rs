@@ -56,7 +56,11 @@ impl Kubelets {
     }
 
     /// Sends one request to a node on a connection of its own.
-    async fn send(&self, node: SocketAddr, request: Request<Empty<Bytes>>) -> std::io::Result<Response<Incoming>> {
+    pub(crate) async fn send(
+        &self,
+        node: SocketAddr,
+        request: Request<Empty<Bytes>>,
+    ) -> std::io::Result<Response<Incoming>> {
         let tcp = TcpStream::connect(node).await?;
         tcp.set_nodelay(true)?;
         let name = rustls_pki_types::ServerName::from(node.ip());
@@ -221,7 +225,7 @@ fn request(
 }
 
 /// Where a node's kubelet endpoint is, by the node's own account.
-fn address(call: &Call, node: &str) -> Result<SocketAddr, ApiError> {
+pub(crate) fn address(call: &Call, node: &str) -> Result<SocketAddr, ApiError> {
     let entry = call.server.caches.core("nodes").get(node).ok_or_else(|| ApiError::not_found("nodes", "", node))?;
     let node = entry.value();
     let addresses = node["status"]["addresses"].as_array().map_or(&[][..], Vec::as_slice);

@@ -1,6 +1,7 @@
 //! A world for tests: an API server and a runtime in memory, and an agent between them.
 
 pub(crate) mod api;
+mod changes;
 pub(crate) mod runtime;
 mod scenarios;
 

@@ -64,10 +64,12 @@ const fn sub(name: &'static str, kind: &'static str, verbs: &'static [&'static s
 const POD_SUBRESOURCES: &[Subresource] = &[
     sub("attach", "PodAttachOptions", &["create", "get"]),
     sub("binding", "Binding", &["create"]),
+    sub("ephemeralcontainers", "Pod", &["get", "patch", "update"]),
     Subresource { name: "eviction", kind: "Eviction", group: "policy", version: "v1", verbs: &["create"] },
     sub("exec", "PodExecOptions", &["create", "get"]),
     sub("log", "Pod", &["get"]),
     sub("portforward", "PodPortForwardOptions", &["create", "get"]),
+    sub("resize", "Pod", &["get", "patch", "update"]),
 ];
 
 const FINALIZE: &[Subresource] = &[sub("finalize", "Namespace", &["update"])];
