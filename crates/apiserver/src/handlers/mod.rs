@@ -20,6 +20,7 @@ use crate::http::body::{self, Body, RequestBody};
 use crate::http::path::{self, ResourcePath, Target};
 use crate::http::query::Query;
 use crate::http::respond::{self, Reply, Style};
+use crate::proxy::{self, onward::Onward};
 use crate::server::ApiServer;
 
 mod binding;
@@ -150,6 +151,13 @@ pub(crate) async fn handle(server: &Arc<ApiServer>, request: Request<RequestBody
                 authorize(server, &asked, &trail)?;
                 discovery::serve(server, &parts.method, &path, &parts.headers, raw_query, trail.style(style)).await
             }
+            Target::Resource(path) if proxy::subresource::is(&path) => {
+                let verb = path::verb(&parts.method, &path, false).unwrap_or("");
+                authorize(server, &attributes(&user, verb, &path, &FieldSelector::default()), &trail)?;
+                let head = (parts.method.clone(), parts.uri.clone(), std::mem::take(&mut parts.headers));
+                let onward = onward(server, user, head, (body, upgrade), &sender);
+                proxy::subresource::serve(onward, &path, &warnings).await
+            }
             Target::Resource(path) => {
                 let query = Query::parse(raw_query)?;
                 let verb =
@@ -192,6 +200,21 @@ pub(crate) async fn handle(server: &Arc<ApiServer>, request: Request<RequestBody
         *reply.body_mut() = Body::Empty;
     }
     trail.answered(reply)
+}
+
+/// A request that is passed on as it came.
+fn onward(
+    server: &Arc<ApiServer>,
+    user: Arc<UserInfo>,
+    (method, uri, headers): (Method, http::Uri, HeaderMap),
+    (body, upgrade): (RequestBody, Option<hyper::upgrade::OnUpgrade>),
+    sender: &Sender,
+) -> Onward {
+    let from = match sender {
+        Sender::Connection { from, .. } => Some(from.ip()),
+        Sender::Trusted(_) => None,
+    };
+    Onward { server: server.clone(), user, method, uri, headers, body, upgrade, from, place: None }
 }
 
 /// The verb for the audit log, which is to know it also of requests that are not understood.
@@ -295,7 +318,7 @@ async fn place(places: &Semaphore) -> Result<SemaphorePermit<'_>, ApiError> {
     }
 }
 
-fn too_many() -> ApiError {
+pub(crate) fn too_many() -> ApiError {
     ApiError::too_many_requests("Too many requests, please try again later.", 1)
 }
 
