@@ -48,6 +48,9 @@ pub(crate) async fn run(server: &ApiServer) -> Result<(), StartError> {
     };
     ensure(&writer, "", "v1", "endpoints", "default", endpoints(advertise), changed).await?;
     ensure(&writer, "discovery.k8s.io", "v1", "endpointslices", "default", slice(advertise), changed).await?;
+    let what = "APIServices".to_owned();
+    let failed = |source| StartError::Bootstrap { what, source };
+    crate::aggregation::register::built_in(&writer).await.map_err(failed)?;
     roles(&writer).await
 }
 

@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::{health, openapi_v2};
+use crate::aggregation::merge;
 use crate::cache::custom::CustomCaches;
 use crate::http::accept::{self, Form};
 use crate::http::body::Body;
@@ -29,26 +30,48 @@ pub struct Documents {
     encoded: Mutex<Encoded>,
 }
 
-/// The documents, and the custom kinds they were made with: others make all of them anew.
+/// The documents, and what they were made with: with anything else all of them are made anew.
 #[derive(Default)]
 struct Encoded {
     documents: HashMap<String, Document>,
-    of: Weak<CustomCaches>,
+    custom: Weak<CustomCaches>,
+    generation: u64,
+}
+
+/// What documents are made with, beside what is built in.
+pub(super) struct Sources {
+    custom: Arc<CustomCaches>,
+    /// Of what others serve.
+    generation: u64,
+}
+
+impl Sources {
+    /// Those of this moment.
+    pub fn of(server: &ApiServer) -> Self {
+        // The number first: a change between the two makes the documents be made once more, not stay as they are.
+        Sources { generation: server.aggregation.generation(), custom: server.caches.custom() }
+    }
+}
+
+impl Encoded {
+    fn is_of(&self, sources: &Sources) -> bool {
+        std::ptr::eq(self.custom.as_ptr(), Arc::as_ptr(&sources.custom)) && self.generation == sources.generation
+    }
 }
 
 impl Documents {
-    fn get(&self, custom: &Arc<CustomCaches>, key: &str) -> Option<Document> {
+    fn get(&self, sources: &Sources, key: &str) -> Option<Document> {
         let encoded = self.encoded.lock();
-        let current = std::ptr::eq(encoded.of.as_ptr(), Arc::as_ptr(custom));
-        encoded.documents.get(key).filter(|_| current).cloned()
+        encoded.documents.get(key).filter(|_| encoded.is_of(sources)).cloned()
     }
 
-    fn put(&self, custom: &Arc<CustomCaches>, key: String, document: Document) {
+    fn put(&self, sources: &Sources, key: String, document: Document) {
         let mut encoded = self.encoded.lock();
-        if !std::ptr::eq(encoded.of.as_ptr(), Arc::as_ptr(custom)) {
+        if !encoded.is_of(sources) {
             encoded.documents.clear();
             // A weak reference keeps the address from being used again.
-            encoded.of = Arc::downgrade(custom);
+            encoded.custom = Arc::downgrade(&sources.custom);
+            encoded.generation = sources.generation;
         }
         encoded.documents.insert(key, document);
     }
@@ -85,8 +108,9 @@ pub(crate) async fn serve(
         }
     };
     let key = if aggregated { format!("{path} aggregated") } else { path.to_owned() };
-    let custom = server.caches.custom();
-    let document = match server.documents.get(&custom, &key) {
+    let sources = Sources::of(server);
+    let custom = &sources.custom;
+    let document = match server.documents.get(&sources, &key) {
         Some(document) => document,
         None => {
             let value = make(server, path, aggregated, custom.kinds()).ok_or_else(ApiError::path_not_found)?;
@@ -94,11 +118,11 @@ pub(crate) async fn serve(
             let digest = ring::digest::digest(&ring::digest::SHA256, &bytes);
             let etag = format!("\"{}\"", URL_SAFE_NO_PAD.encode(&digest.as_ref()[..16]));
             let document = Document { bytes, etag };
-            server.documents.put(&custom, key, document.clone());
+            server.documents.put(&sources, key, document.clone());
             document
         }
     };
-    Ok(finish(&document, path, headers, query, aggregated, style, &custom))
+    Ok(finish(&document, path, headers, query, aggregated, style, custom))
 }
 
 fn finish(
@@ -137,15 +161,17 @@ fn finish(
 }
 
 fn make(server: &ApiServer, path: &str, aggregated: bool, custom: &[Arc<KindInfo>]) -> Option<Value> {
+    let others = server.aggregation.backends();
     match path {
         "" => Some(
             json!({"paths": ["/api", "/api/v1", "/apis", "/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]}),
         ),
-        "/api" | "/apis" if aggregated => Some(discovery::aggregated(path == "/api", custom)),
+        "/api" if aggregated => Some(discovery::aggregated(true, custom)),
+        "/apis" if aggregated => Some(merge::aggregated(discovery::aggregated(false, custom), &others)),
         "/api" => Some(discovery::api_versions(&server.config.advertise.to_string())),
-        "/apis" => Some(discovery::api_group_list(custom)),
+        "/apis" => Some(merge::group_list(discovery::api_group_list(custom), &others)),
         "/api/v1" => discovery::api_resource_list("", "v1", custom),
-        "/openapi/v3" => Some(openapi::index(custom)),
+        "/openapi/v3" => Some(merge::openapi_index(openapi::index(custom), &others)),
         "/openid/v1/jwks" => Some(keys(server)),
         "/.well-known/openid-configuration" => Some(issuer(server)),
         _ => {
@@ -153,7 +179,10 @@ fn make(server: &ApiServer, path: &str, aggregated: bool, custom: &[Arc<KindInfo
                 return openapi::document(group, version, &health::git_version(), custom);
             }
             match path.strip_prefix("/apis/")?.split_once('/') {
-                None => discovery::api_group(&path["/apis/".len()..], custom),
+                None => {
+                    let group = &path["/apis/".len()..];
+                    merge::group(group, discovery::api_group(group, custom), &others)
+                }
                 Some((group, version)) => discovery::api_resource_list(group, version, custom),
             }
         }

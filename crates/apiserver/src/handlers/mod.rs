@@ -20,7 +20,6 @@ use crate::http::body::{self, Body, RequestBody};
 use crate::http::path::{self, ResourcePath, Target};
 use crate::http::query::Query;
 use crate::http::respond::{self, Reply, Style};
-use crate::proxy::{self, onward::Onward};
 use crate::server::ApiServer;
 
 mod binding;
@@ -33,6 +32,7 @@ mod impersonate;
 mod input;
 mod list;
 mod openapi_v2;
+mod passing;
 mod patch;
 mod render;
 mod resource;
@@ -145,18 +145,19 @@ pub(crate) async fn handle(server: &Arc<ApiServer>, request: Request<RequestBody
         if !Arc::ptr_eq(&sent, &user) {
             trail.acts_as(&user);
         }
-        match target.ok_or_else(ApiError::path_not_found)? {
+        let target = target.ok_or_else(ApiError::path_not_found)?;
+        if let Some(way) = passing::way(server, &target) {
+            let verb = passing::verb(&parts.method, &target, raw_query);
+            passing::authorize(server, &user, verb, &target, &trail)?;
+            let head = (parts.method.clone(), parts.uri.clone(), std::mem::take(&mut parts.headers));
+            let onward = passing::onward(server, user, head, (body, upgrade), &sender);
+            return passing::serve(onward, way, verb, &target, &warnings).await;
+        }
+        match target {
             Target::Path(path) => {
                 let asked = Attributes { verb: &verb, path: &path, ..Attributes::blank(&user) };
                 authorize(server, &asked, &trail)?;
                 discovery::serve(server, &parts.method, &path, &parts.headers, raw_query, trail.style(style)).await
-            }
-            Target::Resource(path) if proxy::subresource::is(&path) => {
-                let verb = path::verb(&parts.method, &path, false).unwrap_or("");
-                authorize(server, &attributes(&user, verb, &path, &FieldSelector::default()), &trail)?;
-                let head = (parts.method.clone(), parts.uri.clone(), std::mem::take(&mut parts.headers));
-                let onward = onward(server, user, head, (body, upgrade), &sender);
-                proxy::subresource::serve(onward, &path, &warnings).await
             }
             Target::Resource(path) => {
                 let query = Query::parse(raw_query)?;
@@ -202,26 +203,10 @@ pub(crate) async fn handle(server: &Arc<ApiServer>, request: Request<RequestBody
     trail.answered(reply)
 }
 
-/// A request that is passed on as it came.
-fn onward(
-    server: &Arc<ApiServer>,
-    user: Arc<UserInfo>,
-    (method, uri, headers): (Method, http::Uri, HeaderMap),
-    (body, upgrade): (RequestBody, Option<hyper::upgrade::OnUpgrade>),
-    sender: &Sender,
-) -> Onward {
-    let from = match sender {
-        Sender::Connection { from, .. } => Some(from.ip()),
-        Sender::Trusted(_) => None,
-    };
-    Onward { server: server.clone(), user, method, uri, headers, body, upgrade, from, place: None }
-}
-
 /// The verb for the audit log, which is to know it also of requests that are not understood.
 fn verb_of(method: &Method, target: Option<&Target>, query: &str) -> String {
-    let watch = || url::form_urlencoded::parse(query.as_bytes()).any(|(k, v)| k == "watch" && v != "false" && v != "0");
     let resource = match target {
-        Some(Target::Resource(path)) => path::verb(method, path, watch()).map(str::to_owned),
+        Some(Target::Resource(path)) => path::verb(method, path, Query::asks_to_watch(query)).map(str::to_owned),
         _ => None,
     };
     resource.unwrap_or_else(|| method.as_str().to_ascii_lowercase())
