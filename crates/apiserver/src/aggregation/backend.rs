@@ -7,7 +7,7 @@ use std::time::Duration;
 use api::status::ApiError;
 use base64::Engine as _;
 use bytes::Bytes;
-use http::header::{ACCEPT, HOST};
+use http::header::{ACCEPT, HOST, LOCATION};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
@@ -187,6 +187,11 @@ impl Backend {
         let (mut request, pending) = onward.prepare(&target, &rewrite.backend)?;
         vouch(request.headers_mut(), &user);
         match self.send(request, &places, lasting).await {
+            // A client that followed would take this server's word for an address of somebody else's.
+            Ok(answer) if answer.status().is_redirection() && answer.headers().contains_key(LOCATION) => {
+                let words = "the backend attempted to redirect this request, which is not permitted";
+                refused(StatusCode::BAD_GATEWAY, words)
+            }
             Ok(answer) => pending.answer(answer, &rewrite).await,
             Err(why) => {
                 let words = format!("error trying to reach service: {why}");

@@ -47,7 +47,11 @@ pub(super) async fn run(server: Weak<ApiServer>, stop: CancellationToken) {
     }
 }
 
-async fn ensure(server: &ApiServer) -> Result<(), ApiError> {
+/// Makes or corrects it.
+///
+/// # Errors
+/// The store fails.
+pub(crate) async fn ensure(server: &ApiServer) -> Result<(), ApiError> {
     let user = UserInfo::control_plane("system:apiserver");
     let (now, warnings) = (jiff::Timestamp::now(), Default::default());
     let writer = Writer { server, user: &user, manager: MANAGER, dry_run: false, now, warnings: &warnings };

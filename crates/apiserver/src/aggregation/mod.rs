@@ -20,7 +20,7 @@ use crate::server::ApiServer;
 
 mod backend;
 mod condition;
-mod configmap;
+pub(crate) mod configmap;
 pub(crate) mod merge;
 pub(crate) mod register;
 mod tend;
@@ -41,9 +41,13 @@ pub(crate) struct Aggregation {
 }
 
 impl Aggregation {
-    /// Who serves a group-version, if it is not this server.
+    /// Who serves a group-version, if it is not this server. APIServices themselves are always here: one of them could not be
+    /// corrected otherwise.
     pub fn backend(&self, group: &str, version: &str) -> Option<Arc<Backend>> {
         let backends = self.backends.load();
+        if backends.is_empty() || group == GROUP {
+            return None;
+        }
         backends.iter().find(|b| b.group == group && b.version == version).cloned()
     }
 

@@ -18,6 +18,8 @@ use crate::server::ApiServer;
 const AGAIN: Duration = Duration::from_secs(30);
 /// How soon one is asked again that did not answer, at first; then ever later, up to [`AGAIN`].
 const RETRY: Duration = Duration::from_millis(200);
+/// Services and slices may change thousands of times a second: several changes are looked at together.
+const TOGETHER: Duration = Duration::from_millis(50);
 /// Endpoints that are asked at once when the first does not answer: one that does suffices.
 const AT_ONCE: usize = 4;
 /// A backend's OpenAPI v2 document is read anew after so many answers, for it has no short form that tells of changes.
@@ -66,7 +68,11 @@ pub(super) async fn run(server: Weak<ApiServer>, backend: Arc<Backend>, ended: C
             changed = slices.changed() => if changed.is_err() { return },
             // It may have been made anew.
             changed = own.changed() => if changed.is_err() { return },
-            () = tokio::time::sleep_until(due) => {}
+            () = tokio::time::sleep_until(due) => continue,
+            () = ended.cancelled() => return,
+        }
+        tokio::select! {
+            () = tokio::time::sleep(TOGETHER) => {}
             () = ended.cancelled() => return,
         }
     }

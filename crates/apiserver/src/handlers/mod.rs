@@ -124,6 +124,7 @@ impl Call {
 }
 
 /// Answers a request.
+// allow-long: the steps of every request, in their order
 pub(crate) async fn handle(server: &Arc<ApiServer>, request: Request<RequestBody>, sender: Sender) -> Reply {
     let (mut parts, body) = request.into_parts();
     let raw_query = parts.uri.query().unwrap_or("");
@@ -147,11 +148,9 @@ pub(crate) async fn handle(server: &Arc<ApiServer>, request: Request<RequestBody
         }
         let target = target.ok_or_else(ApiError::path_not_found)?;
         if let Some(way) = passing::way(server, &target) {
-            let verb = passing::verb(&parts.method, &target, raw_query);
-            passing::authorize(server, &user, verb, &target, &trail)?;
             let head = (parts.method.clone(), parts.uri.clone(), std::mem::take(&mut parts.headers));
             let onward = passing::onward(server, user, head, (body, upgrade), &sender);
-            return passing::serve(onward, way, verb, &target, &warnings).await;
+            return passing::serve(onward, way, &target, &trail, &warnings).await;
         }
         match target {
             Target::Path(path) => {

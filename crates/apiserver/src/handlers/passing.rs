@@ -50,7 +50,7 @@ pub(super) fn way(server: &ApiServer, target: &Target) -> Option<Way> {
 }
 
 /// What is done, as rules of access name it; methods without a verb have the empty one.
-pub(super) fn verb(method: &Method, target: &Target, query: &str) -> &'static str {
+fn verb(method: &Method, target: &Target, query: &str) -> &'static str {
     match target {
         Target::Resource(path) => {
             let watch = Query::asks_to_watch(query);
@@ -70,13 +70,7 @@ pub(super) fn verb(method: &Method, target: &Target, query: &str) -> &'static st
 
 /// # Errors
 /// 403 when the user may not.
-pub(super) fn authorize(
-    server: &ApiServer,
-    user: &UserInfo,
-    verb: &str,
-    target: &Target,
-    trail: &Trail,
-) -> Result<(), ApiError> {
+fn authorize(server: &ApiServer, user: &UserInfo, verb: &str, target: &Target, trail: &Trail) -> Result<(), ApiError> {
     match target {
         Target::Path(path) => super::authorize(server, &Attributes { verb, path, ..Attributes::blank(user) }, trail),
         Target::Resource(path) => {
@@ -103,14 +97,16 @@ pub(super) fn onward(
 /// Has it answered.
 ///
 /// # Errors
-/// 429 when there is no place for it, 504 when the answer does not begin in time, and what proxies say.
+/// 403 when the user may not, 429 when there is no place for it, 504 when the answer does not begin in time, and what proxies say.
 pub(super) async fn serve(
     mut onward: Onward,
     way: Way,
-    verb: &str,
     target: &Target,
+    trail: &Trail,
     warnings: &Warnings,
 ) -> Result<Reply, ApiError> {
+    let verb = verb(&onward.method, target, onward.uri.query().unwrap_or(""));
+    authorize(&onward.server, &onward.user, verb, target, trail)?;
     let backend = match (way, target) {
         (Way::Proxy, Target::Resource(path)) => return subresource::serve(onward, path, warnings).await,
         (Way::Proxy, Target::Path(_)) => return Err(ApiError::path_not_found()),
