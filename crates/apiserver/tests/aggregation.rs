@@ -80,6 +80,10 @@ async fn sample(request: Request<Incoming>) -> Result<Response<Body>, Infallible
                 "scopes": all("x-remote-extra-scopes"), "authorization": all("authorization")});
             whole(200, &json!({"kind": "FlunderList", "who": who, "query": parts.uri.query()}))
         }
+        ("GET", path) if path.ends_with("/moved") => {
+            let reply = Response::builder().status(302).header("location", "https://elsewhere.example/");
+            reply.body(Full::default().boxed_unsync()).unwrap()
+        }
         ("POST", FLUNDERS) => {
             let sent = body.collect().await.unwrap().to_bytes();
             whole(201, &serde_json::from_slice(&sent).unwrap())
@@ -212,6 +216,7 @@ async fn requests_are_passed_on_in_the_name_of_their_user() {
     // What the other server refuses it refuses in its own words.
     let none = ann.get(&format!("{GROUP}/namespaces/default/fischers/x/deep/er")).await;
     assert_eq!((none.code, &none.body["kind"]), (404, &json!("Status")));
+    assert_eq!(ann.get(&format!("{FLUNDERS}/moved")).await.code, 502);
     // The rights are this server's as well.
     let nobody = cluster.user(UserInfo::new("eve", &[]));
     assert_eq!(nobody.get(FLUNDERS).await.code, 403);
@@ -246,6 +251,10 @@ async fn what_others_serve_is_discovered_and_explained() {
     let document = ann.get(url).await;
     assert_eq!((document.code, document.body["asked"].as_str()), (200, Some("hash=ABC")));
     assert_eq!(document.body["user"], json!(["system:kube-aggregator"]), "documents are the same for everybody");
+    let models = ann.get("/openapi/v2").await.body;
+    assert_eq!(models["definitions"]["com.example.wardle.v1alpha1.Flunder"]["description"], "A flunder.");
+    assert!(models["paths"][format!("{GROUP}/namespaces/{{namespace}}/flunders")].is_object());
+    assert!(models["paths"].get("/healthz").is_none() && models["paths"].get("/api/v1/pods").is_some());
 }
 
 #[tokio::test]

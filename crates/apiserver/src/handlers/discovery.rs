@@ -28,6 +28,7 @@ const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGrou
 #[derive(Default)]
 pub struct Documents {
     encoded: Mutex<Encoded>,
+    turn: tokio::sync::Mutex<()>,
 }
 
 /// The documents, and what they were made with: with anything else all of them are made anew.
@@ -60,12 +61,17 @@ impl Encoded {
 }
 
 impl Documents {
-    fn get(&self, sources: &Sources, key: &str) -> Option<Document> {
+    /// The turn of whoever makes a large document.
+    pub(super) async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.turn.lock().await
+    }
+
+    pub(super) fn get(&self, sources: &Sources, key: &str) -> Option<Document> {
         let encoded = self.encoded.lock();
         encoded.documents.get(key).filter(|_| encoded.is_of(sources)).cloned()
     }
 
-    fn put(&self, sources: &Sources, key: String, document: Document) {
+    pub(super) fn put(&self, sources: &Sources, key: String, document: Document) {
         let mut encoded = self.encoded.lock();
         if !encoded.is_of(sources) {
             encoded.documents.clear();
@@ -77,10 +83,41 @@ impl Documents {
     }
 }
 
+/// A document as it is sent.
 #[derive(Clone)]
-struct Document {
-    bytes: Bytes,
+pub(super) struct Document {
+    pub bytes: Bytes,
     etag: String,
+}
+
+impl Document {
+    /// With a tag made of its content.
+    pub fn new(bytes: Bytes) -> Self {
+        let digest = ring::digest::digest(&ring::digest::SHA256, &bytes);
+        let etag = format!("\"{}\"", URL_SAFE_NO_PAD.encode(&digest.as_ref()[..16]));
+        Document { bytes, etag }
+    }
+
+    /// Whether the client has it already.
+    pub fn is_known(&self, headers: &HeaderMap) -> bool {
+        let known = headers.get(IF_NONE_MATCH).and_then(|v| v.to_str().ok());
+        known.is_some_and(|known| known.split(',').any(|tag| tag.trim().trim_start_matches("W/") == self.etag))
+    }
+
+    /// 304.
+    pub fn unchanged(&self) -> Reply {
+        let mut reply = Response::new(Body::Empty);
+        *reply.status_mut() = StatusCode::NOT_MODIFIED;
+        self.tag(&mut reply);
+        reply
+    }
+
+    /// Says in the answer which content it is.
+    pub fn tag(&self, reply: &mut Reply) {
+        if let Ok(etag) = HeaderValue::from_str(&self.etag) {
+            reply.headers_mut().insert(ETAG, etag);
+        }
+    }
 }
 
 /// GET of a path that is not a resource.
@@ -98,7 +135,7 @@ pub(crate) async fn serve(
     let path = path.trim_end_matches('/');
     if path == "/openapi/v2" {
         // Its media types are its own.
-        return openapi_v2::serve(headers, style).ok_or_else(|| ApiError::not_acceptable(accept::MEDIA));
+        return openapi_v2::serve(server, headers, style).await;
     }
     let aggregated = match path {
         "/api" | "/apis" => accept::form(headers)? == Form::AggregatedDiscovery,
@@ -114,10 +151,7 @@ pub(crate) async fn serve(
         Some(document) => document,
         None => {
             let value = make(server, path, aggregated, custom.kinds()).ok_or_else(ApiError::path_not_found)?;
-            let bytes = Bytes::from(value.to_string());
-            let digest = ring::digest::digest(&ring::digest::SHA256, &bytes);
-            let etag = format!("\"{}\"", URL_SAFE_NO_PAD.encode(&digest.as_ref()[..16]));
-            let document = Document { bytes, etag };
+            let document = Document::new(Bytes::from(value.to_string()));
             server.documents.put(&sources, key, document.clone());
             document
         }
@@ -134,19 +168,10 @@ fn finish(
     style: Style,
     custom: &CustomCaches,
 ) -> Reply {
-    let known = headers.get(IF_NONE_MATCH).and_then(|v| v.to_str().ok());
-    let unchanged =
-        known.is_some_and(|known| known.split(',').any(|tag| tag.trim().trim_start_matches("W/") == document.etag));
-    let mut reply = if unchanged {
-        let mut reply = Response::new(Body::Empty);
-        *reply.status_mut() = StatusCode::NOT_MODIFIED;
-        reply
-    } else {
-        respond::json(StatusCode::OK, document.bytes.clone(), style)
-    };
-    if let Ok(etag) = HeaderValue::from_str(&document.etag) {
-        reply.headers_mut().insert(ETAG, etag);
-    }
+    let unchanged = document.is_known(headers);
+    let mut reply =
+        if unchanged { document.unchanged() } else { respond::json(StatusCode::OK, document.bytes.clone(), style) };
+    document.tag(&mut reply);
     reply.headers_mut().append(VARY, HeaderValue::from_static("Accept"));
     if aggregated && !unchanged {
         reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(AGGREGATED));
