@@ -14,6 +14,15 @@ pub struct Remaining {
     pub objects: Vec<(String, usize)>,
     /// Objects that wait for a finalizer, by its name.
     pub finalizers: Vec<(String, usize)>,
+    /// Group-versions of other servers that could not be asked what they have (`metrics.k8s.io/v1beta1`), with what was said.
+    pub unknown: Vec<(String, String)>,
+}
+
+impl Remaining {
+    /// Whether nothing is left, as far as can be known, and everything can.
+    pub fn is_empty(&self) -> bool {
+        self.objects.is_empty() && self.unknown.is_empty()
+    }
 }
 
 /// Decides for one namespace. The caller has asked for the deletion of all content and counted what is left.
@@ -23,7 +32,7 @@ pub fn plan(ns: &Namespace, remaining: &Remaining) -> Plan {
     if !terminating(&ns.metadata) || !held {
         return plan;
     }
-    if remaining.objects.is_empty() {
+    if remaining.is_empty() {
         let rest: Vec<&String> =
             ns.spec.iter().flat_map(|s| s.finalizers.iter().flatten()).filter(|f| *f != FINALIZER).collect();
         let mut body = serde_json::to_value(ns).expect("a namespace always serialises");
@@ -67,12 +76,20 @@ fn conditions(remaining: &Remaining) -> Vec<Value> {
     let list = |items: &[(String, usize)], what: &str| {
         items.iter().map(|(n, c)| format!("{n} {what} {c} resource instances")).collect::<Vec<_>>().join(", ")
     };
-    let mut all = vec![condition(
-        "NamespaceContentRemaining",
-        true,
-        "SomeResourcesRemain",
-        format!("Some resources are remaining: {}", list(&remaining.objects, "has")),
-    )];
+    let mut all = Vec::new();
+    if !remaining.unknown.is_empty() {
+        let list =
+            remaining.unknown.iter().map(|(group, why)| format!("{group}: {why}")).collect::<Vec<_>>().join(", ");
+        let message = format!(
+            "Discovery failed for some groups, {} failing: unable to retrieve the complete list of server APIs: {list}",
+            remaining.unknown.len()
+        );
+        all.push(condition("NamespaceDeletionDiscoveryFailure", true, "DiscoveryFailed", message));
+    }
+    if !remaining.objects.is_empty() {
+        let message = format!("Some resources are remaining: {}", list(&remaining.objects, "has"));
+        all.push(condition("NamespaceContentRemaining", true, "SomeResourcesRemain", message));
+    }
     if !remaining.finalizers.is_empty() {
         let message =
             format!("Some content in the namespace has finalizers remaining: {}", list(&remaining.finalizers, "in"));
@@ -103,10 +120,20 @@ mod tests {
 
     #[test]
     fn what_remains_is_told() {
-        let r = Remaining { objects: vec![("pods.".into(), 2)], finalizers: vec![] };
+        let r = Remaining { objects: vec![("pods.".into(), 2)], ..Remaining::default() };
         let p = plan(&terminating_namespace(), &r);
         let Action::Patch { patch, .. } = &p.actions[0] else { panic!("{p:?}") };
         let message = patch["status"]["conditions"][0]["message"].as_str().unwrap();
         assert_eq!(message, "Some resources are remaining: pods. has 2 resource instances");
+    }
+
+    #[test]
+    fn a_namespace_waits_for_servers_that_cannot_be_asked() {
+        let r = Remaining { unknown: vec![("a.example/v1".into(), "gone".into())], ..Remaining::default() };
+        let p = plan(&terminating_namespace(), &r);
+        let Action::Patch { patch, .. } = &p.actions[0] else { panic!("{p:?}") };
+        let condition = &patch["status"]["conditions"][0];
+        assert_eq!(condition["type"], "NamespaceDeletionDiscoveryFailure");
+        assert!(condition["message"].as_str().unwrap().ends_with("list of server APIs: a.example/v1: gone"));
     }
 }

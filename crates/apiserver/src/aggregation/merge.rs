@@ -195,10 +195,10 @@ mod tests {
             let items = list["items"].as_array().unwrap().clone();
             items.iter().find(|i| i["metadata"]["name"] == "a.example").unwrap()["versions"].clone()
         };
-        assert_eq!(find(&[remote.clone()]), json!([{"version": "v1", "freshness": "Stale"}]));
+        assert_eq!(find(std::slice::from_ref(&remote)), json!([{"version": "v1", "freshness": "Stale"}]));
         assert!(remote.learn(|s| (s.fresh, s.resources) = (true, Arc::new(json!([{"resource": "x"}])))));
         assert_eq!(
-            find(&[remote.clone()]),
+            find(std::slice::from_ref(&remote)),
             json!([{"version": "v1", "freshness": "Current", "resources": [{"resource": "x"}]}])
         );
         remote.learn(|s| s.fresh = false);
@@ -208,10 +208,14 @@ mod tests {
     #[test]
     fn a_group_version_that_others_serve_is_theirs() {
         let remote = backend("apps", "v1", (2000, 10));
-        let list = aggregated(api::discovery::aggregated(false, &[]), &[remote.clone()]);
+        let list = aggregated(api::discovery::aggregated(false, &[]), std::slice::from_ref(&remote));
         let apps = list["items"].as_array().unwrap().iter().find(|i| i["metadata"]["name"] == "apps").unwrap();
         assert_eq!(apps["versions"], json!([{"version": "v1", "freshness": "Stale"}]));
-        assert!(openapi_index(api::openapi::index(&[]), &[remote.clone()])["paths"].get("apis/apps/v1").is_none());
+        assert!(
+            openapi_index(api::openapi::index(&[]), std::slice::from_ref(&remote))["paths"]
+                .get("apis/apps/v1")
+                .is_none()
+        );
         remote.learn(|s| s.openapi_v3 = Some("/openapi/v3/apis/apps/v1?hash=1".into()));
         let index = openapi_index(api::openapi::index(&[]), &[remote]);
         assert_eq!(index["paths"]["apis/apps/v1"]["serverRelativeURL"], "/openapi/v3/apis/apps/v1?hash=1");
