@@ -18,6 +18,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::admission::{self, Allocator};
+use crate::aggregation::Aggregation;
 use crate::audit::{Audit, AuditError};
 use crate::authn::{Oidc, OidcError, Sender, TokenError, Tokens, UserInfo};
 use crate::authz;
@@ -76,6 +77,7 @@ pub struct ApiServer {
     pub(crate) oidc: Option<Oidc>,
     pub(crate) allocator: Allocator,
     pub(crate) admission: admission::State,
+    pub(crate) aggregation: Aggregation,
     pub(crate) kubelets: Kubelets,
     pub(crate) metrics: crate::handlers::metrics::Scrapes,
     pub(crate) documents: Documents,
@@ -111,6 +113,7 @@ impl ApiServer {
             audit: config.audit.as_ref().map(Audit::open).transpose()?,
             allocator: Allocator::new(&config),
             admission: admission::State::default(),
+            aggregation: Aggregation::default(),
             reads: Semaphore::new(config.limits.reads_in_flight),
             writes: Semaphore::new(config.limits.writes_in_flight),
             streams: Arc::new(Semaphore::new(config.limits.streams)),
@@ -125,6 +128,7 @@ impl ApiServer {
         tokio::spawn(compact(store, server.config.history, stop.clone()));
         tokio::spawn(admission::quota::run(Arc::downgrade(&server), stop.clone()));
         tokio::spawn(crate::extension::run(Arc::downgrade(&server), stop.clone()));
+        tokio::spawn(crate::aggregation::run(Arc::downgrade(&server), stop.clone()));
         tokio::spawn(renew(Arc::downgrade(&server), stop));
         Ok(server)
     }

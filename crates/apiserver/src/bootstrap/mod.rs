@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use store::{Compare, Op, Txn, TxnOutcome};
 
 use crate::admission::{SYSTEM_NAMESPACES, Warnings, system_classes};
+use crate::aggregation::{configmap, register};
 use crate::authn::UserInfo;
 use crate::handlers::Scope;
 use crate::handlers::write::{Commit, RETRIES, Writer, encode_stored, store_error};
@@ -51,6 +52,12 @@ pub(crate) async fn run(server: &ApiServer) -> Result<(), StartError> {
     };
     ensure(&writer, "", "v1", "endpoints", "default", endpoints(advertise), changed).await?;
     ensure(&writer, "discovery.k8s.io", "v1", "endpointslices", "default", slice(advertise), changed).await?;
+    let failed = |what: &str| {
+        let what = what.to_owned();
+        |source| StartError::Bootstrap { what, source }
+    };
+    register::built_in(&writer).await.map_err(failed("APIServices"))?;
+    configmap::ensure(server).await.map_err(failed("configmaps/extension-apiserver-authentication"))?;
     roles(&writer).await
 }
 

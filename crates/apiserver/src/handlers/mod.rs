@@ -33,6 +33,7 @@ mod input;
 mod list;
 pub(crate) mod metrics;
 mod openapi_v2;
+mod passing;
 mod patch;
 mod render;
 mod resource;
@@ -124,6 +125,7 @@ impl Call {
 }
 
 /// Answers a request.
+// allow-long: the steps of every request, in their order
 pub(crate) async fn handle(server: &Arc<ApiServer>, request: Request<RequestBody>, sender: Sender) -> Reply {
     let (mut parts, body) = request.into_parts();
     let raw_query = parts.uri.query().unwrap_or("");
@@ -145,7 +147,13 @@ pub(crate) async fn handle(server: &Arc<ApiServer>, request: Request<RequestBody
         if !Arc::ptr_eq(&sent, &user) {
             trail.acts_as(&user);
         }
-        match target.ok_or_else(ApiError::path_not_found)? {
+        let target = target.ok_or_else(ApiError::path_not_found)?;
+        if let Some(way) = passing::way(server, &target) {
+            let head = (parts.method.clone(), parts.uri.clone(), std::mem::take(&mut parts.headers));
+            let onward = passing::onward(server, user, head, (body, upgrade), &sender);
+            return passing::serve(onward, way, &target, &trail, &warnings).await;
+        }
+        match target {
             Target::Path(path) => {
                 let asked = Attributes { verb: &verb, path: &path, ..Attributes::blank(&user) };
                 authorize(server, &asked, &trail)?;
@@ -197,9 +205,8 @@ pub(crate) async fn handle(server: &Arc<ApiServer>, request: Request<RequestBody
 
 /// The verb for the audit log, which is to know it also of requests that are not understood.
 fn verb_of(method: &Method, target: Option<&Target>, query: &str) -> String {
-    let watch = || url::form_urlencoded::parse(query.as_bytes()).any(|(k, v)| k == "watch" && v != "false" && v != "0");
     let resource = match target {
-        Some(Target::Resource(path)) => path::verb(method, path, watch()).map(str::to_owned),
+        Some(Target::Resource(path)) => path::verb(method, path, Query::asks_to_watch(query)).map(str::to_owned),
         _ => None,
     };
     resource.unwrap_or_else(|| method.as_str().to_ascii_lowercase())
@@ -296,7 +303,7 @@ async fn place(places: &Semaphore) -> Result<SemaphorePermit<'_>, ApiError> {
     }
 }
 
-fn too_many() -> ApiError {
+pub(crate) fn too_many() -> ApiError {
     ApiError::too_many_requests("Too many requests, please try again later.", 1)
 }
 

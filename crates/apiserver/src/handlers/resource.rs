@@ -17,6 +17,9 @@ use crate::proxy;
 pub(crate) async fn serve(call: Call) -> Result<Reply, ApiError> {
     let custom = call.server.caches.custom();
     let path = &call.path;
+    if path.is_deeper() {
+        return Err(ApiError::path_not_found());
+    }
     let built_in = kind_of(path).map(|kind| (kind, call.server.caches.of(kind).clone()));
     let defined = || custom.find(&path.group, &path.version, &path.resource).map(|(k, c)| (k.as_ref(), c.clone()));
     let Some((kind, cache)) = built_in.or_else(defined) else {
@@ -76,7 +79,7 @@ async fn dispatch(call: Call, scope: Scope<'_>, sub: &str) -> Result<Reply, ApiE
             }
             proxy::serve(call, scope, sub).await
         }
-        (sub, _) if kind.subresources.iter().any(|s| s.name == sub && sub != "proxy") => {
+        (sub, _) if kind.subresources.iter().any(|s| s.name == sub) => {
             Err(ApiError::method_not_allowed(kind.plural, kind.group, call.verb))
         }
         _ => Err(ApiError::path_not_found()),

@@ -70,7 +70,13 @@ const POD_SUBRESOURCES: &[Subresource] = &[
     sub("log", "Pod", &["get"]),
     sub("portforward", "PodPortForwardOptions", &["create", "get"]),
     sub("resize", "Pod", &["get", "patch", "update"]),
+    sub("proxy", "PodProxyOptions", PROXY_VERBS),
 ];
+
+/// Every method is passed on.
+const PROXY_VERBS: &[&str] = &["create", "delete", "get", "patch", "update"];
+const NODE_SUBRESOURCES: &[Subresource] = &[sub("proxy", "NodeProxyOptions", PROXY_VERBS)];
+const SERVICE_SUBRESOURCES: &[Subresource] = &[sub("proxy", "ServiceProxyOptions", PROXY_VERBS)];
 
 const FINALIZE: &[Subresource] = &[sub("finalize", "Namespace", &["update"])];
 
