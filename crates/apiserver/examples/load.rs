@@ -1,4 +1,5 @@
-//! How many requests a second over HTTPS: server and clients in one process, sharing its cores.
+//! How many requests a second over HTTPS, and how many events to watches: server and clients in one process, sharing its
+//! cores, over a store in memory.
 //! `cargo run --release -p apiserver --example load -- [connections] [seconds]`
 
 use std::net::SocketAddr;
@@ -47,9 +48,77 @@ async fn main() -> Result<(), Failure> {
         }
         println!("{what:>7}: {:>7} /s", done.load(Ordering::Relaxed) / seconds);
     }
+    for accept in ["application/json", "application/vnd.kubernetes.protobuf"] {
+        watches(address, &tls, accept).await?;
+    }
     drain.cancel();
     std::fs::remove_dir_all(dir)?;
     Ok(())
+}
+
+const WATCHERS: usize = 100;
+const UPDATES: usize = 1000;
+/// The changed value is in the last so many bytes of an event.
+const END: usize = 64;
+
+/// One object is changed, and many watch it.
+async fn watches(address: SocketAddr, tls: &Arc<rustls::ClientConfig>, accept: &'static str) -> Result<(), Failure> {
+    const PATH: &str = "/api/v1/namespaces/default/configmaps/watched";
+    let mut writer = connect(address, tls.clone()).await?;
+    let data = "x".repeat(1024);
+    let body =
+        format!(r#"{{"apiVersion":"v1","kind":"ConfigMap","metadata":{{"name":"watched"}},"data":{{"k":"{data}"}}}}"#);
+    let all = "/api/v1/namespaces/default/configmaps";
+    send(&mut writer, Method::POST, all, "application/json", body, 201).await?;
+    let ready = Arc::new(tokio::sync::Semaphore::new(0));
+    let mut watchers = Vec::new();
+    for _ in 0..WATCHERS {
+        let (tls, ready) = (tls.clone(), ready.clone());
+        watchers.push(tokio::spawn(async move {
+            let mut sender = connect(address, tls).await?;
+            let path = format!("{all}?watch=1&fieldSelector=metadata.name%3Dwatched");
+            let request = Request::get(path).header("host", "localhost").header("accept", accept);
+            let mut body = sender.send_request(request.body(Full::new(Bytes::new()))?).await?.into_body();
+            ready.add_permits(1);
+            let last = format!("last-{}", UPDATES - 1);
+            let (mut pieces, mut bytes) = (0usize, Vec::new());
+            // What is looked for is the end of the last event, which may come in several pieces.
+            while !bytes.windows(last.len()).any(|w| w == last.as_bytes()) {
+                let Some(frame) = body.frame().await else { return Err("a watch ended early".into()) };
+                bytes.extend_from_slice(frame?.data_ref().map_or(&[], |data| data));
+                bytes.drain(..bytes.len().saturating_sub(END));
+                pieces += 1;
+            }
+            Ok::<_, Failure>(pieces)
+        }));
+    }
+    drop(ready.acquire_many(WATCHERS as u32).await?);
+    let started = Instant::now();
+    for n in 0..UPDATES {
+        let patch = format!(r#"{{"data":{{"n":"last-{n}"}}}}"#);
+        send(&mut writer, Method::PATCH, PATH, "application/merge-patch+json", patch, 200).await?;
+    }
+    let written = started.elapsed();
+    let mut pieces = 0;
+    for watcher in watchers {
+        pieces += watcher.await??;
+    }
+    let events = (WATCHERS * UPDATES) as f64 / started.elapsed().as_secs_f64();
+    let updates = UPDATES as f64 / written.as_secs_f64();
+    println!(
+        "  watch: {events:>7.0} events/s, {updates:.0} updates/s, {} pieces a watch ({accept})",
+        pieces / WATCHERS
+    );
+    send(&mut writer, Method::DELETE, PATH, "", String::new(), 200).await
+}
+
+async fn connect(address: SocketAddr, tls: Arc<rustls::ClientConfig>) -> Result<SendRequest<Full<Bytes>>, Failure> {
+    let tcp = tokio::net::TcpStream::connect(address).await?;
+    tcp.set_nodelay(true)?;
+    let stream = tokio_rustls::TlsConnector::from(tls).connect("localhost".try_into()?, tcp).await?;
+    let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(connection);
+    Ok(sender)
 }
 
 async fn work(
@@ -60,11 +129,7 @@ async fn work(
     end: Instant,
     done: Arc<AtomicU64>,
 ) -> Result<(), Failure> {
-    let tcp = tokio::net::TcpStream::connect(address).await?;
-    tcp.set_nodelay(true)?;
-    let stream = tokio_rustls::TlsConnector::from(tls).connect("localhost".try_into()?, tcp).await?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    tokio::spawn(connection);
+    let mut sender = connect(address, tls).await?;
     const MAPS: &str = "/api/v1/namespaces/default/configmaps";
     let mut n = 0u64;
     while Instant::now() < end {

@@ -48,9 +48,11 @@ pub struct Limits {
     pub body_bytes: usize,
     /// Open connections.
     pub connections: usize,
-    /// Requests under way at once that read and end by themselves.
+    /// Requests under way at once of all priority levels together that limit theirs; as many as in Kubernetes.
+    pub seats: usize,
+    /// Requests of exempt users under way at once that read and end by themselves.
     pub reads_in_flight: usize,
-    /// Requests under way at once that write.
+    /// Requests of exempt users under way at once that write.
     pub writes_in_flight: usize,
     /// Streams open at once: watches, followed logs, exec and the like.
     pub streams: usize,
@@ -69,6 +71,7 @@ impl Default for Limits {
         Limits {
             body_bytes: 3 << 20,
             connections: 8192,
+            seats: 600,
             reads_in_flight: 800,
             writes_in_flight: 400,
             streams: 16_384,

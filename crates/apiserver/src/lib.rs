@@ -13,6 +13,9 @@ mod bootstrap;
 mod cache;
 mod config;
 mod extension;
+mod flow;
+#[doc(hidden)]
+pub mod fuzz;
 mod handlers;
 mod http;
 pub mod pki;

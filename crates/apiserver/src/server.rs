@@ -25,6 +25,7 @@ use crate::authz;
 use crate::cache::Caches;
 use crate::cache::kind::RingLimits;
 use crate::config::Config;
+use crate::flow::{self, FlowControl};
 use crate::handlers::Documents;
 use crate::http::body::{Body, BoxError, RequestBody};
 use crate::http::listener::{self, TlsError};
@@ -81,6 +82,7 @@ pub struct ApiServer {
     pub(crate) kubelets: Kubelets,
     pub(crate) metrics: crate::handlers::metrics::Scrapes,
     pub(crate) documents: Documents,
+    pub(crate) flow: FlowControl,
     pub(crate) reads: Semaphore,
     pub(crate) writes: Semaphore,
     pub(crate) streams: Arc<Semaphore>,
@@ -114,6 +116,7 @@ impl ApiServer {
             allocator: Allocator::new(&config),
             admission: admission::State::default(),
             aggregation: Aggregation::default(),
+            flow: FlowControl::new(config.limits.seats, config.limits.request_timeout / 4),
             reads: Semaphore::new(config.limits.reads_in_flight),
             writes: Semaphore::new(config.limits.writes_in_flight),
             streams: Arc::new(Semaphore::new(config.limits.streams)),
@@ -127,6 +130,7 @@ impl ApiServer {
         crate::bootstrap::run(&server).await?;
         tokio::spawn(compact(store, server.config.history, stop.clone()));
         tokio::spawn(admission::quota::run(Arc::downgrade(&server), stop.clone()));
+        tokio::spawn(flow::keeper::run(Arc::downgrade(&server), stop.clone()));
         tokio::spawn(crate::extension::run(Arc::downgrade(&server), stop.clone()));
         tokio::spawn(crate::aggregation::run(Arc::downgrade(&server), stop.clone()));
         tokio::spawn(renew(Arc::downgrade(&server), stop));

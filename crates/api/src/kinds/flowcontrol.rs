@@ -13,7 +13,6 @@ use crate::meta;
 use crate::names;
 use crate::status::FieldError;
 
-const NOT_OBEYED: &str = "this release stores flow control settings and does not queue or limit requests by them";
 /// Largest `matchingPrecedence`.
 const MAX_PRECEDENCE: i64 = 10_000;
 /// Most queues of one level.
@@ -31,7 +30,6 @@ pub(super) const FLOW_SCHEMA: Hooks = Hooks {
     validate: validate_schema,
     validate_update: |new, _| validate_schema(new),
     validate_status_update: |new, _| status_conditions(new),
-    warnings: |_| vec![NOT_OBEYED.to_owned()],
     ..Hooks::NONE
 };
 
@@ -40,7 +38,6 @@ pub(super) const PRIORITY_LEVEL: Hooks = Hooks {
     validate: validate_level,
     validate_update: |new, _| validate_level(new),
     validate_status_update: |new, _| status_conditions(new),
-    warnings: |_| vec![NOT_OBEYED.to_owned()],
     ..Hooks::NONE
 };
 

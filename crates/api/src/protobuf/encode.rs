@@ -25,12 +25,99 @@ pub fn encode(object: &Value) -> Option<Vec<u8>> {
 ///
 /// `None` when the object cannot be encoded.
 pub fn watch_frame(event: &str, object: &Value) -> Option<Vec<u8>> {
-    let mut out = vec![0; 4];
+    framed(event, &encode(object)?)
+}
+
+/// The same for an object whose fields [`message`] has encoded.
+pub fn watch_frame_of(event: &str, api_version: &str, kind: &str, message: &[u8]) -> Option<Vec<u8>> {
+    framed(event, &document_of(api_version, kind, message))
+}
+
+fn framed(event: &str, document: &[u8]) -> Option<Vec<u8>> {
+    let mut out = Vec::with_capacity(document.len() + event.len() + 24);
+    out.extend_from_slice(&[0; 4]);
     put_bytes(&mut out, 1, event.as_bytes());
-    put_nested(&mut out, 2, |out| put_nested(out, 1, |out| document(object, DEPTH, out)))?;
+    put_varint(&mut out, 2 << 3 | 2);
+    put_varint(&mut out, field_length(document.len()) as u64);
+    put_bytes(&mut out, 1, document);
     let length = u32::try_from(out.len() - 4).ok()?;
     out[..4].copy_from_slice(&length.to_be_bytes());
     Some(out)
+}
+
+/// Whether the kind has a message at all; without one its objects can only be JSON.
+pub fn is_encodable(group: &str, version: &str, kind: &str) -> bool {
+    Table::get().of_kind(group, version, kind).is_some()
+}
+
+/// The fields of an object: what [`document_of`], [`watch_frame_of`] and [`put_item`] put in an envelope. An object is
+/// encoded once this way, whatever it is sent in.
+///
+/// `None` as for [`encode`].
+pub fn message(object: &Value) -> Option<Vec<u8>> {
+    let (table, gvk) = (Table::get(), Gvk::of(object));
+    let message = table.of_kind(&gvk.group, &gvk.version, &gvk.kind)?;
+    let mut out = Vec::with_capacity(512);
+    put_fields(table, object.as_object()?, table.message(message), DEPTH, &mut out)?;
+    Some(out)
+}
+
+/// A document around the fields of an object.
+pub fn document_of(api_version: &str, kind: &str, message: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(message.len() + api_version.len() + kind.len() + 32);
+    put_head(&mut out, api_version, kind, message.len());
+    out.extend_from_slice(message);
+    out.extend_from_slice(DOCUMENT_END);
+    out
+}
+
+/// The beginning of a list's document: all that comes before the items, which take `items` bytes together (see
+/// [`item_length`]). [`put_item`] appends each of them, [`DOCUMENT_END`] ends the document.
+///
+/// `None` when the metadata cannot be encoded.
+pub fn list_head(api_version: &str, list_kind: &str, metadata: &Value, items: usize) -> Option<Vec<u8>> {
+    let table = Table::get();
+    let message = table.message(table.find("meta.v1.ListMeta")?);
+    let mut inner = Vec::with_capacity(64);
+    put_nested(&mut inner, LIST_METADATA, |out| put_fields(table, metadata.as_object()?, message, DEPTH, out))?;
+    let mut out = Vec::with_capacity(128);
+    put_head(&mut out, api_version, list_kind, inner.len() + items);
+    out.extend_from_slice(&inner);
+    Some(out)
+}
+
+/// The bytes that an item of a list takes whose fields take `message` bytes.
+pub fn item_length(message: usize) -> usize {
+    field_length(message)
+}
+
+/// Appends an item of a list, given its fields.
+pub fn put_item(out: &mut Vec<u8>, message: &[u8]) {
+    put_bytes(out, LIST_ITEMS, message);
+}
+
+/// Field numbers that all lists of Kubernetes have in common, which a test checks.
+const LIST_METADATA: u32 = 1;
+const LIST_ITEMS: u32 = 2;
+
+/// Content encoding and content type: Go writes them even when empty, and so do we, byte for byte.
+pub const DOCUMENT_END: &[u8] = &[3 << 3 | 2, 0, 4 << 3 | 2, 0];
+
+/// The magic number and the fields of `runtime.Unknown` up to the object, which takes `length` bytes.
+fn put_head(out: &mut Vec<u8>, api_version: &str, kind: &str, length: usize) {
+    out.extend_from_slice(MAGIC);
+    put_varint(out, 1 << 3 | 2);
+    put_varint(out, (field_length(api_version.len()) + field_length(kind.len())) as u64);
+    put_bytes(out, 1, api_version.as_bytes());
+    put_bytes(out, 2, kind.as_bytes());
+    put_varint(out, 2 << 3 | 2);
+    put_varint(out, length as u64);
+}
+
+/// Bytes of a field of so many bytes, its tag (of one byte) and length included.
+fn field_length(content: usize) -> usize {
+    let bits = usize::BITS - (content | 1).leading_zeros();
+    1 + bits.div_ceil(7) as usize + content
 }
 
 /// The magic number and `runtime.Unknown`.
@@ -44,9 +131,7 @@ fn document(object: &Value, depth: usize, out: &mut Vec<u8>) -> Option<()> {
         Some(())
     })?;
     put_nested(out, 2, |out| put_fields(table, object.as_object()?, table.message(message), depth, out))?;
-    // Content encoding and content type: Go writes them even when empty, and so do we, byte for byte.
-    put_bytes(out, 3, b"");
-    put_bytes(out, 4, b"");
+    out.extend_from_slice(DOCUMENT_END);
     Some(())
 }
 

@@ -9,7 +9,10 @@ mod table;
 mod wire;
 
 pub use decode::decode;
-pub use encode::{encode, watch_frame};
+pub use encode::{
+    DOCUMENT_END, document_of, encode, is_encodable, item_length, list_head, message, put_item, watch_frame,
+    watch_frame_of,
+};
 
 /// The media type of single documents.
 pub const MEDIA: &str = "application/vnd.kubernetes.protobuf";

@@ -124,6 +124,37 @@ fn lists_and_watch_events_hold_objects() {
 }
 
 #[test]
+fn an_object_encoded_once_goes_into_documents_lists_and_events() {
+    for length in [0, 1, 127, 128, 16_383, 16_384, 3_000_000] {
+        let object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": {"k": "x".repeat(length)}});
+        let fields = message(&object).unwrap();
+        assert_eq!(document_of("v1", "ConfigMap", &fields), encode(&object).unwrap());
+        assert_eq!(watch_frame_of("MODIFIED", "v1", "ConfigMap", &fields), watch_frame("MODIFIED", &object));
+        let metadata = json!({"resourceVersion": "9", "continue": "c", "remainingItemCount": 3});
+        let list =
+            json!({"apiVersion": "v1", "kind": "ConfigMapList", "metadata": metadata, "items": [object, object]});
+        let mut parts = list_head("v1", "ConfigMapList", &metadata, 2 * item_length(fields.len())).unwrap();
+        put_item(&mut parts, &fields);
+        put_item(&mut parts, &fields);
+        parts.extend_from_slice(DOCUMENT_END);
+        assert_eq!(parts, encode(&list).unwrap());
+    }
+}
+
+#[test]
+fn all_lists_have_their_parts_under_the_same_numbers() {
+    let mut lists = 0;
+    for kind in registry().all() {
+        let Some(index) = Table::get().of_kind(kind.group, kind.version, kind.list_kind) else { continue };
+        let fields: Vec<_> = Table::get().message(index).fields.iter().map(|f| (f.number, f.name)).collect();
+        assert_eq!(fields, [(1, "metadata"), (2, "items")], "{}", kind.list_kind);
+        lists += 1;
+    }
+    assert!(lists > 50, "{lists}");
+    assert!(is_encodable("apps", "v1", "Deployment") && !is_encodable("example.com", "v1", "Thing"));
+}
+
+#[test]
 fn what_cannot_be_said_is_not_encoded() {
     assert_eq!(encode(&json!({"apiVersion": "example.com/v1", "kind": "Thing"})), None);
     assert_eq!(encode(&json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": 5}})), None);

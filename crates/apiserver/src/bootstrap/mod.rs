@@ -58,7 +58,8 @@ pub(crate) async fn run(server: &ApiServer) -> Result<(), StartError> {
     };
     register::built_in(&writer).await.map_err(failed("APIServices"))?;
     configmap::ensure(server).await.map_err(failed("configmaps/extension-apiserver-authentication"))?;
-    roles(&writer).await
+    roles(&writer).await?;
+    crate::flow::keeper::pass(server).await.map(drop).map_err(failed("flow schemas and priority levels"))
 }
 
 /// Makes and completes the default roles and bindings, many in one transaction: a first start is not to wait for the disk a

@@ -13,6 +13,7 @@ use parking_lot::RwLock;
 use tokio::sync::watch;
 
 use super::entry::Entry;
+use super::herald::Herald;
 
 /// What happened to an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,18 +46,34 @@ pub struct Event {
     pub entry: Arc<Entry>,
     /// The object before.
     pub previous: Option<Arc<Entry>>,
-    frame: OnceLock<Bytes>,
+    line: OnceLock<Bytes>,
+    frame: OnceLock<Option<Bytes>>,
 }
 
 impl Event {
-    /// The line a watch without conversion sends, encoded once.
-    pub fn frame(&self) -> Bytes {
-        self.frame.get_or_init(|| frame(self.change.as_str(), &self.entry.bytes)).clone()
+    fn new(change: Change, entry: Arc<Entry>, previous: Option<Arc<Entry>>) -> Self {
+        Event { change, entry, previous, line: OnceLock::new(), frame: OnceLock::new() }
+    }
+
+    /// The line of JSON a watch without conversion sends, encoded once.
+    pub fn line(&self) -> Bytes {
+        self.line.get_or_init(|| line(self.change.as_str(), &self.entry.bytes)).clone()
+    }
+
+    /// The same in protobuf, for the kind as it is stored; `None` when the object cannot be said in it.
+    pub fn frame(&self, kind: &KindInfo) -> Option<Bytes> {
+        self.frame.get_or_init(|| frame(self.change.as_str(), &self.entry, kind)).clone()
     }
 }
 
-/// One line of a watch.
-pub fn frame(change: &str, object: &[u8]) -> Bytes {
+/// One event of a protobuf watch with the object in the version of `kind`.
+pub fn frame(change: &str, entry: &Entry, kind: &KindInfo) -> Option<Bytes> {
+    let message = entry.message(kind)?;
+    api::protobuf::watch_frame_of(change, &kind.api_version(), kind.kind, &message).map(Bytes::from)
+}
+
+/// One line of a JSON watch.
+pub fn line(change: &str, object: &[u8]) -> Bytes {
     let mut out = Vec::with_capacity(object.len() + change.len() + 24);
     out.extend_from_slice(b"{\"type\":\"");
     out.extend_from_slice(change.as_bytes());
@@ -100,7 +117,7 @@ pub struct KindCache {
     pub prefix: Box<str>,
     limits: RingLimits,
     inner: RwLock<Inner>,
-    head: watch::Sender<u64>,
+    head: Arc<Herald>,
 }
 
 #[derive(Default)]
@@ -137,7 +154,7 @@ impl KindCache {
             kind: ArcSwap::new(kind),
             limits,
             inner: RwLock::default(),
-            head: watch::Sender::new(0),
+            head: Arc::default(),
         }
     }
 
@@ -179,7 +196,7 @@ impl KindCache {
         inner.newest = revision;
         let head = inner.start;
         drop(inner);
-        self.head.send_replace(head);
+        self.head.tell(head);
     }
 
     /// Takes in changes, in order, all of them at once for readers.
@@ -192,12 +209,12 @@ impl KindCache {
                     let entry = Arc::new(entry);
                     let previous = inner.objects.insert(entry.key.clone(), entry.clone());
                     let change = if previous.is_some() { Change::Modified } else { Change::Added };
-                    Event { change, entry, previous, frame: OnceLock::new() }
+                    Event::new(change, entry, previous)
                 }
                 None => {
                     let Some(previous) = inner.objects.remove(&change.key) else { continue };
                     let entry = Arc::new(previous.at(change.revision));
-                    Event { change: Change::Deleted, entry, previous: Some(previous), frame: OnceLock::new() }
+                    Event::new(Change::Deleted, entry, Some(previous))
                 }
             };
             inner.ring_bytes += event.entry.bytes.len();
@@ -211,7 +228,7 @@ impl KindCache {
         }
         let head = inner.start + inner.ring.len() as u64;
         drop(inner);
-        self.head.send_replace(head);
+        self.head.announce(head);
     }
 
     /// One object.
@@ -277,16 +294,36 @@ impl KindCache {
     /// # Errors
     /// The position has left the ring: the watch was too slow.
     pub fn read_from(&self, position: u64, max: usize, out: &mut Vec<Arc<Event>>) -> Result<u64, TooOld> {
+        self.read_bounded(position, max, usize::MAX, out)
+    }
+
+    /// The same, and no more once their objects have `bytes` bytes together.
+    ///
+    /// # Errors
+    /// As [`KindCache::read_from`].
+    pub fn read_bounded(
+        &self,
+        position: u64,
+        max: usize,
+        bytes: usize,
+        out: &mut Vec<Arc<Event>>,
+    ) -> Result<u64, TooOld> {
         let inner = self.inner.read();
         let Some(skip) = position.checked_sub(inner.start) else {
             return Err(TooOld { oldest: inner.floor });
         };
-        let before = out.len();
-        out.extend(inner.ring.iter().skip(skip as usize).take(max).cloned());
+        let (before, mut size) = (out.len(), 0);
+        for event in inner.ring.range((skip as usize).min(inner.ring.len())..).take(max) {
+            size += event.entry.bytes.len();
+            out.push(event.clone());
+            if size >= bytes {
+                break;
+            }
+        }
         Ok(position + (out.len() - before) as u64)
     }
 
-    /// Tells of new changes: the position after the latest.
+    /// Tells of new changes: the position after the latest, soon after they are in the ring (see [`Herald`]).
     pub fn head(&self) -> watch::Receiver<u64> {
         self.head.subscribe()
     }

@@ -16,6 +16,7 @@ use crate::handlers::write::store_error;
 
 pub mod custom;
 pub mod entry;
+mod herald;
 pub mod kind;
 mod pump;
 

@@ -15,6 +15,7 @@ use crate::audit::Trail;
 use crate::authn::{Sender, UserInfo, same_secret};
 use crate::authz::{self, Attributes};
 use crate::cache::KindCache;
+use crate::flow::{self, Pass, Uids};
 use crate::http::accept::{self, Form};
 use crate::http::body::{self, Body, RequestBody};
 use crate::http::path::{self, ResourcePath, Target};
@@ -135,7 +136,7 @@ pub(crate) async fn handle(server: &Arc<ApiServer>, request: Request<RequestBody
     }
     let (head, warnings) = (parts.method == Method::HEAD, Arc::new(Warnings::default()));
     let upgrade = parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
-    let mut trail = Trail::begin(server.audit.as_ref(), &parts, &sender);
+    let (mut trail, mut uids) = (Trail::begin(server.audit.as_ref(), &parts, &sender), None);
     let result = async {
         let target = path::parse(parts.uri.path());
         let verb = verb_of(&parts.method, target.as_ref(), raw_query);
@@ -156,6 +157,7 @@ pub(crate) async fn handle(server: &Arc<ApiServer>, request: Request<RequestBody
         match target {
             Target::Path(path) => {
                 let asked = Attributes { verb: &verb, path: &path, ..Attributes::blank(&user) };
+                let _pass = pass(server, &asked, &mut uids).await?;
                 authorize(server, &asked, &trail)?;
                 discovery::serve(server, &parts.method, &path, &parts.headers, raw_query, trail.style(style)).await
             }
@@ -164,15 +166,17 @@ pub(crate) async fn handle(server: &Arc<ApiServer>, request: Request<RequestBody
                 let verb =
                     path::verb(&parts.method, &path, query.watch).ok_or_else(ApiError::method_not_allowed_path)?;
                 let fields = FieldSelector::parse(&query.fields)?;
-                authorize(server, &attributes(&user, verb, &path, &fields), &trail)?;
+                let asked = attributes(&user, verb, &path, &fields);
+                let pass = pass(server, &asked, &mut uids).await?;
+                authorize(server, &asked, &trail)?;
                 if verb == "get" && runs_in_pod(&path) {
                     authorize(server, &attributes(&user, "create", &path, &fields), &trail)?;
                 }
-                let form = accept::form(&parts.headers)?;
+                let (form, style) = negotiate(server, &parts.headers, &path, verb, style)?;
                 let (method, headers) = (parts.method.clone(), std::mem::take(&mut parts.headers));
                 let (server, body, place) = (server.clone(), Mutex::new(Some(body)), None);
                 let (style, trail, warnings) = (trail.style(style), trail.clone(), warnings.clone());
-                admitted(Call {
+                let call = Call {
                     server,
                     user,
                     method,
@@ -187,20 +191,49 @@ pub(crate) async fn handle(server: &Arc<ApiServer>, request: Request<RequestBody
                     warnings,
                     place,
                     trail,
-                })
-                .await
+                };
+                admitted(call, pass).await
             }
         }
     };
-    let mut reply = result.await.unwrap_or_else(|error| {
+    let reply = result.await.unwrap_or_else(|error| {
         trail.failed(&error);
         respond::error(&error, style)
     });
-    respond::warn(&mut reply, &warnings.take());
+    trail.answered(completed(reply, uids, &warnings.take(), head))
+}
+
+/// The answer with what stands beside it.
+fn completed(mut reply: Reply, uids: Option<Uids>, warnings: &[String], head: bool) -> Reply {
+    respond::warn(&mut reply, warnings);
+    if let Some(uids) = uids {
+        uids.tell(reply.headers_mut());
+    }
     if head {
         *reply.body_mut() = Body::Empty;
     }
-    trail.answered(reply)
+    reply
+}
+
+/// What the answer will be.
+fn negotiate(
+    server: &ApiServer,
+    headers: &HeaderMap,
+    path: &ResourcePath,
+    verb: &str,
+    style: Style,
+) -> Result<(Form, Style), ApiError> {
+    if matches!(path.subresource.as_str(), "exec" | "attach" | "portforward" | "proxy") {
+        // Somebody else answers, in whatever form.
+        return Ok((Form::Object, style));
+    }
+    let has_message = || {
+        let custom = server.caches.custom();
+        path.subresource == "scale" || custom.find(&path.group, &path.version, &path.resource).is_none()
+    };
+    let accepted = accept::negotiate(headers, verb == "watch", has_message)?;
+    let pretty = style.pretty || accepted.pretty;
+    Ok((accepted.form, Style { protobuf: accepted.protobuf, pretty, ..style }))
 }
 
 /// The verb for the audit log, which is to know it also of requests that are not understood.
@@ -277,34 +310,53 @@ async fn authenticate(server: &ApiServer, headers: &HeaderMap, sender: &Sender) 
     })
 }
 
-/// Takes a place among the requests under way and bounds the time of those that end by themselves.
-async fn admitted(mut call: Call) -> Result<Reply, ApiError> {
+/// Waits until API Priority and Fairness lets the request run. By which objects it was classified goes to `uids`.
+async fn pass(server: &ApiServer, asked: &Attributes<'_>, uids: &mut Option<Uids>) -> Result<Pass, ApiError> {
+    if is_long(asked) {
+        return Ok(Pass::Exempt);
+    }
+    let class = server.flow.classify(asked);
+    *uids = Some(class.uids.clone());
+    server.flow.enter(&class).await
+}
+
+/// Bounds the time of requests that end by themselves, and the number of those that API Priority and Fairness does not: a
+/// watch counts there until it has begun, other streams do not at all, and neither do exempt users.
+async fn admitted(mut call: Call, pass: Pass) -> Result<Reply, ApiError> {
     let server = call.server.clone();
     let limits = &server.config.limits;
     if is_stream(&call) {
-        call.place = Some(server.streams.clone().try_acquire_owned().map_err(|_| too_many())?);
+        call.place = Some(server.streams.clone().try_acquire_owned().map_err(|_| flow::too_many())?);
         return resource::serve(call).await;
     }
     let reads = matches!(call.verb, "get" | "list");
-    let _place = place(if reads { &server.reads } else { &server.writes }).await?;
+    let _place = match pass {
+        Pass::Seat { .. } => None,
+        Pass::Exempt => Some(place(if reads { &server.reads } else { &server.writes }).await?),
+    };
     match tokio::time::timeout(limits.request_timeout, resource::serve(call)).await {
         Ok(result) => result,
         Err(_) => Err(ApiError::timeout("request did not complete within the allotted timeout", 0)),
     }
 }
 
-/// How long a request waits for its place before it is turned away.
+/// How long an exempt request waits for its place, which bounds memory, before it is turned away.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
 
 async fn place(places: &Semaphore) -> Result<SemaphorePermit<'_>, ApiError> {
     match tokio::time::timeout(PATIENCE, places.acquire()).await {
         Ok(Ok(permit)) => Ok(permit),
-        _ => Err(too_many()),
+        _ => Err(flow::too_many()),
     }
 }
 
 pub(crate) fn too_many() -> ApiError {
     ApiError::too_many_requests("Too many requests, please try again later.", 1)
+}
+
+/// Streams that are no watches, whose work is done elsewhere.
+fn is_long(asked: &Attributes<'_>) -> bool {
+    asked.verb == "proxy" || matches!(asked.subresource, "log" | "exec" | "attach" | "portforward" | "proxy")
 }
 
 /// What runs in a pod or talks to it is more than reading, whatever the method: web sockets begin with GET (Kubernetes'

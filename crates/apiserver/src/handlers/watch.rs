@@ -1,5 +1,6 @@
 //! Watch: a position in a kind's ring of changes, read on as the client takes them.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,8 +14,8 @@ use rand::Rng as _;
 use serde_json::{Value, json};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::watch::Receiver;
-use tokio::time::{Instant, Interval, MissedTickBehavior};
-use tokio_util::sync::CancellationToken;
+use tokio::time::{Instant, Interval, MissedTickBehavior, Sleep};
+use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::list::Filter;
 use super::{Call, Scope, render};
@@ -43,7 +44,9 @@ pub(crate) async fn serve(mut call: Call, scope: Scope<'_>) -> Result<Reply, Api
         filter.fields = only;
     }
     check(&call)?;
-    let view = View { kind: scope.kind.clone(), form: call.form, include: include(&call)? };
+    let protobuf = call.style.protobuf;
+    let view = View { kind: scope.kind.clone(), form: call.form, include: include(&call)?, protobuf };
+    let interval = call.server.config.limits.bookmark_interval;
     let caches = call.server.caches.clone();
     let mut stream = Stream {
         cache: scope.cache.clone(),
@@ -56,25 +59,26 @@ pub(crate) async fn serve(mut call: Call, scope: Scope<'_>) -> Result<Reply, Api
         initial_end: None,
         position: 0,
         sent: 0,
-        bookmarks: call.query.bookmarks,
-        ticks: ticks(call.server.config.limits.bookmark_interval),
-        deadline: Instant::now() + timeout(&call),
-        end: call.server.streams_end.clone(),
+        ticks: call.query.bookmarks.then(|| ticks(interval)),
+        deadline: Box::pin(tokio::time::sleep(timeout(&call))),
+        end: Box::pin(call.server.streams_end.clone().cancelled_owned()),
         pending: Vec::new(),
+        lines: Vec::new(),
         state: State::Open,
         columns_sent: false,
         _place: call.place.take(),
     };
     if let Err(error) = stream.begin(&call).await {
         // In the stream, where reflectors look for it.
-        stream.state = State::Last(error_line(&error));
+        stream.state = State::Last(stream.view.error(&error));
     }
     let chunks = futures::stream::unfold(stream, |mut stream| async move {
         let bytes = stream.next().await?;
         Some((bytes, stream))
     });
     let mut reply = Response::new(Body::stream(chunks));
-    reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let media = if protobuf { api::protobuf::WATCH_MEDIA } else { "application/json" };
+    reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media));
     reply.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
     Ok(reply)
 }
@@ -117,15 +121,55 @@ fn ticks(every: Duration) -> Interval {
     ticks
 }
 
-fn error_line(error: &ApiError) -> Bytes {
-    kind::frame("ERROR", error.to_status().to_string().as_bytes())
-}
-
 /// How objects are shown.
 struct View {
     kind: KindInfo,
     form: Form,
     include: IncludeObject,
+    protobuf: bool,
+}
+
+impl View {
+    /// One event with a document that is made for it.
+    fn event(&self, word: &str, object: &Value) -> Bytes {
+        if !self.protobuf {
+            return kind::line(word, object.to_string().as_bytes());
+        }
+        match api::protobuf::watch_frame(word, object) {
+            Some(frame) => frame.into(),
+            None => self.unsayable(),
+        }
+    }
+
+    fn error(&self, error: &ApiError) -> Bytes {
+        self.event("ERROR", &error.to_status())
+    }
+
+    /// In the place of an object that is not of its kind's types, which validation does not let in: the client starts over.
+    fn unsayable(&self) -> Bytes {
+        let status = ApiError::internal("unable to encode watch object").to_status();
+        api::protobuf::watch_frame("ERROR", &status).unwrap_or_default().into()
+    }
+
+    /// An event with the object as it is.
+    fn whole(&self, change: Change, entry: &Entry) -> Bytes {
+        let word = change.as_str();
+        if self.protobuf {
+            return kind::frame(word, entry, &self.kind).unwrap_or_else(|| self.unsayable());
+        }
+        kind::line(word, &entry.document(&self.kind))
+    }
+
+    /// The same, encoded once for all watches that show objects as they are stored.
+    fn shared(&self, event: &Event) -> Bytes {
+        if crate::cache::entry::is_converted(&self.kind) {
+            return self.whole(event.change, &event.entry);
+        }
+        match self.protobuf {
+            true => event.frame(&self.kind).unwrap_or_else(|| self.unsayable()),
+            false => event.line(),
+        }
+    }
 }
 
 enum State {
@@ -150,11 +194,14 @@ struct Stream {
     position: u64,
     /// The newest revision the client has been told.
     sent: u64,
-    bookmarks: bool,
-    ticks: Interval,
-    deadline: Instant,
-    end: CancellationToken,
+    /// For a watch that wants bookmarks.
+    ticks: Option<Interval>,
+    // These two stay as they are while changes come and go: each is entered in a list under a lock, once.
+    deadline: Pin<Box<Sleep>>,
+    end: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// Kept for their memory.
     pending: Vec<Arc<Event>>,
+    lines: Vec<Bytes>,
     state: State,
     columns_sent: bool,
     _place: Option<OwnedSemaphorePermit>,
@@ -213,16 +260,24 @@ impl Stream {
                     return Some(piece);
                 }
             }
+            let ticks = &mut self.ticks;
+            let tick = async {
+                match ticks {
+                    Some(ticks) => drop(ticks.tick().await),
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
-                changed = self.head.changed() => if changed.is_err() { return self.finish(through) },
-                _ = self.ticks.tick(), if self.bookmarks => {
+                biased;
+                () = &mut self.deadline => return self.finish(through),
+                () = &mut self.end => return self.finish(through),
+                () = tick => {
                     if through > self.sent {
                         self.sent = through;
                         return Some(self.bookmark(through, false));
                     }
                 }
-                () = tokio::time::sleep_until(self.deadline) => return self.finish(through),
-                () = self.end.cancelled() => return self.finish(through),
+                changed = self.head.changed() => if changed.is_err() { return self.finish(through) },
             }
         }
     }
@@ -230,7 +285,7 @@ impl Stream {
     /// Ends the watch, with a bookmark for those who want to go on.
     fn finish(&mut self, through: u64) -> Option<Bytes> {
         self.state = State::Ended;
-        (self.bookmarks && through > self.sent).then(|| self.bookmark(through, false))
+        (self.ticks.is_some() && through > self.sent).then(|| self.bookmark(through, false))
     }
 
     fn take_initial(&mut self) -> Option<Bytes> {
@@ -248,37 +303,23 @@ impl Stream {
         (!out.is_empty()).then(|| out.freeze())
     }
 
-    /// New changes that concern this watch. `Err` is the last line of a watch that was too slow.
+    /// New changes that concern this watch, in one piece. `Err` is the last line of a watch that was too slow.
     fn take_changes(&mut self) -> Result<Option<Bytes>, Bytes> {
         loop {
-            self.pending.clear();
             let mut pending = std::mem::take(&mut self.pending);
-            let read = self.cache.read_from(self.position, BATCH, &mut pending);
-            match read {
+            match self.cache.read_bounded(self.position, BATCH, PIECE, &mut pending) {
                 Ok(position) => self.position = position,
-                Err(old) => return Err(error_line(&ApiError::too_old_resource_version(self.sent, old.oldest))),
+                Err(old) => return Err(self.view.error(&ApiError::too_old_resource_version(self.sent, old.oldest))),
             }
-            if pending.is_empty() {
-                self.pending = pending;
-                return Ok(None);
-            }
-            let mut first = Bytes::new();
-            let mut more = BytesMut::new();
+            let nothing = pending.is_empty();
             for event in pending.drain(..) {
                 let Some(line) = self.event(&event) else { continue };
                 self.sent = self.sent.max(event.entry.revision);
-                if first.is_empty() {
-                    first = line;
-                    continue;
-                }
-                if more.is_empty() {
-                    more.extend_from_slice(&first);
-                }
-                more.extend_from_slice(&line);
+                self.lines.push(line);
             }
             self.pending = pending;
-            if !first.is_empty() {
-                return Ok(Some(if more.is_empty() { first } else { more.freeze() }));
+            if nothing || !self.lines.is_empty() {
+                return Ok(joined(&mut self.lines));
             }
         }
     }
@@ -302,22 +343,21 @@ impl Stream {
         }
     }
 
-    /// The line encoded once for all watches, where this one shows objects as they are.
     fn shared(&mut self, event: &Event) -> Bytes {
-        if self.view.form == Form::Object && !crate::cache::entry::is_converted(&self.view.kind) {
-            return event.frame();
+        if self.view.form == Form::Object {
+            return self.view.shared(event);
         }
         self.line(event.change, &event.entry)
     }
 
     fn line(&mut self, change: Change, entry: &Entry) -> Bytes {
-        let word = change.as_str();
         if self.view.form == Form::Object {
-            return kind::frame(word, &entry.document(&self.view.kind));
+            return self.view.whole(change, entry);
         }
         let mut object = entry.value();
         self.view.kind.from_storage(&mut object);
-        kind::frame(word, self.shown(&object).to_string().as_bytes())
+        let shown = self.shown(&object);
+        self.view.event(change.as_str(), &shown)
     }
 
     fn shown(&mut self, object: &Value) -> Value {
@@ -360,6 +400,16 @@ impl Stream {
             }
             _ => json!({"kind": self.view.kind.kind, "apiVersion": self.view.kind.api_version(), "metadata": metadata}),
         };
-        kind::frame("BOOKMARK", object.to_string().as_bytes())
+        self.view.event("BOOKMARK", &object)
     }
+}
+
+/// The lines in one piece: the line itself when there is one, else a copy of exactly their length.
+fn joined(lines: &mut Vec<Bytes>) -> Option<Bytes> {
+    if lines.len() < 2 {
+        return lines.pop();
+    }
+    let mut out = BytesMut::with_capacity(lines.iter().map(Bytes::len).sum());
+    lines.drain(..).for_each(|line| out.extend_from_slice(&line));
+    Some(out.freeze())
 }

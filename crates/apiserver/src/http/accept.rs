@@ -20,80 +20,133 @@ pub enum Form {
     AggregatedDiscovery,
 }
 
-/// What is served beside plain JSON, as a 406 lists it.
+/// What is served, as a 406 lists it.
 pub const MEDIA: &[&str] = &["application/json"];
+const OBJECT_MEDIA: &[&str] = &["application/json", api::protobuf::MEDIA];
+const STREAM_MEDIA: &[&str] = &["application/json;stream=watch", api::protobuf::WATCH_MEDIA];
 
-/// The first acceptable form, in the order of the client's preference.
+/// What an answer will be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Accepted {
+    /// The form of the resource.
+    pub form: Form,
+    /// Encoded as protobuf instead of JSON.
+    pub protobuf: bool,
+    /// JSON is to be indented.
+    pub pretty: bool,
+}
+
+/// The form of a document that is JSON only.
 ///
 /// # Errors
 /// 406 when none is served.
 pub fn form(headers: &HeaderMap) -> Result<Form, ApiError> {
-    let mut any = false;
-    let mut best: Option<(u16, Form)> = None;
-    for value in headers.get_all(ACCEPT) {
-        let Ok(value) = value.to_str() else { continue };
-        for item in value.split(',').map(str::trim).filter(|i| !i.is_empty()) {
-            any = true;
-            if let Some((quality, form)) = one(item)
-                && quality > 0
-                && best.is_none_or(|(q, _)| quality > q)
-            {
-                best = Some((quality, form));
-            }
-        }
-    }
-    match best {
-        Some((_, form)) => Ok(form),
-        None if !any => Ok(Form::Object),
+    match best(headers, &|| false) {
+        Some(accepted) => Ok(accepted.form),
         None => Err(ApiError::not_acceptable(MEDIA)),
     }
 }
 
-/// One media range with its quality in thousandths.
-fn one(item: &str) -> Option<(u16, Form)> {
-    let mut parts = item.split(';').map(str::trim);
-    let media = parts.next()?;
-    let (mut kind, mut group, mut version, mut quality) = ("", "", "", 1000);
-    for part in parts {
-        match part.split_once('=') {
-            Some(("as", v)) => kind = v,
-            Some(("g", v)) => group = v,
-            Some(("v", v)) => version = v,
-            Some(("q", v)) => quality = (v.parse::<f32>().ok()?.clamp(0.0, 1.0) * 1000.0) as u16,
-            _ => {}
-        }
-    }
-    if !matches!(media.to_ascii_lowercase().as_str(), "application/json" | "*/*" | "application/*") {
-        return None;
-    }
-    let form = match (kind, group, version) {
-        ("", _, _) => Form::Object,
-        ("Table", "meta.k8s.io", "v1" | "v1beta1") => Form::Table,
-        ("PartialObjectMetadata", "meta.k8s.io", "v1" | "v1beta1") => Form::Partial,
-        ("PartialObjectMetadataList", "meta.k8s.io", "v1" | "v1beta1") => Form::PartialList,
-        ("APIGroupDiscoveryList", "apidiscovery.k8s.io", "v2") => Form::AggregatedDiscovery,
-        _ => return None,
-    };
-    Some((quality, form))
+/// What the client likes best of what a resource can be answered with. `protobuf` says whether its objects have messages;
+/// it is asked only when the client has heard of protobuf.
+///
+/// # Errors
+/// 406 when nothing fits.
+pub fn negotiate(headers: &HeaderMap, stream: bool, protobuf: impl Fn() -> bool) -> Result<Accepted, ApiError> {
+    let media = if stream { STREAM_MEDIA } else { OBJECT_MEDIA };
+    best(headers, &protobuf).ok_or_else(|| ApiError::not_acceptable(media))
 }
 
-/// Whether the client names protobuf before any form of JSON. That it takes JSON as well is what [`form`] sees to: large
-/// lists and watches are always JSON.
+/// Whether a document that can be either, as a Status, goes out as protobuf.
 pub fn protobuf(headers: &HeaderMap) -> bool {
-    let ranges = headers.get_all(ACCEPT).iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(','));
-    let mut best = (0, false);
-    for item in ranges.map(str::trim) {
-        let (media, parameters) = item.split_once(';').unwrap_or((item, ""));
-        let is_protobuf = media.trim().eq_ignore_ascii_case(api::protobuf::MEDIA);
-        // With the parameters of JSON of the same form, which say what is asked for and how much it is wanted.
-        let as_json = if is_protobuf { &format!("application/json;{parameters}") } else { item };
-        if let Some((quality, _)) = one(as_json)
-            && quality > best.0
+    let named = |v: &http::HeaderValue| v.as_bytes().windows(8).any(|w| w.eq_ignore_ascii_case(b"protobuf"));
+    headers.get_all(ACCEPT).iter().any(named) && best(headers, &|| true).is_some_and(|a| a.protobuf)
+}
+
+/// The first media range that is served, by quality, then by how much it says, then in the client's order (RFC 9110, 12.5.1).
+fn best(headers: &HeaderMap, protobuf: &dyn Fn() -> bool) -> Option<Accepted> {
+    let mut any = false;
+    let mut found: Option<((u16, u8), Accepted)> = None;
+    for item in headers.get_all(ACCEPT).iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(',')) {
+        let item = item.trim();
+        if item.is_empty() {
+            continue;
+        }
+        any = true;
+        let Some(range) = Range::parse(item).filter(|range| range.quality > 0) else { continue };
+        let rank = (range.quality, range.weight);
+        if found.is_none_or(|(best, _)| rank > best)
+            && let Some(accepted) = range.accepted(protobuf)
         {
-            best = (quality, is_protobuf);
+            found = Some((rank, accepted));
         }
     }
-    best.1
+    if any { found.map(|(_, accepted)| accepted) } else { Some(Accepted::default()) }
+}
+
+/// One media range.
+#[derive(Default)]
+struct Range<'a> {
+    media: &'a str,
+    /// How much it says: a type, any of `application`, anything.
+    weight: u8,
+    /// In thousandths.
+    quality: u16,
+    kind: &'a str,
+    group: &'a str,
+    version: &'a str,
+    pretty: bool,
+}
+
+impl<'a> Range<'a> {
+    /// `None` for what is malformed or asks for something that is not there.
+    fn parse(item: &'a str) -> Option<Self> {
+        let mut parts = item.split(';').map(str::trim);
+        let media = parts.next()?;
+        let weight = match media {
+            "*/*" => 0,
+            _ if media.ends_with("/*") => 1,
+            _ => 2,
+        };
+        let mut out = Range { media, weight, quality: 1000, ..Range::default() };
+        for part in parts {
+            let (key, value) = part.split_once('=').unwrap_or((part, ""));
+            let value = value.trim().trim_matches('"');
+            match key.trim() {
+                "as" => out.kind = value,
+                "g" => out.group = value,
+                "v" => out.version = value,
+                "q" => out.quality = (value.parse::<f32>().ok()?.clamp(0.0, 1.0) * 1000.0) as u16,
+                "pretty" => out.pretty = value == "1",
+                "stream" if !matches!(value, "" | "watch") => return None,
+                // A version of the server's own for generic output: there is none.
+                "sv" if !value.is_empty() => return None,
+                _ => {}
+            }
+        }
+        Some(out)
+    }
+
+    fn accepted(&self, protobuf: &dyn Fn() -> bool) -> Option<Accepted> {
+        let form = match (self.kind, self.group, self.version) {
+            ("", "", "") => Form::Object,
+            ("Table", "meta.k8s.io", "v1" | "v1beta1") => Form::Table,
+            ("PartialObjectMetadata", "meta.k8s.io", "v1" | "v1beta1") => Form::Partial,
+            ("PartialObjectMetadataList", "meta.k8s.io", "v1" | "v1beta1") => Form::PartialList,
+            ("APIGroupDiscoveryList", "apidiscovery.k8s.io", "v2") => Form::AggregatedDiscovery,
+            _ => return None,
+        };
+        if ["application/json", "application/*", "*/*"].iter().any(|m| self.media.eq_ignore_ascii_case(m)) {
+            return Some(Accepted { form, protobuf: false, pretty: self.pretty });
+        }
+        let sayable = match form {
+            Form::Object => self.media.eq_ignore_ascii_case(api::protobuf::MEDIA) && protobuf(),
+            // Metadata has a message whatever it belongs to.
+            Form::Partial | Form::PartialList => self.media.eq_ignore_ascii_case(api::protobuf::MEDIA),
+            Form::Table | Form::AggregatedDiscovery => false,
+        };
+        sayable.then_some(Accepted { form, protobuf: true, pretty: false })
+    }
 }
 
 /// Whether the client understands gzip.
@@ -149,6 +202,66 @@ mod tests {
         assert!(!prefers("application/vnd.kubernetes.protobuf;q=0, */*"));
         assert!(!prefers("application/json"));
         assert!(!protobuf(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn resources_are_negotiated() {
+        let (object, table, partial) = (Form::Object, Form::Table, Form::Partial);
+        // Header, whether objects have a message, what comes out.
+        let cases: &[(&'static str, bool, Option<(Form, bool)>)] = &[
+            ("application/vnd.kubernetes.protobuf", true, Some((object, true))),
+            ("application/vnd.kubernetes.protobuf", false, None),
+            ("application/vnd.kubernetes.protobuf,application/json", false, Some((object, false))),
+            ("application/vnd.kubernetes.protobuf;stream=watch", true, Some((object, true))),
+            ("application/json;stream=watch", true, Some((object, false))),
+            ("application/json;stream=exec", true, None),
+            ("application/json;q=0.4, application/vnd.kubernetes.protobuf;q=0.8", true, Some((object, true))),
+            ("application/json;q=0.9, application/vnd.kubernetes.protobuf;q=0.8", true, Some((object, false))),
+            ("application/vnd.kubernetes.protobuf;q=0.8, */*;q=0.9", true, Some((object, false))),
+            ("*/*, application/vnd.kubernetes.protobuf", true, Some((object, true))),
+            ("text/html, application/*;q=0.1", true, Some((object, false))),
+            ("text/html", true, None),
+            ("application/vnd.kubernetes.protobuf;q=0", true, None),
+            ("application/json;q=x", true, None),
+            ("application/json;sv=v9", true, None),
+            ("application/vnd.kubernetes.protobuf;as=Table;g=meta.k8s.io;v=v1", true, None),
+            (
+                "application/vnd.kubernetes.protobuf;as=PartialObjectMetadata;g=meta.k8s.io;v=v1",
+                false,
+                Some((partial, true)),
+            ),
+            (
+                "application/vnd.kubernetes.protobuf;as=Table;g=meta.k8s.io;v=v1, application/json;as=Table;g=meta.k8s.io;v=v1",
+                true,
+                Some((table, false)),
+            ),
+            ("application/json;g=meta.k8s.io;v=v1", true, None),
+            ("application/yaml, APPLICATION/JSON", true, Some((object, false))),
+            ("", true, Some((object, false))),
+        ];
+        for (header, messages, want) in cases {
+            let mut headers = HeaderMap::new();
+            headers.insert(ACCEPT, header.parse().unwrap());
+            let got = negotiate(&headers, false, || *messages);
+            assert_eq!(got.clone().ok().map(|a| (a.form, a.protobuf)), *want, "{header}");
+            if let Err(error) = got {
+                assert_eq!(
+                    (error.code, error.message.as_str()),
+                    (
+                        406,
+                        "only the following media types are accepted: application/json, application/vnd.kubernetes.protobuf"
+                    )
+                );
+            }
+        }
+        let mut headers = HeaderMap::new();
+        headers.insert(ACCEPT, "text/html".parse().unwrap());
+        assert_eq!(
+            negotiate(&headers, true, || true).unwrap_err().message,
+            "only the following media types are accepted: application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch"
+        );
+        headers.insert(ACCEPT, "application/json;pretty=1".parse().unwrap());
+        assert!(negotiate(&headers, false, || true).unwrap().pretty);
     }
 
     #[test]

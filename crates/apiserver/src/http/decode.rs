@@ -73,18 +73,22 @@ pub fn yaml(bytes: &[u8]) -> Result<Decoded, ApiError> {
     }
     let bad = |e: &dyn fmt::Display| ApiError::bad_request(format!("error decoding YAML: {e}"));
     let text = std::str::from_utf8(bytes).map_err(|e| bad(&e))?;
-    let value: Value = serde_saphyr::from_str(text).map_err(|e| bad(&e))?;
-    if too_deep(&value, DEPTH) {
-        return Err(bad(&"the document is nested too deeply"));
-    }
-    Ok(Decoded { value, repeated: Vec::new() })
+    // Repeated keys are found here, so that the request's `fieldValidation` decides. The parser's own limits on aliases,
+    // nodes and depth stay as they are.
+    let options = serde_saphyr::options! { duplicate_keys: serde_saphyr::DuplicateKeyPolicy::LastWins };
+    let Document(decoded) = serde_saphyr::from_str_with_options(text, options).map_err(|e| bad(&e))?;
+    Ok(decoded)
 }
 
-fn too_deep(value: &Value, left: usize) -> bool {
-    match value {
-        Value::Array(items) => left == 0 || items.iter().any(|v| too_deep(v, left - 1)),
-        Value::Object(map) => left == 0 || map.values().any(|v| too_deep(v, left - 1)),
-        _ => false,
+/// What [`Tree`] reads, for parsers that take no seed.
+struct Document(Decoded);
+
+impl<'de> serde::Deserialize<'de> for Document {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let (mut repeated, mut path) = (Vec::new(), String::new());
+        let seed = Tree { repeated: &mut repeated, path: &mut path, depth: 0 };
+        let value = seed.deserialize(deserializer)?;
+        Ok(Document(Decoded { value, repeated }))
     }
 }
 
@@ -125,6 +129,12 @@ impl<'de> Visitor<'de> for Tree<'_> {
     }
     fn visit_string<E>(self, v: String) -> Result<Value, E> {
         Ok(v.into())
+    }
+    fn visit_none<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+    fn visit_some<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
     }
     fn visit_unit<E>(self) -> Result<Value, E> {
         Ok(Value::Null)
@@ -193,6 +203,29 @@ mod tests {
         assert_eq!(json(b"{} {}").unwrap_err().code, 400);
         assert_eq!(json(b"").unwrap_err().code, 400);
         assert_eq!(yaml(deep.as_bytes()).unwrap_err().code, 400);
+        let indented: String = (0..200).map(|i| format!("{}a:\n", " ".repeat(i))).collect();
+        assert_eq!(yaml(indented.as_bytes()).unwrap_err().code, 400);
+        assert_eq!(yaml(b"a: \xff").unwrap_err().code, 400);
+    }
+
+    #[test]
+    fn aliases_cannot_be_made_to_explode() {
+        let mut bomb = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
+        for i in 1..12 {
+            let last = format!("*a{}, ", i - 1).repeat(10);
+            bomb.push_str(&format!("a{i}: &a{i} [{last}]\n"));
+        }
+        assert_eq!(yaml(bomb.as_bytes()).unwrap_err().code, 400);
+    }
+
+    #[test]
+    fn repeated_keys_of_yaml_are_named_too() {
+        let decoded = yaml(b"spec:\n  replicas: 1\n  replicas: 2\n  list:\n  - {a: 1, a: 3}\n").unwrap();
+        assert_eq!(decoded.repeated, ["spec.replicas", "spec.list[0].a"]);
+        assert_eq!(
+            (&decoded.value["spec"]["replicas"], &decoded.value["spec"]["list"][0]["a"]),
+            (&2.into(), &3.into())
+        );
     }
 
     #[test]

@@ -28,7 +28,7 @@ pub struct Style {
     pub pretty: bool,
     /// The client understands gzip.
     pub gzip: bool,
-    /// The client would rather have protobuf than JSON, but takes both.
+    /// The client would rather have protobuf than JSON.
     pub protobuf: bool,
 }
 
@@ -75,11 +75,21 @@ fn whole(code: StatusCode, bytes: Bytes, media: &'static str, style: Style) -> R
     reply
 }
 
-/// JSON in pieces that are made as they are sent. `size` is about how long it will be.
-pub fn pieces(chunks: impl futures::Stream<Item = Bytes> + Send + 'static, size: usize, style: Style) -> Reply {
+/// A document that is protobuf already.
+pub fn protobuf(code: StatusCode, document: Vec<u8>, style: Style) -> Reply {
+    whole(code, document.into(), protobuf::MEDIA, style)
+}
+
+/// A document in pieces that are made as they are sent. `size` is about how long it will be.
+pub fn pieces(
+    chunks: impl futures::Stream<Item = Bytes> + Send + 'static,
+    size: usize,
+    media: &'static str,
+    style: Style,
+) -> Reply {
     let mut reply = Response::new(Body::Empty);
     let headers = reply.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(media));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
     if style.gzip && size >= GZIP_FROM {
         headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));

@@ -79,8 +79,6 @@ fn templates_are_warned_about_at_their_place() {
 fn kinds_without_effect_say_so_and_others_are_silent() {
     for (api_version, k) in [
         ("networking.k8s.io/v1", "NetworkPolicy"),
-        ("flowcontrol.apiserver.k8s.io/v1", "FlowSchema"),
-        ("flowcontrol.apiserver.k8s.io/v1", "PriorityLevelConfiguration"),
         ("resource.k8s.io/v1", "ResourceClaim"),
         ("resource.k8s.io/v1", "ResourceSlice"),
         ("storage.k8s.io/v1", "CSIDriver"),

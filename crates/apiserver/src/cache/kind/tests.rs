@@ -48,7 +48,7 @@ fn events_are_added_modified_deleted_with_the_right_revision() {
     assert_eq!(end, 3);
     let got: Vec<(Change, u64)> = events.iter().map(|e| (e.change, e.entry.revision)).collect();
     assert_eq!(got, [(Change::Added, 1), (Change::Modified, 2), (Change::Deleted, 3)]);
-    assert!(String::from_utf8_lossy(&events[2].frame()).contains(r#""resourceVersion":"3""#));
+    assert!(String::from_utf8_lossy(&events[2].line()).contains(r#""resourceVersion":"3""#));
     assert!(cache.get("a/1").is_none());
 }
 
@@ -71,4 +71,15 @@ fn a_reset_ends_open_watches() {
     cache.reset(BTreeMap::new(), 9);
     assert!(cache.read_from(position, 10, &mut Vec::new()).is_err());
     assert_eq!(cache.position_after(9), Ok(cache.snapshot("", None, 0, false, |_| true).position));
+}
+
+#[test]
+fn a_piece_ends_with_the_object_that_fills_it() {
+    let cache = cache(100);
+    (1..=3).for_each(|revision| put(&cache, "a/1", revision));
+    let mut events = Vec::new();
+    assert_eq!(cache.read_bounded(0, 100, 1, &mut events).unwrap(), 1);
+    assert_eq!(cache.read_bounded(1, 100, usize::MAX, &mut events).unwrap(), 3);
+    assert_eq!(cache.read_bounded(3, 100, 1, &mut events).unwrap(), 3);
+    assert_eq!(events.len(), 3);
 }

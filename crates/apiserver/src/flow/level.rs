@@ -1,0 +1,310 @@
+//! A priority level at work: who runs, who waits, who is turned away.
+//!
+//! As long as there is a seat and nobody waits, taking and leaving it is one atomic operation each. The lock is for those
+//! who find no seat, and for those who leave while somebody waits.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::oneshot;
+
+use super::queue::{Queues, Queuing};
+use super::shares::{Seats, may_borrow};
+
+/// One waiting request in [`Level::state`], whose lower half counts those that run.
+const WAITING: u64 = 1 << 32;
+
+fn running(state: u64) -> u32 {
+    state as u32
+}
+
+fn waiting(state: u64) -> u32 {
+    (state >> 32) as u32
+}
+
+/// All levels, which lend each other seats.
+pub type Pool = RwLock<Vec<Weak<Level>>>;
+
+/// A priority level that limits its requests.
+#[derive(Debug)]
+pub struct Level {
+    state: AtomicU64,
+    /// What the configuration says. [`Level::nominal`] is a copy for the way without a lock.
+    rules: RwLock<(Seats, Option<Queuing>)>,
+    nominal: AtomicU64,
+    queues: Mutex<Queues<oneshot::Sender<Seat>>>,
+    pool: Arc<Pool>,
+}
+
+/// A request's right to run, until it is dropped.
+#[derive(Debug)]
+pub struct Seat(Option<Arc<Level>>);
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        if let Some(level) = self.0.take() {
+            level.leave();
+        }
+    }
+}
+
+/// What a level says to a request.
+#[derive(Debug)]
+pub enum Answer {
+    /// It may run.
+    Run(Seat),
+    /// It waits.
+    Wait(Waiter),
+    /// There is no room.
+    Full,
+}
+
+impl Level {
+    /// A level without requests, which joins the pool.
+    pub fn new(seats: Seats, queuing: Option<Queuing>, pool: &Arc<Pool>) -> Arc<Self> {
+        let level = Arc::new(Level {
+            state: AtomicU64::new(0),
+            rules: RwLock::new((seats, queuing)),
+            nominal: AtomicU64::new(seats.nominal.into()),
+            queues: Mutex::default(),
+            pool: pool.clone(),
+        });
+        let mut members = pool.write();
+        members.retain(|member| member.strong_count() > 0);
+        members.push(Arc::downgrade(&level));
+        level
+    }
+
+    /// Obeys another configuration from now on.
+    pub fn configure(self: &Arc<Self>, seats: Seats, queuing: Option<Queuing>) {
+        *self.rules.write() = (seats, queuing);
+        self.nominal.store(seats.nominal.into(), Ordering::Release);
+        self.dispatch(&mut self.queues.lock());
+    }
+
+    /// Asks for a seat. `flow` is the hash of the request's flow.
+    pub fn enter(self: &Arc<Self>, flow: u64) -> Answer {
+        let nominal = self.nominal.load(Ordering::Acquire);
+        let free = |state: u64| (waiting(state) == 0 && u64::from(running(state)) < nominal).then_some(state + 1);
+        if self.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, free).is_ok() {
+            return Answer::Run(Seat(Some(self.clone())));
+        }
+        let mut queues = self.queues.lock();
+        // From here on everybody comes this way, and who leaves looks at the queues.
+        self.state.fetch_add(WAITING, Ordering::AcqRel);
+        if queues.is_empty() && self.take_seat() {
+            self.state.fetch_sub(WAITING, Ordering::AcqRel);
+            return Answer::Run(Seat(Some(self.clone())));
+        }
+        let (seat, answer) = oneshot::channel();
+        let before = queues.len();
+        let queuing = self.rules.read().1;
+        let offered = queuing.and_then(|how| queues.offer(flow, seat, how, |s| !s.is_closed()).ok());
+        // This one counted already; those that made room did too.
+        let change = before as u64 + 1 - queues.len() as u64;
+        self.state.fetch_sub(change * WAITING, Ordering::AcqRel);
+        let Some(queue) = offered else { return Answer::Full };
+        self.dispatch(&mut queues);
+        Answer::Wait(Waiter { answer, queue, level: self.clone() })
+    }
+
+    /// Takes a seat, its own or a borrowed one. Only under the lock, while somebody waits.
+    fn take_seat(&self) -> bool {
+        let used = running(self.state.load(Ordering::Acquire));
+        let seats = self.rules.read().0;
+        let free = used < seats.nominal || may_borrow(seats, used, self.others().into_iter());
+        if free {
+            self.state.fetch_add(1, Ordering::AcqRel);
+        }
+        free
+    }
+
+    fn others(&self) -> Vec<(Seats, u32)> {
+        let members = self.pool.read();
+        let others = members.iter().filter(|m| !std::ptr::eq(m.as_ptr(), self)).filter_map(Weak::upgrade);
+        others.map(|o| (o.rules.read().0, running(o.state.load(Ordering::Acquire)))).collect()
+    }
+
+    /// Gives seats to those who wait.
+    fn dispatch(self: &Arc<Self>, queues: &mut Queues<oneshot::Sender<Seat>>) {
+        while !queues.is_empty() && self.take_seat() {
+            let Some(next) = queues.next() else {
+                self.state.fetch_sub(1, Ordering::AcqRel);
+                return;
+            };
+            self.state.fetch_sub(WAITING, Ordering::AcqRel);
+            if let Err(mut seat) = next.send(Seat(Some(self.clone()))) {
+                // Gone in the meantime. Not dropped as it is: that would ask for the lock that is held here.
+                seat.0 = None;
+                self.state.fetch_sub(1, Ordering::AcqRel);
+            }
+        }
+    }
+
+    fn leave(self: &Arc<Self>) {
+        let before = self.state.fetch_sub(1, Ordering::AcqRel);
+        if waiting(before) > 0 {
+            self.dispatch(&mut self.queues.lock());
+        }
+    }
+
+    /// How many run and how many wait.
+    #[cfg(test)]
+    pub fn load(&self) -> (u32, u32) {
+        let state = self.state.load(Ordering::Acquire);
+        (running(state), waiting(state))
+    }
+}
+
+/// A request in a queue. Dropped, it leaves.
+#[derive(Debug)]
+pub struct Waiter {
+    answer: oneshot::Receiver<Seat>,
+    queue: u32,
+    level: Arc<Level>,
+}
+
+impl Waiter {
+    /// Waits for a seat, so long.
+    pub async fn wait(mut self, patience: Duration) -> Option<Seat> {
+        tokio::time::timeout(patience, &mut self.answer).await.ok()?.ok()
+    }
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        self.answer.close();
+        // A seat that came too late goes on to the next.
+        drop(self.answer.try_recv());
+        let mut queues = self.level.queues.lock();
+        let before = queues.len();
+        queues.purge(self.queue, |s| !s.is_closed());
+        let gone = (before - queues.len()) as u64;
+        self.level.state.fetch_sub(gone * WAITING, Ordering::AcqRel);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const QUEUING: Option<Queuing> = Some(Queuing { queues: 4, hand: 2, length: 2 });
+    const LONG: Duration = Duration::from_secs(3600);
+
+    fn level(nominal: u32, lendable: u32, most: u32, pool: &Arc<Pool>) -> Arc<Level> {
+        Level::new(Seats { nominal, lendable, most }, QUEUING, pool)
+    }
+
+    fn run(answer: Answer) -> Seat {
+        match answer {
+            Answer::Run(seat) => seat,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn wait(answer: Answer) -> Waiter {
+        match answer {
+            Answer::Wait(waiter) => waiter,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn seats_are_counted_and_passed_on() {
+        let level = level(2, 0, 2, &Arc::default());
+        let (one, two) = (run(level.enter(0)), run(level.enter(0)));
+        let third = wait(level.enter(0));
+        let fourth = wait(level.enter(5));
+        assert_eq!(level.load(), (2, 2));
+        drop(one);
+        let third = third.wait(LONG).await.unwrap();
+        assert_eq!(level.load(), (2, 1));
+        drop((two, third));
+        let fourth = fourth.wait(LONG).await.unwrap();
+        assert_eq!(level.load(), (1, 0));
+        drop(fourth);
+        assert_eq!(level.load(), (0, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_gives_up_leaves_no_trace() {
+        let level = level(1, 0, 1, &Arc::default());
+        let seat = run(level.enter(0));
+        let (a, b, c) = (wait(level.enter(0)), wait(level.enter(0)), wait(level.enter(0)));
+        assert!(a.wait(Duration::from_millis(1)).await.is_none());
+        drop(b);
+        assert_eq!(level.load(), (1, 1));
+        drop(seat);
+        // A seat that was given to somebody who then leaves goes back.
+        assert_eq!(level.load(), (1, 0));
+        drop(c);
+        assert_eq!(level.load(), (0, 0));
+        drop(run(level.enter(0)));
+    }
+
+    #[test]
+    fn full_queues_and_levels_without_queues_turn_away() {
+        let pool = Arc::default();
+        let level = level(1, 0, 1, &pool);
+        let _seat = run(level.enter(0));
+        let waiters: Vec<_> = (0..4).map(|_| wait(level.enter(0))).collect();
+        assert!(matches!(level.enter(0), Answer::Full));
+        assert_eq!(level.load(), (1, 4));
+        drop(waiters);
+        assert_eq!(level.load(), (1, 0));
+        level.configure(Seats { nominal: 1, lendable: 0, most: 1 }, None);
+        assert!(matches!(level.enter(0), Answer::Full));
+        assert_eq!(level.load(), (1, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn idle_levels_lend_and_take_back() {
+        let pool = Arc::default();
+        let (rich, poor) = (level(3, 2, 3, &pool), level(1, 0, 9, &pool));
+        let borrowed: Vec<_> = (0..3).map(|_| run(poor.enter(0))).collect();
+        let waits = wait(poor.enter(0));
+        let own: Vec<_> = (0..3).map(|_| run(rich.enter(0))).collect();
+        drop(borrowed);
+        let seat = waits.wait(LONG).await.unwrap();
+        assert_eq!((poor.load(), rich.load()), ((1, 0), (3, 0)));
+        drop((own, seat));
+        assert_eq!((poor.load(), rich.load()), ((0, 0), (0, 0)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn more_seats_let_the_waiting_in() {
+        let level = level(0, 0, 0, &Arc::default());
+        let waits = wait(level.enter(0));
+        level.configure(Seats { nominal: 1, lendable: 0, most: 1 }, QUEUING);
+        assert!(waits.wait(LONG).await.is_some());
+        assert_eq!(level.load(), (0, 0));
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn many_at_once_never_exceed_the_limit_and_all_get_through() {
+        let how = Some(Queuing { queues: 8, hand: 3, length: 1000 });
+        let level = Level::new(Seats { nominal: 3, lendable: 0, most: 3 }, how, &Arc::default());
+        let tasks: Vec<_> = (0..200u64)
+            .map(|i| {
+                let level = level.clone();
+                tokio::spawn(async move {
+                    let seat = match level.enter(i % 7) {
+                        Answer::Run(seat) => seat,
+                        Answer::Wait(waiter) if i % 5 == 0 => return drop(waiter),
+                        Answer::Wait(waiter) => waiter.wait(LONG).await.unwrap(),
+                        Answer::Full => panic!("the queues are long enough"),
+                    };
+                    assert!(level.load().0 <= 3);
+                    tokio::task::yield_now().await;
+                    drop(seat);
+                })
+            })
+            .collect();
+        for task in tasks {
+            task.await.unwrap();
+        }
+        assert_eq!(level.load(), (0, 0));
+    }
+}

@@ -1,0 +1,290 @@
+//! API Priority and Fairness (KEP-1040): which requests run when there are more than the server takes at once.
+//!
+//! A request matches a flow schema, which names its priority level. Each level has seats, a share of all; a request without
+//! one waits in a queue of its flow, or is turned away. The flow schemas and levels are objects that people change
+//! ([`keeper`] follows them); what they mean is decided by pure code ([`schema`], [`shares`], [`queue`]).
+
+use std::collections::HashMap;
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::status::ApiError;
+use arc_swap::ArcSwap;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use serde_json::Value;
+
+use crate::authz::Attributes;
+
+pub mod defaults;
+pub mod keeper;
+mod level;
+mod queue;
+mod schema;
+mod shares;
+
+use level::{Answer, Level, Pool};
+use schema::Schema;
+use shares::LevelSpec;
+
+const SCHEMA_UID: HeaderName = HeaderName::from_static("x-kubernetes-pf-flowschema-uid");
+const LEVEL_UID: HeaderName = HeaderName::from_static("x-kubernetes-pf-prioritylevel-uid");
+/// Seconds after which a client that was turned away may try again.
+const RETRY_S: u32 = 1;
+
+/// The flow schemas and levels of the moment, and the requests under way.
+pub struct FlowControl {
+    plan: ArcSwap<Plan>,
+    pool: Arc<Pool>,
+    /// Seats of all levels together.
+    total: u32,
+    /// How long a request waits before it is turned away.
+    patience: Duration,
+    /// Keyed, so that nobody can choose names that are dealt the queues of somebody else.
+    hasher: RandomState,
+}
+
+/// What is matched.
+#[derive(Default)]
+struct Plan {
+    /// In the order in which they are tried, each with its level. The last is `catch-all`.
+    schemas: Vec<(Schema, Uids, Option<Arc<Level>>)>,
+    levels: HashMap<String, Arc<Level>>,
+}
+
+/// By which objects a request was classified; clients see it in headers.
+#[derive(Debug, Clone)]
+pub struct Uids {
+    schema: HeaderValue,
+    level: HeaderValue,
+}
+
+impl Uids {
+    fn new(schema: &str, level: &str) -> Self {
+        let value = |uid: &str| HeaderValue::from_str(uid).unwrap_or(HeaderValue::from_static(""));
+        Uids { schema: value(schema), level: value(level) }
+    }
+
+    /// Tells the client.
+    pub fn tell(self, headers: &mut HeaderMap) {
+        for (name, value) in [(SCHEMA_UID, self.schema), (LEVEL_UID, self.level)] {
+            if !value.is_empty() {
+                headers.insert(name, value);
+            }
+        }
+    }
+}
+
+/// A request's right to run, until it is dropped.
+#[derive(Debug)]
+pub enum Pass {
+    /// Of a level that limits.
+    Seat {
+        /// Given back when dropped.
+        _seat: level::Seat,
+    },
+    /// Of the level that does not.
+    Exempt,
+}
+
+/// Where a request belongs.
+pub struct Class {
+    /// For the headers.
+    pub uids: Uids,
+    level: Option<Arc<Level>>,
+    flow: u64,
+}
+
+impl FlowControl {
+    /// With the default flow schemas and levels until [`FlowControl::load`] is called.
+    pub fn new(total: usize, patience: Duration) -> Self {
+        let control = FlowControl {
+            plan: ArcSwap::default(),
+            pool: Arc::default(),
+            total: u32::try_from(total).unwrap_or(u32::MAX),
+            patience,
+            hasher: RandomState::new(),
+        };
+        control.load(&[], &[]);
+        control
+    }
+
+    /// Obeys these FlowSchemas and PriorityLevelConfigurations from now on. Mandatory ones that are missing are imagined; a
+    /// schema whose level does not exist matches nothing. Requests under way keep their seats, and their levels their state.
+    pub fn load(&self, schemas: &[Value], levels: &[Value]) {
+        let named = |objects: &[Value], name: &str| objects.iter().any(|o| api::meta::name(o) == name);
+        let missing = |of: Vec<Value>, there: &[Value]| {
+            of.into_iter().filter(|o| !named(there, api::meta::name(o))).collect::<Vec<_>>()
+        };
+        let mut specs: Vec<LevelSpec> = levels.iter().map(LevelSpec::read).collect();
+        specs.extend(missing(defaults::mandatory_levels(), levels).iter().map(LevelSpec::read));
+        let seats = shares::divide(self.total, &specs);
+        let old = self.plan.load();
+        let mut plan = Plan::default();
+        for (spec, seats) in specs.iter().zip(seats).filter(|(spec, _)| !spec.exempt) {
+            let level = match old.levels.get(&spec.name) {
+                Some(level) => {
+                    level.configure(seats, spec.queuing);
+                    level.clone()
+                }
+                None => Level::new(seats, spec.queuing, &self.pool),
+            };
+            plan.levels.insert(spec.name.clone(), level);
+        }
+        let mut all: Vec<Schema> = schemas.iter().map(Schema::read).collect();
+        all.extend(missing(defaults::mandatory_schemas(), schemas).iter().map(Schema::read));
+        schema::in_order(&mut all);
+        for schema in all {
+            let Some(spec) = specs.iter().find(|spec| spec.name == schema.level) else { continue };
+            let level = plan.levels.get(&spec.name).cloned();
+            plan.schemas.push((schema, Uids::new("", ""), level));
+            if let Some((schema, uids, _)) = plan.schemas.last_mut() {
+                *uids = Uids::new(&schema.uid, &spec.uid);
+            }
+        }
+        self.plan.store(Arc::new(plan));
+    }
+
+    /// Finds the flow schema and level of a request.
+    pub fn classify(&self, asked: &Attributes<'_>) -> Class {
+        let plan = self.plan.load();
+        // Everybody who is authenticated matches `catch-all`, which has no successor.
+        let found = plan.schemas.iter().find(|(schema, ..)| schema.matches(asked)).or(plan.schemas.last());
+        match found {
+            Some((schema, uids, level)) => {
+                let flow = match level {
+                    Some(_) => self.hasher.hash_one((&schema.name, schema.flow(asked))),
+                    None => 0,
+                };
+                Class { uids: uids.clone(), level: level.clone(), flow }
+            }
+            None => Class { uids: Uids::new("", ""), level: None, flow: 0 },
+        }
+    }
+
+    /// Waits until the request may run.
+    ///
+    /// # Errors
+    /// 429 when there is no room, or it has waited too long.
+    pub async fn enter(&self, class: &Class) -> Result<Pass, ApiError> {
+        let Some(level) = &class.level else { return Ok(Pass::Exempt) };
+        let seat = match level.enter(class.flow) {
+            Answer::Run(seat) => Some(seat),
+            Answer::Wait(waiter) => waiter.wait(self.patience).await,
+            Answer::Full => None,
+        };
+        seat.map(|_seat| Pass::Seat { _seat }).ok_or_else(too_many)
+    }
+}
+
+/// 429.
+pub fn too_many() -> ApiError {
+    ApiError::too_many_requests("Too many requests, please try again later.", RETRY_S)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::authn::UserInfo;
+
+    fn control(total: usize) -> FlowControl {
+        let control = FlowControl::new(total, Duration::from_secs(1));
+        let uid = |mut o: Value| {
+            o["metadata"]["uid"] = format!("uid-of-{}", api::meta::name(&o)).into();
+            o
+        };
+        let (schemas, levels) = (defaults::schemas(), defaults::levels());
+        control
+            .load(&schemas.into_iter().map(uid).collect::<Vec<_>>(), &levels.into_iter().map(uid).collect::<Vec<_>>());
+        control
+    }
+
+    fn of(
+        control: &FlowControl,
+        user: &UserInfo,
+        verb: &str,
+        group: &str,
+        resource: &str,
+        namespace: &str,
+    ) -> [String; 2] {
+        let path = if resource.starts_with('/') { resource } else { "" };
+        let resource = if path.is_empty() { resource } else { "" };
+        let class = control.classify(&Attributes { verb, group, resource, namespace, path, ..Attributes::blank(user) });
+        let mut headers = HeaderMap::new();
+        class.uids.tell(&mut headers);
+        [SCHEMA_UID, LEVEL_UID].map(|h| headers[h].to_str().unwrap().trim_start_matches("uid-of-").to_owned())
+    }
+
+    #[test]
+    fn the_default_objects_put_everybody_where_kubernetes_does() {
+        let control = control(600);
+        let account = |n: &str| UserInfo::new(format!("system:serviceaccount:{n}:a"), &["system:serviceaccounts"]);
+        let (admin, node) =
+            (UserInfo::new("root", &["system:masters"]), UserInfo::new("system:node:n", &["system:nodes"]));
+        let (manager, ann) = (UserInfo::new("system:kube-controller-manager", &[]), UserInfo::new("ann", &[]));
+        let nobody = UserInfo { name: "x".into(), ..UserInfo::default() };
+        let lease = "coordination.k8s.io";
+        let cases = [
+            (&admin, "get", "", "pods", "n", ["exempt", "exempt"]),
+            (&ann, "get", "", "/readyz", "", ["probes", "exempt"]),
+            (&manager, "update", lease, "leases", "kube-system", ["system-leader-election", "leader-election"]),
+            (&account("kube-system"), "get", lease, "leases", "n", ["system-leader-election", "leader-election"]),
+            (&node, "patch", "", "nodes", "", ["system-node-high", "node-high"]),
+            (&node, "update", lease, "leases", "kube-node-lease", ["system-node-high", "node-high"]),
+            (&node, "list", "", "pods", "", ["system-nodes", "system"]),
+            (&manager, "list", "", "pods", "", ["kube-controller-manager", "workload-high"]),
+            (&account("kube-system"), "list", "", "pods", "", ["kube-system-service-accounts", "workload-high"]),
+            (&account("shop"), "list", "", "pods", "shop", ["service-accounts", "workload-low"]),
+            (&ann, "list", "", "pods", "", ["global-default", "global-default"]),
+            (&ann, "get", "", "/version", "", ["global-default", "global-default"]),
+            (&nobody, "get", "", "pods", "n", ["catch-all", "catch-all"]),
+        ];
+        for (user, verb, group, resource, namespace, want) in cases {
+            assert_eq!(of(&control, user, verb, group, resource, namespace), want, "{} {resource}", user.name);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_level_without_seats_turns_away_and_others_go_on() {
+        let control = control(1);
+        let jail = json!({"metadata": {"name": "jail", "uid": "1"}, "spec": {"type": "Limited",
+            "limited": {"nominalConcurrencyShares": 0, "borrowingLimitPercent": 0, "limitResponse": {"type": "Reject"}}}});
+        let mut schema = json!({"metadata": {"name": "ann", "uid": "2"}, "spec": {"matchingPrecedence": 3,
+            "priorityLevelConfiguration": {"name": "jail"}, "rules": [{"subjects": [{"kind": "User", "user": {"name": "ann"}}],
+            "resourceRules": [{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"], "clusterScope": true}]}]}});
+        let (ann, bob) = (UserInfo::new("ann", &[]), UserInfo::new("bob", &["system:masters"]));
+        let asked = |user| Attributes { verb: "list", resource: "nodes", ..Attributes::blank(user) };
+        control.load(&[schema.clone()], &[jail.clone()]);
+        let refused = control.enter(&control.classify(&asked(&ann))).await.unwrap_err();
+        assert_eq!((refused.code, refused.retry_after()), (429, Some(1)));
+        assert!(matches!(control.enter(&control.classify(&asked(&bob))).await, Ok(Pass::Exempt)));
+        // Only the mandatory levels are left for her when her schema names one that is not there.
+        schema["spec"]["priorityLevelConfiguration"]["name"] = "gone".into();
+        control.load(&[schema], &[jail]);
+        let seat = control.enter(&control.classify(&asked(&ann))).await.unwrap();
+        assert!(control.enter(&control.classify(&asked(&ann))).await.is_err(), "catch-all has one seat and no queue");
+        drop(seat);
+        assert!(control.enter(&control.classify(&asked(&ann))).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_too_long_is_turned_away() {
+        let control = control(1);
+        let ann = UserInfo::new("ann", &[]);
+        let class = control.classify(&Attributes { verb: "list", resource: "nodes", ..Attributes::blank(&ann) });
+        let mut seats = Vec::new();
+        let refused = loop {
+            match control.enter(&class).await {
+                Ok(seat) => seats.push(seat),
+                Err(refused) => break refused,
+            }
+        };
+        assert_eq!(refused.code, 429);
+        assert!(!seats.is_empty());
+        seats.clear();
+        assert!(control.enter(&class).await.is_ok());
+    }
+}

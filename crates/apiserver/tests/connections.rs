@@ -1,0 +1,208 @@
+//! Clients that behave badly on the wire: they say half of what they announced, say nothing, or do not listen. Others notice
+//! nothing of it, and what a bad client costs is bounded.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod common;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use apiserver::Limits;
+use common::*;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio_rustls::client::TlsStream;
+use tokio_util::sync::CancellationToken;
+
+/// For whatever must happen sooner or later.
+const PATIENCE: Duration = Duration::from_secs(60);
+const AUTH: &str = "Authorization: Bearer the-admin-token\r\nHost: localhost\r\n";
+
+struct Wire {
+    cluster: Cluster,
+    address: SocketAddr,
+    tls: tokio_rustls::TlsConnector,
+    _drain: tokio_util::sync::DropGuard,
+}
+
+impl Wire {
+    async fn start(change: impl FnOnce(&mut Limits)) -> Self {
+        let cluster = Cluster::with(change).await;
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let drain = CancellationToken::new();
+        tokio::spawn(cluster.server.clone().serve(listener, drain.clone()));
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(cluster.server.pki().ca_der().unwrap()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let tls = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        Wire { cluster, address, tls: Arc::new(tls).into(), _drain: drain.drop_guard() }
+    }
+
+    async fn connect(&self) -> TlsStream<TcpStream> {
+        let tcp = TcpStream::connect(self.address).await.unwrap();
+        self.tls.connect("localhost".try_into().unwrap(), tcp).await.unwrap()
+    }
+
+    /// Sends a request whole and returns the code and body of the answer; the connection is closed after it.
+    async fn ask(&self, request: &str) -> (u16, String) {
+        let mut stream = self.connect().await;
+        stream.write_all(request.as_bytes()).await.unwrap();
+        answer(&mut stream).await
+    }
+}
+
+async fn answer(stream: &mut TlsStream<TcpStream>) -> (u16, String) {
+    let mut text = Vec::new();
+    let read = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut text));
+    // How a connection ends is not the question here.
+    let _ = read.await.expect("the server answers in time");
+    let text = String::from_utf8_lossy(&text).into_owned();
+    let code = text.split(' ').nth(1).and_then(|c| c.parse().ok()).unwrap_or(0);
+    (code, text.split_once("\r\n\r\n").map_or("", |(_, body)| body).to_owned())
+}
+
+fn get(path: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\n{AUTH}Connection: close\r\n\r\n")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bodies_that_are_too_long_are_refused_announced_or_not() {
+    let wire = Wire::start(|limits| limits.body_bytes = 64 << 10).await;
+    let head = format!("POST {CONFIG_MAPS} HTTP/1.1\r\n{AUTH}Content-Type: application/json\r\nConnection: close\r\n");
+    let announced = wire.ask(&format!("{head}Content-Length: 65537\r\n\r\n")).await;
+    assert_eq!(announced.0, 413, "{}", announced.1);
+    assert!(announced.1.contains("limit is 65536"));
+    let chunk = format!("1000\r\n{}\r\n", " ".repeat(0x1000));
+    let chunked = wire.ask(&format!("{head}Transfer-Encoding: chunked\r\n\r\n{}", chunk.repeat(17))).await;
+    assert_eq!(chunked.0, 413, "{}", chunked.1);
+    let object = config_map("a").to_string();
+    let whole = wire.ask(&format!("{head}Content-Length: {}\r\n\r\n{object}", object.len())).await;
+    assert_eq!(whole.0, 201, "{}", whole.1);
+    // Lengths that contradict each other are how requests are smuggled.
+    let both = wire.ask(&format!("{head}Content-Length: 5\r\nContent-Length: 6\r\n\r\n{{}}")).await;
+    assert_eq!(both.0, 400);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn half_sent_requests_hold_their_place_no_longer_than_their_connection() {
+    let wire = Wire::start(|limits| limits.writes_in_flight = 2).await;
+    let mut half = Vec::new();
+    for (i, sent) in ["", "{\"apiVersion\":"].into_iter().enumerate() {
+        let mut stream = wire.connect().await;
+        let head = format!("POST {CONFIG_MAPS} HTTP/1.1\r\n{AUTH}Content-Type: application/json\r\n");
+        // The answer to "Expect" says that the body is awaited: the place is taken.
+        stream
+            .write_all(format!("{head}Expect: 100-continue\r\nContent-Length: 1000\r\n\r\n").as_bytes())
+            .await
+            .unwrap();
+        let mut go_on = [0; 25];
+        tokio::time::timeout(PATIENCE, stream.read_exact(&mut go_on)).await.unwrap().unwrap();
+        assert_eq!(&go_on, b"HTTP/1.1 100 Continue\r\n\r\n", "{i}");
+        stream.write_all(sent.as_bytes()).await.unwrap();
+        half.push(stream);
+    }
+    assert_eq!(wire.ask(&get(CONFIG_MAPS)).await.0, 200, "reading goes on");
+    half.pop().unwrap().shutdown().await.unwrap();
+    let admin = wire.cluster.admin();
+    let made = tokio::time::timeout(PATIENCE, async {
+        // Until the server has noticed, writes are turned away after a while.
+        while admin.post(CONFIG_MAPS, &config_map("a")).await.code == 429 {}
+    });
+    made.await.expect("the place of a broken request is free again");
+    assert_eq!(admin.get(&format!("{CONFIG_MAPS}/a")).await.code, 200);
+    // Less than a head is less than a request.
+    let mut stream = wire.connect().await;
+    stream.write_all(b"GET /api/v1/namespaces HTTP/1.1\r\nHost: local").await.unwrap();
+    stream.shutdown().await.unwrap();
+    let mut plain = TcpStream::connect(wire.address).await.unwrap();
+    plain.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+    let mut nothing = Vec::new();
+    let _ = tokio::time::timeout(PATIENCE, plain.read_to_end(&mut nothing)).await.expect("no TLS, no connection");
+    assert!(!nothing.starts_with(b"HTTP/"));
+    assert_eq!(wire.ask(&get(CONFIG_MAPS)).await.0, 200);
+}
+
+/// The most files this process may have open.
+fn descriptors() -> usize {
+    let limits = std::fs::read_to_string("/proc/self/limits").unwrap();
+    let line = limits.lines().find(|l| l.starts_with("Max open files")).unwrap();
+    line.split_whitespace().nth(3).and_then(|n| n.parse().ok()).unwrap_or(1024)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn thousands_of_idle_connections_are_in_nobodys_way() {
+    // Both ends are in this process. Most stop before TLS, which is what takes long in a test; some go all the way.
+    let count = 3000.min(descriptors().saturating_sub(200) / 2);
+    println!("{count} idle connections with {} descriptors", descriptors());
+    let wire = Wire::start(|_| {}).await;
+    let mut idle = Vec::new();
+    for _ in 0..count - 50 {
+        idle.push(TcpStream::connect(wire.address).await.unwrap());
+    }
+    let mut secured = Vec::new();
+    for _ in 0..50 {
+        secured.push(wire.connect().await);
+    }
+    assert_eq!(wire.ask(&get(CONFIG_MAPS)).await.0, 200);
+    for stream in &mut secured {
+        stream.write_all(get("/readyz").as_bytes()).await.unwrap();
+        assert_eq!(answer(stream).await, (200, "ok".into()), "an idle connection is still good");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_beyond_the_limit_wait_for_one_to_end() {
+    let wire = Wire::start(|limits| limits.connections = 4).await;
+    let mut open = Vec::new();
+    for _ in 0..4 {
+        open.push(wire.connect().await);
+    }
+    let request = get("/readyz");
+    let mut fifth = std::pin::pin!(wire.ask(&request));
+    // It cannot be served while the others are there, however long that is; half a moment shows only the gross mistake.
+    assert!(tokio::time::timeout(Duration::from_millis(50), &mut fifth).await.is_err());
+    drop(open.pop());
+    assert_eq!(fifth.await, (200, "ok".into()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_that_is_not_read_is_ended_and_others_miss_nothing() {
+    const SIZE: usize = 200 << 10;
+    const UPDATES: usize = 150;
+    let wire = Wire::start(|limits| limits.ring_bytes = 4 * SIZE).await;
+    let admin = wire.cluster.admin();
+    let mut object = config_map("a");
+    object["data"]["k"] = "x".repeat(SIZE).into();
+    admin.create(CONFIG_MAPS, &object).await;
+    // A small window, so that the kernel holds little.
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(16 << 10).unwrap();
+    let tcp = socket.connect(wire.address).await.unwrap();
+    let mut slow = wire.tls.connect("localhost".try_into().unwrap(), tcp).await.unwrap();
+    slow.write_all(get(&format!("{CONFIG_MAPS}?watch=1")).as_bytes()).await.unwrap();
+    let mut first = [0; 17];
+    tokio::time::timeout(PATIENCE, slow.read_exact(&mut first)).await.unwrap().unwrap();
+    assert_eq!(&first, b"HTTP/1.1 200 OK\r\n");
+    let mut quick = admin.watch(&format!("{CONFIG_MAPS}?watch=1")).await;
+    assert_eq!(quick.brief().await.0, "ADDED");
+    for n in 0..UPDATES {
+        let patch = json!({"data": {"n": n.to_string()}});
+        assert_eq!(admin.patch(&format!("{CONFIG_MAPS}/a"), "merge", &patch).await.code, 200);
+        let seen = quick.next().await.unwrap();
+        assert_eq!((&seen["type"], &seen["object"]["data"]["n"]), (&json!("MODIFIED"), &json!(n.to_string())));
+    }
+    // Now the slow one reads: what the kernel and one piece held, then that it was too slow.
+    let mut text = Vec::new();
+    let _ = tokio::time::timeout(PATIENCE, slow.read_to_end(&mut text)).await.expect("the watch has ended");
+    assert!(text.len() < UPDATES * SIZE / 2, "{} bytes were held for it", text.len());
+    let text = String::from_utf8_lossy(&text);
+    let error = text.lines().rev().find(|l| l.starts_with(r#"{"type":"ERROR""#)).expect("its last line says why");
+    let error: Value = serde_json::from_str(error).unwrap();
+    assert_eq!((&error["object"]["code"], &error["object"]["reason"]), (&json!(410), &json!("Expired")));
+}
