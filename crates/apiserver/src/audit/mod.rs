@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
+use crate::admission::Note;
 use crate::authn::{Sender, UserInfo};
 use crate::http::body::Body;
 use crate::http::decode;
@@ -200,6 +201,16 @@ impl Trail {
         let decision = if allowed { "allow" } else { "forbid" };
         annotations.insert("authorization.k8s.io/decision".into(), decision.into());
         annotations.insert("authorization.k8s.io/reason".into(), reason.into());
+    }
+
+    /// What admission notes. What repeats the content of the request is for events that have it.
+    pub fn annotate(&self, notes: Vec<Note>) {
+        let Some(record) = &self.0 else { return };
+        let content = record.level() >= Level::Request;
+        let annotations = &mut record.state.lock().annotations;
+        for note in notes.into_iter().filter(|n| content || !n.content) {
+            annotations.entry(note.key).or_insert_with(|| note.value.into());
+        }
     }
 
     /// The body of the request.

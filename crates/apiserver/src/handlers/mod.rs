@@ -188,6 +188,7 @@ pub(crate) async fn handle(server: &Arc<ApiServer>, request: Request<RequestBody
         respond::error(&error, style)
     });
     respond::warn(&mut reply, &warnings.take());
+    trail.annotate(warnings.take_notes());
     if head {
         *reply.body_mut() = Body::Empty;
     }
