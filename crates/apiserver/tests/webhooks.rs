@@ -252,3 +252,85 @@ async fn a_service_is_asked_at_its_endpoint_and_again_after_later_changes() {
     assert_eq!(sidecar["volumeMounts"][0]["mountPath"], "/var/run/secrets/kubernetes.io/serviceaccount");
     assert_eq!(sidecar["terminationMessagePath"], "/dev/termination-log");
 }
+
+#[tokio::test]
+async fn reviews_and_tokens_pass_the_webhooks_and_no_policy() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    default_account(&admin).await;
+    let hooks = serve(&cluster, |path, request| match path {
+        "/short.x.example" => {
+            patch(&json!([{"op": "replace", "path": "/spec/expirationSeconds", "value": 700}]))
+        }
+        _ => json!({"allowed": request["object"]["spec"]["token"] != "bad", "status": {"code": 403, "message": "no"}}),
+    })
+    .await;
+    let short = hooks.hook("short.x.example", &["CREATE"], &["serviceaccounts/token"], json!({}));
+    admin.create(MUTATING, &configuration("MutatingWebhookConfiguration", "m", &[short])).await;
+    let all = hooks.hook("all.x.example", &["CREATE"], &["tokenreviews", "subjectaccessreviews"], json!({}));
+    admin.create(VALIDATING, &configuration("ValidatingWebhookConfiguration", "v", &[all])).await;
+    let request = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"audiences": ["a"]}});
+    let token = admin.create("/api/v1/namespaces/default/serviceaccounts/default/token", &request).await;
+    assert_eq!(token["spec"]["expirationSeconds"], 700, "{token}");
+    let seen = hooks.seen.lock().drain(..).next().unwrap().1;
+    assert_eq!((&seen["kind"]["kind"], &seen["resource"]["resource"]), (&json!("TokenRequest"), &json!("serviceaccounts")));
+    assert_eq!((&seen["subResource"], &seen["name"]), (&json!("token"), &json!("default")));
+    assert_eq!(seen["object"]["spec"]["expirationSeconds"], 3600);
+    let review = |token: &str| json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": token}});
+    let reviews = "/apis/authentication.k8s.io/v1/tokenreviews";
+    let refused = admin.post(reviews, &review("bad")).await;
+    assert_eq!((refused.code, hooks.paths()), (403, vec!["/all.x.example".to_owned()]), "{}", refused.body);
+    assert_eq!(admin.post(reviews, &review("other")).await.code, 201);
+    // Policies leave reviews alone, whatever they say they match.
+    let policy = json!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy", "metadata": {"name": "p"},
+        "spec": {"validations": [{"expression": "false"}], "matchConstraints": {"resourceRules": [{
+            "apiGroups": ["*"], "apiVersions": ["*"], "resources": ["*"], "operations": ["*"],
+        }]}},
+    });
+    let group = "/apis/admissionregistration.k8s.io/v1";
+    admin.create(&format!("{group}/validatingadmissionpolicies"), &policy).await;
+    let binding = json!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicyBinding",
+        "metadata": {"name": "b"}, "spec": {"policyName": "p", "validationActions": ["Deny"]},
+    });
+    admin.create(&format!("{group}/validatingadmissionpolicybindings"), &binding).await;
+    assert_eq!(admin.post(reviews, &review("other")).await.code, 201);
+    assert_eq!(admin.post(CONFIG_MAPS, &config_map("c")).await.code, 422);
+}
+
+#[tokio::test]
+async fn match_conditions_ask_for_rights_and_compile_or_are_refused() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    let hooks = serve(&cluster, |_, _| json!({"allowed": false})).await;
+    let conditions = json!({"matchConditions": [
+        {"name": "mortal", "expression": "!authorizer.group('').resource('secrets').check('break-glass').allowed()"},
+        {"name": "not-me", "expression": "object.metadata.name != 'skip-me'"},
+    ]});
+    let hook = hooks.hook("no.x.example", &["CREATE"], &["configmaps"], conditions);
+    admin.create(VALIDATING, &configuration("ValidatingWebhookConfiguration", "v", &[hook])).await;
+    assert_eq!(admin.post(CONFIG_MAPS, &config_map("a")).await.code, 201);
+    let rbac = "/apis/rbac.authorization.k8s.io/v1/namespaces/default";
+    let role = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": "r"},
+        "rules": [{"apiGroups": [""], "resources": ["configmaps"], "verbs": ["create"]}],
+    });
+    admin.create(&format!("{rbac}/roles"), &role).await;
+    let binding = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": {"name": "r"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "r"},
+        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "eve"}],
+    });
+    admin.create(&format!("{rbac}/rolebindings"), &binding).await;
+    let eve = cluster.user(apiserver::UserInfo::new("eve", &[]));
+    assert_eq!(eve.post(CONFIG_MAPS, &config_map("b")).await.code, 400);
+    assert_eq!(eve.post(CONFIG_MAPS, &config_map("skip-me")).await.code, 201);
+    for (path, kind) in [(VALIDATING, "ValidatingWebhookConfiguration"), (MUTATING, "MutatingWebhookConfiguration")] {
+        let conditions = json!({"matchConditions": [{"name": "bad", "expression": "... [] bad expression"}]});
+        let hook = hooks.hook("bad.x.example", &["CREATE"], &["configmaps"], conditions);
+        let refused = admin.post(path, &configuration(kind, "bad", &[hook])).await;
+        assert_eq!(refused.code, 422);
+        assert!(refused.body["message"].as_str().unwrap().contains("compilation failed"), "{}", refused.body);
+    }
+}

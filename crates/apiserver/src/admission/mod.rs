@@ -166,14 +166,25 @@ pub(crate) struct Admission<'a> {
 impl<'a> Admission<'a> {
     /// Of a write to what `scope` names.
     pub fn new(writer: &Writer<'a>, scope: &Scope<'a>, operation: Operation, subresource: &'a str) -> Self {
+        Self::at(writer, scope.kind, [scope.namespace, scope.name], operation, subresource)
+    }
+
+    /// Of a request to a kind that is not stored.
+    pub fn at(
+        writer: &Writer<'a>,
+        kind: &'a KindInfo,
+        [namespace, name]: [&'a str; 2],
+        operation: Operation,
+        subresource: &'a str,
+    ) -> Self {
         Admission {
             server: writer.server,
             user: writer.user,
             operation,
-            kind: scope.kind,
+            kind,
             subresource,
-            namespace: scope.namespace,
-            name: scope.name,
+            namespace,
+            name,
             deletion: None,
             manager: writer.manager,
             dry_run: writer.dry_run,
@@ -251,7 +262,8 @@ impl<'a> Admission<'a> {
     }
 
     fn complete(&self, object: &mut Value) -> Result<(), ApiError> {
-        if self.kind.namespaced {
+        // What somebody may do in a namespace tells nothing about the namespace.
+        if self.kind.namespaced && self.kind.kind != "LocalSubjectAccessReview" {
             namespace_open(self.caches(), self.kind, self.namespace, self.name)?;
         }
         node::create(self.user, self.kind, object)?;

@@ -127,9 +127,11 @@ impl<'a> Target<'a> {
             if admission.operation == Operation::Update {
                 api::meta::clear_resource_version(&mut view);
             }
-            let ty = storage_schema_of(kind)?;
-            check_types(ty, kind.kind, kind.version, &view).map_err(|e| ApiError::internal(e.message))?;
-            ty.prune(&mut view);
+            // Bindings are of a kind that the schema leaves out.
+            if let Ok(ty) = storage_schema_of(kind) {
+                check_types(ty, kind.kind, kind.version, &view).map_err(|e| ApiError::internal(e.message))?;
+                ty.prune(&mut view);
+            }
             admission.kind.default(&mut view);
         } else if let Some(ty) = self.schema(admission) {
             let (_, version, kind) = exchanged(admission.kind, admission.subresource);

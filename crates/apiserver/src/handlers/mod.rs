@@ -12,7 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
 use crate::admission::Warnings;
 use crate::audit::Trail;
-use crate::authn::{Sender, UserInfo, same_secret};
+use crate::authn::{self, Sender, UserInfo};
 use crate::authz::{self, Attributes};
 use crate::cache::KindCache;
 use crate::http::accept::{self, Form};
@@ -253,19 +253,9 @@ async fn authenticate(server: &ApiServer, headers: &HeaderMap, sender: &Sender) 
     if !scheme.eq_ignore_ascii_case("bearer") || token.is_empty() {
         return Err(ApiError::unauthorized());
     }
-    if let Some(admin) = &server.config.admin_token
-        && same_secret(admin.as_bytes(), token.as_bytes())
-    {
-        return Ok(Arc::new(UserInfo::new("kubernetes-admin", &[crate::pki::MASTERS])));
-    }
-    if let Some(oidc) = server.oidc.as_ref().filter(|oidc| oidc.claims(token)) {
-        return oidc.check(token).await.map_err(|error| {
-            tracing::debug!(error = %base::chain(&error), "bearer token of the identity provider refused");
-            ApiError::unauthorized()
-        });
-    }
-    server.tokens.check(&server.caches, token, None).map_err(|error| {
-        tracing::debug!(%error, "bearer token refused");
+    let known = authn::bearer(server, token, None).await;
+    known.map(|bearer| bearer.user).map_err(|why| {
+        tracing::debug!(why, "bearer token refused");
         ApiError::unauthorized()
     })
 }

@@ -26,7 +26,7 @@ pub(crate) async fn serve(call: Call) -> Result<Reply, ApiError> {
                 Err(ApiError::method_not_allowed(&call.path.resource, &call.path.group, call.verb))
             }
             Some(v) if v.plural == "bindings" => binding::serve(call).await,
-            Some(_) => review::serve(call).await,
+            Some(v) => review::serve(call, v).await,
             None => Err(ApiError::path_not_found()),
         };
     };

@@ -2,60 +2,58 @@
 
 use std::collections::BTreeMap;
 
+use api::kinds::{KindInfo, VirtualKind, answered};
 use api::status::ApiError;
 use http::StatusCode;
 use serde_json::{Value, json};
 
 use super::Call;
 use super::binding::expect_kind;
-use crate::authn::UserInfo;
+use super::write::Writer;
+use crate::admission::{Admission, Operation};
+use crate::authn::{self, UserInfo};
 use crate::authz::{self, Attributes};
 use crate::http::decode;
 use crate::http::respond::Reply;
 
-const AUTHENTICATION: &str = "authentication.k8s.io/v1";
-const AUTHORIZATION: &str = "authorization.k8s.io/v1";
-
 /// POST of a review.
-pub(crate) async fn serve(mut call: Call) -> Result<Reply, ApiError> {
+pub(crate) async fn serve(mut call: Call, of: &VirtualKind) -> Result<Reply, ApiError> {
+    let kind = answered(of).ok_or_else(ApiError::path_not_found)?;
     let bytes = call.read_body().await?;
     let mut review = decode::object(&call.headers, &bytes)?.value;
-    call.server.caches.consistent().await?;
-    match call.path.resource.as_str() {
-        "selfsubjectreviews" => {
-            expect_kind(&mut review, AUTHENTICATION, "SelfSubjectReview")?;
-            review["status"] = json!({"userInfo": call.user.to_json()});
-        }
-        "tokenreviews" => {
-            expect_kind(&mut review, AUTHENTICATION, "TokenReview")?;
-            review["status"] = token(&call, &review["spec"]).await?;
-        }
-        "selfsubjectaccessreviews" => {
-            expect_kind(&mut review, AUTHORIZATION, "SelfSubjectAccessReview")?;
-            review["status"] = access(&call, &call.user, &review["spec"], None)?;
-        }
-        "subjectaccessreviews" => {
-            expect_kind(&mut review, AUTHORIZATION, "SubjectAccessReview")?;
-            review["status"] = access(&call, &subject(&review["spec"])?, &review["spec"], None)?;
-        }
-        "localsubjectaccessreviews" => {
-            expect_kind(&mut review, AUTHORIZATION, "LocalSubjectAccessReview")?;
-            let namespace = call.path.namespace.clone();
-            review["status"] = access(&call, &subject(&review["spec"])?, &review["spec"], Some(&namespace))?;
-        }
-        "selfsubjectrulesreviews" => {
-            expect_kind(&mut review, AUTHORIZATION, "SelfSubjectRulesReview")?;
-            review["status"] = rules(&call, &review["spec"])?;
-        }
-        _ => return Err(ApiError::path_not_found()),
-    }
-    if review["metadata"].is_null() {
+    expect_kind(&mut review, &kind.api_version(), kind.kind)?;
+    if !review["metadata"].is_object() {
         review["metadata"] = json!({});
     }
+    call.server.caches.consistent().await?;
+    admit(&call, kind, &mut review).await?;
+    review["status"] = match call.path.resource.as_str() {
+        "selfsubjectreviews" => json!({"userInfo": call.user.to_json()}),
+        "tokenreviews" => token(&call, &review["spec"]).await?,
+        "selfsubjectaccessreviews" => access(&call, &call.user, &review["spec"], None)?,
+        "subjectaccessreviews" => access(&call, &subject(&review["spec"])?, &review["spec"], None)?,
+        "localsubjectaccessreviews" => {
+            access(&call, &subject(&review["spec"])?, &review["spec"], Some(&call.path.namespace))?
+        }
+        "selfsubjectrulesreviews" => rules(&call, &review["spec"])?,
+        _ => return Err(ApiError::path_not_found()),
+    };
     if call.path.resource.starts_with("selfsubjectreview") {
         review["metadata"]["creationTimestamp"] = api::meta::format_time(jiff::Timestamp::now()).into();
     }
     Ok(call.reply(StatusCode::CREATED, &review))
+}
+
+/// A review is created like any object: admission may change it and refuse it.
+async fn admit(call: &Call, kind: &KindInfo, review: &mut Value) -> Result<(), ApiError> {
+    let manager = call.manager();
+    let (user, warnings, now) = (&call.user, &call.warnings, jiff::Timestamp::now());
+    let writer =
+        Writer { server: &call.server, user, manager: &manager, dry_run: call.query.dry_run, now, warnings };
+    let name = api::meta::name(review).to_owned();
+    let admission = Admission::at(&writer, kind, [&call.path.namespace, &name], Operation::Create, "");
+    admission.mutate(review, &Value::Null).await?;
+    admission.validate(review, &Value::Null).await
 }
 
 async fn token(call: &Call, spec: &Value) -> Result<Value, ApiError> {
@@ -68,21 +66,9 @@ async fn token(call: &Call, spec: &Value) -> Result<Value, ApiError> {
     if audiences.is_empty() {
         audiences.push(call.server.tokens.default_audience().to_owned());
     }
-    if let Some(oidc) = call.server.oidc.as_ref().filter(|oidc| oidc.claims(token)) {
-        // Their audience is this API server, and no other that could be asked about.
-        let ours = audiences.iter().any(|a| a == call.server.tokens.default_audience());
-        return Ok(match oidc.check(token).await {
-            Ok(user) if ours => {
-                let audience = call.server.tokens.default_audience();
-                json!({"authenticated": true, "user": user.to_json(), "audiences": [audience]})
-            }
-            Ok(_) => json!({"user": {}, "error": "token is not for any of the audiences asked for"}),
-            Err(error) => json!({"user": {}, "error": error.to_string()}),
-        });
-    }
-    Ok(match call.server.tokens.check(&call.server.caches, token, Some(&audiences)) {
-        Ok(user) => json!({"authenticated": true, "user": user.to_json(), "audiences": audiences}),
-        Err(error) => json!({"user": {}, "error": error.to_string()}),
+    Ok(match authn::bearer(&call.server, token, Some(&audiences)).await {
+        Ok(user) => json!({"authenticated": true, "user": user.user.to_json(), "audiences": user.audiences}),
+        Err(why) => json!({"user": {}, "error": why}),
     })
 }
 
