@@ -196,7 +196,8 @@ async fn policies_are_checked_when_they_are_written() {
         (json!([]), "spec.mutations", "mutations must contain at least one item"),
         (both, "spec.mutations[0].applyConfiguration", "must not be specified when patchType is JSONPatch"),
     ] {
-        let refused = admin.post(&format!("{GROUP}/mutatingadmissionpolicies"), &policy("p", mutations, json!({}))).await;
+        let refused =
+            admin.post(&format!("{GROUP}/mutatingadmissionpolicies"), &policy("p", mutations, json!({}))).await;
         let cause = &refused.body["details"]["causes"][0];
         assert_eq!((refused.code, cause["field"].as_str()), (422, Some(field)), "{}", refused.body);
         assert!(cause["message"].as_str().unwrap().contains(want), "{cause}");

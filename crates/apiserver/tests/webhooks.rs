@@ -259,9 +259,7 @@ async fn reviews_and_tokens_pass_the_webhooks_and_no_policy() {
     let admin = cluster.admin();
     default_account(&admin).await;
     let hooks = serve(&cluster, |path, request| match path {
-        "/short.x.example" => {
-            patch(&json!([{"op": "replace", "path": "/spec/expirationSeconds", "value": 700}]))
-        }
+        "/short.x.example" => patch(&json!([{"op": "replace", "path": "/spec/expirationSeconds", "value": 700}])),
         _ => json!({"allowed": request["object"]["spec"]["token"] != "bad", "status": {"code": 403, "message": "no"}}),
     })
     .await;
@@ -269,11 +267,15 @@ async fn reviews_and_tokens_pass_the_webhooks_and_no_policy() {
     admin.create(MUTATING, &configuration("MutatingWebhookConfiguration", "m", &[short])).await;
     let all = hooks.hook("all.x.example", &["CREATE"], &["tokenreviews", "subjectaccessreviews"], json!({}));
     admin.create(VALIDATING, &configuration("ValidatingWebhookConfiguration", "v", &[all])).await;
-    let request = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"audiences": ["a"]}});
+    let request =
+        json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"audiences": ["a"]}});
     let token = admin.create("/api/v1/namespaces/default/serviceaccounts/default/token", &request).await;
     assert_eq!(token["spec"]["expirationSeconds"], 700, "{token}");
     let seen = hooks.seen.lock().drain(..).next().unwrap().1;
-    assert_eq!((&seen["kind"]["kind"], &seen["resource"]["resource"]), (&json!("TokenRequest"), &json!("serviceaccounts")));
+    assert_eq!(
+        (&seen["kind"]["kind"], &seen["resource"]["resource"]),
+        (&json!("TokenRequest"), &json!("serviceaccounts"))
+    );
     assert_eq!((&seen["subResource"], &seen["name"]), (&json!("token"), &json!("default")));
     assert_eq!(seen["object"]["spec"]["expirationSeconds"], 3600);
     let review = |token: &str| json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": token}});

@@ -277,7 +277,10 @@ mod tests {
             ("authorizer.path(' ').check('get').allowed()", "path must not be empty"),
             ("authorizer.group('').resource('').check('get').allowed()", "resource must not be empty"),
             ("authorizer.serviceAccount('n', 'N!').path('/x').check('get').allowed()", "Invalid service account name"),
-            ("authorizer.serviceAccount('n.x', 'n').path('/x').check('get').allowed()", "Invalid service account namespace"),
+            (
+                "authorizer.serviceAccount('n.x', 'n').path('/x').check('get').allowed()",
+                "Invalid service account namespace",
+            ),
             ("authorizer.check('get').allowed()", "no such overload"),
             ("authorizer.group('').check('get').allowed()", "no such overload"),
         ] {

@@ -246,9 +246,7 @@ fn to_json(value: &Cel, path: &str, wrong: &mut Vec<String>) -> Result<Value, Er
             }
             Value::Object(out)
         }
-        Cel::List(list) => {
-            Value::Array(list.iter().map(|item| to_json(item, path, wrong)).collect::<Result<_, _>>()?)
-        }
+        Cel::List(list) => Value::Array(list.iter().map(|item| to_json(item, path, wrong)).collect::<Result<_, _>>()?),
         Cel::Map(map) => {
             let mut out = Map::new();
             for (key, item) in map.map.iter() {

@@ -95,6 +95,8 @@ struct State {
     /// Whether the answer goes on for long.
     long: bool,
     impersonated: Option<Value>,
+    /// What allowed that, if it was a constrained right.
+    constraint: String,
     annotations: serde_json::Map<String, Value>,
     request: Option<Bytes>,
     response: BytesMut,
@@ -187,10 +189,12 @@ impl Trail {
         self.0.is_some()
     }
 
-    /// The request is made as another user.
-    pub fn acts_as(&self, user: &UserInfo) {
+    /// The request is made as another user, which a right of constrained impersonation allowed unless it is empty.
+    pub fn acts_as(&self, user: &UserInfo, constraint: &str) {
         if let Some(record) = &self.0 {
-            record.state.lock().impersonated = Some(user.to_json());
+            let mut state = record.state.lock();
+            state.impersonated = Some(user.to_json());
+            constraint.clone_into(&mut state.constraint);
         }
     }
 
@@ -320,6 +324,9 @@ impl Record {
         event["stageTimestamp"] = stamp(Timestamp::now()).into();
         if let Some(user) = &state.impersonated {
             event["impersonatedUser"] = user.clone();
+        }
+        if !state.constraint.is_empty() {
+            event["authenticationMetadata"] = json!({"impersonationConstraint": state.constraint});
         }
         let mut annotations = state.annotations.clone();
         if stage != Stage::RequestReceived {

@@ -20,9 +20,8 @@ const GROUP_LENGTH: usize = 256;
 /// Identifier and secret of a text that has the form of a bootstrap token, `abcdef.0123456789abcdef`.
 pub fn parse(token: &str) -> Option<(&str, &str)> {
     let (id, secret) = token.split_once('.')?;
-    let of = |text: &str, length| {
-        text.len() == length && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
-    };
+    let of =
+        |text: &str, length| text.len() == length && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
     (of(id, ID_LENGTH) && of(secret, SECRET_LENGTH)).then_some((id, secret))
 }
 

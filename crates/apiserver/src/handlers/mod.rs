@@ -140,10 +140,13 @@ pub(crate) async fn handle(server: &Arc<ApiServer>, request: Request<RequestBody
         let known = sent.as_deref().ok();
         trail = std::mem::take(&mut trail).known(known, &verb, target.as_ref(), parts.uri.path());
         let sent = sent?;
-        let user = impersonate::apply(server, sent.clone(), &parts.headers)?;
-        if !Arc::ptr_eq(&sent, &user) {
-            trail.acts_as(&user);
-        }
+        let user = match impersonate::apply(server, &asked_of(&sent, &verb, target.as_ref()), &parts.headers)? {
+            Some(guise) => {
+                trail.acts_as(&guise.user, &guise.constraint);
+                guise.user
+            }
+            None => sent,
+        };
         match target.ok_or_else(ApiError::path_not_found)? {
             Target::Path(path) => {
                 let asked = Attributes { verb: &verb, path: &path, ..Attributes::blank(&user) };
@@ -203,6 +206,23 @@ fn verb_of(method: &Method, target: Option<&Target>, query: &str) -> String {
         _ => None,
     };
     resource.unwrap_or_else(|| method.as_str().to_ascii_lowercase())
+}
+
+/// What is asked for, as far as the path says it.
+fn asked_of<'a>(user: &'a UserInfo, verb: &'a str, target: Option<&'a Target>) -> Attributes<'a> {
+    match target {
+        Some(Target::Resource(path)) => Attributes {
+            verb,
+            group: &path.group,
+            resource: &path.resource,
+            subresource: &path.subresource,
+            namespace: &path.namespace,
+            name: &path.name,
+            ..Attributes::blank(user)
+        },
+        Some(Target::Path(path)) => Attributes { verb, path, ..Attributes::blank(user) },
+        None => Attributes { verb, ..Attributes::blank(user) },
+    }
 }
 
 fn attributes<'a>(

@@ -48,8 +48,7 @@ pub(crate) async fn serve(mut call: Call, of: &VirtualKind) -> Result<Reply, Api
 async fn admit(call: &Call, kind: &KindInfo, review: &mut Value) -> Result<(), ApiError> {
     let manager = call.manager();
     let (user, warnings, now) = (&call.user, &call.warnings, jiff::Timestamp::now());
-    let writer =
-        Writer { server: &call.server, user, manager: &manager, dry_run: call.query.dry_run, now, warnings };
+    let writer = Writer { server: &call.server, user, manager: &manager, dry_run: call.query.dry_run, now, warnings };
     let name = api::meta::name(review).to_owned();
     let admission = Admission::at(&writer, kind, [&call.path.namespace, &name], Operation::Create, "");
     admission.mutate(review, &Value::Null).await?;

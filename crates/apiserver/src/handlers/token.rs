@@ -27,8 +27,7 @@ pub(crate) async fn serve(mut call: Call, scope: Scope<'_>) -> Result<Reply, Api
     call.server.caches.consistent().await?;
     let manager = call.manager();
     let (user, warnings, now) = (&call.user, &call.warnings, jiff::Timestamp::now());
-    let writer =
-        Writer { server: &call.server, user, manager: &manager, dry_run: call.query.dry_run, now, warnings };
+    let writer = Writer { server: &call.server, user, manager: &manager, dry_run: call.query.dry_run, now, warnings };
     let admission = Admission::new(&writer, &scope, Operation::Create, "token");
     admission.mutate(&mut request, &Value::Null).await?;
     let entry = scope.cache.get(&scope.key()).ok_or_else(|| scope.not_found())?;

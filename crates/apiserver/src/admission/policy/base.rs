@@ -42,11 +42,8 @@ impl Selection {
 
     /// As what the object is selected, if it is.
     pub fn target<'a>(&self, admission: &Admission<'a>, object: &Value, old: &Value) -> Option<Target<'a>> {
-        let target = if self.open && self.rules.is_empty() {
-            Target::of(admission)
-        } else {
-            self.rules.target(admission)?
-        };
+        let target =
+            if self.open && self.rules.is_empty() { Target::of(admission) } else { self.rules.target(admission)? };
         let selected = self.excluded.target(admission).is_none()
             && in_namespaces(&self.namespaces, admission, object, old)
             && has_labels(&self.objects, object, old);
@@ -153,7 +150,9 @@ impl Base {
             Some(_) => custom.objects(kind.group, kind.plural),
             None => Some(caches.of(kind)),
         };
-        let Some(cache) = cache else { return Err(format!("paramKind kind `{api_version}, Kind={}` not known", kind.kind)) };
+        let Some(cache) = cache else {
+            return Err(format!("paramKind kind `{api_version}, Kind={}` not known", kind.kind));
+        };
         let given = reference["namespace"].as_str().unwrap_or("");
         let namespace = match (kind.namespaced, given, admission.asked_namespace()) {
             (false, "", _) => "",
@@ -227,7 +226,8 @@ pub(super) fn namespace_of(admission: &Admission<'_>) -> Value {
     if admission.namespace.is_empty() || admission.is("", "Namespace") {
         return Value::Null;
     }
-    let mut namespace = admission.caches().core("namespaces").get(admission.namespace).map_or(Value::Null, |e| e.value());
+    let mut namespace =
+        admission.caches().core("namespaces").get(admission.namespace).map_or(Value::Null, |e| e.value());
     for key in ["managedFields", "ownerReferences"] {
         namespace.get_mut("metadata").and_then(Value::as_object_mut).map(|m| m.remove(key));
     }

@@ -143,7 +143,8 @@ fn params(admission: &Admission<'_>, object: &Value, old: &Value) -> Option<Fiel
                 name: &name,
                 ..Attributes::blank(admission.user)
             };
-            let why = || format!("user {user:?} does not have {verb:?} permission on the object referenced by paramRef");
+            let why =
+                || format!("user {user:?} does not have {verb:?} permission on the object referenced by paramRef");
             (!admission.rights().allow(&asked)).then(|| FieldError::forbidden("spec.paramRef", why()))
         }
         _ => None,
