@@ -237,7 +237,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::cel::{Error, compile};
+    use crate::cel::{Error, Scope, compile};
 
     /// Allows what is asked about pods in `a`, and the path `/ok`.
     struct Pods;
@@ -252,7 +252,8 @@ mod tests {
     fn eval(expression: &str) -> Result<Value, Error> {
         let resource = Question { resource: "pods".into(), namespace: "a".into(), ..Question::default() };
         let authorizer = Authorizer::new(Arc::new(Pods), resource);
-        compile(expression, &["object", AUTHORIZER])?.eval_authorized(&[("object", &json!({}))], &authorizer)
+        let scope = Scope { authorizer: Some(&authorizer), made: None };
+        compile(expression, &["object", AUTHORIZER])?.eval_in(&[("object", &json!({}))], &scope)
     }
 
     #[test]

@@ -6,6 +6,7 @@
 mod authorizer;
 mod convert;
 mod library;
+mod made;
 mod mutation;
 #[cfg(test)]
 mod tests;
@@ -17,6 +18,7 @@ use engine::common::ast::{EntryExpr, Expr, IdedExpr};
 use serde_json::Value;
 
 pub use authorizer::{AUTHORIZER, Answer, Authorize, Authorizer, Question, REQUEST_RESOURCE};
+pub use made::{Made, Scope, VARIABLES};
 pub use mutation::{Form, Mutation, compile_mutation};
 
 /// An evaluation may take this many steps by the estimate.
@@ -134,27 +136,19 @@ impl Program {
         self.eval_variables(&variables)
     }
 
-    /// The same for an expression that may ask who is allowed to do what.
-    ///
-    /// # Errors
-    /// As [`Program::eval`].
-    pub fn eval_authorized(&self, variables: &[(&str, &Value)], authorizer: &Authorizer) -> Result<Value, Error> {
-        if !self.uses(AUTHORIZER) {
-            return self.eval(variables);
-        }
-        let value = self.run(&ENVIRONMENT, variables, |context| authorizer.add_to(context))?;
-        convert::to_json(&value).ok_or_else(|| Error::Evaluate("the value has no JSON form".to_owned()))
-    }
-
-    /// The value in an environment and with functions of the caller's own.
+    /// The value in an environment, a scope, and with functions of the caller's own.
     fn run(
         &self,
         environment: &Arc<engine::Env>,
         variables: &[(&str, &Value)],
+        scope: &Scope<'_>,
         extend: impl FnOnce(&mut engine::Context<'_, '_>) -> Result<(), engine::DeclarationError>,
     ) -> Result<engine::Value, Error> {
         let variables: Vec<_> = variables.iter().map(|(name, value)| (*name, Variable::Value(value))).collect();
-        self.run_variables(environment, &variables, extend)
+        self.run_variables(environment, &variables, scope.width(), |context| {
+            scope.add_to(self, context)?;
+            extend(context)
+        })
     }
 
     /// The same with variables that may be optional.
@@ -162,21 +156,23 @@ impl Program {
     /// # Errors
     /// As [`Program::eval`].
     pub fn eval_variables(&self, variables: &[(&str, Variable<'_>)]) -> Result<Value, Error> {
-        let value = self.run_variables(&ENVIRONMENT, variables, |_| Ok(()))?;
+        let value = self.run_variables(&ENVIRONMENT, variables, 1, |_| Ok(()))?;
         convert::to_json(&value).ok_or_else(|| Error::Evaluate("the value has no JSON form".to_owned()))
     }
 
+    /// `width` is the least that the size of the largest collection is taken for.
     fn run_variables(
         &self,
         environment: &Arc<engine::Env>,
         variables: &[(&str, Variable<'_>)],
+        width: u64,
         extend: impl FnOnce(&mut engine::Context<'_, '_>) -> Result<(), engine::DeclarationError>,
     ) -> Result<engine::Value, Error> {
         let widest = variables.iter().map(|(_, v)| match v {
             Variable::Value(value) | Variable::Optional(Some(value)) => widest(value),
             Variable::Optional(None) => 1,
         });
-        let estimate = self.shape.steps(widest.max().unwrap_or(1));
+        let estimate = self.shape.steps(widest.max().unwrap_or(1).max(width));
         if estimate > STEP_LIMIT {
             return Err(Error::Cost { estimate });
         }

@@ -10,7 +10,7 @@ use cel::common::value::{CowVal, Val};
 use cel::{Env, ExecutionError, StructType, Value as Cel};
 use serde_json::{Map, Value, json};
 
-use super::{Authorizer, Error, Program, convert, library};
+use super::{Error, Program, Scope, convert, library};
 
 /// The type of a configuration; those of its fields are `Object.spec`, `Object.spec.template` and so on.
 const OBJECT: &str = "Object";
@@ -74,10 +74,9 @@ impl Mutation {
     ///
     /// # Errors
     /// [`Error::Evaluate`], and [`Error::Cost`] before anything is evaluated.
-    pub fn eval(&self, variables: &[(&str, &Value)], authorizer: Option<&Authorizer>) -> Result<Value, Error> {
-        let value = self.program.run(&self.environment, variables, |context| {
-            context.add_function("jsonpatch.escapeKey", escape_key)?;
-            authorizer.map_or(Ok(()), |a| a.add_to(context))
+    pub fn eval(&self, variables: &[(&str, &Value)], scope: &Scope<'_>) -> Result<Value, Error> {
+        let value = self.program.run(&self.environment, variables, scope, |context| {
+            context.add_function("jsonpatch.escapeKey", escape_key)
         })?;
         match self.form {
             Form::ApplyConfiguration => configuration(&value),
@@ -264,7 +263,8 @@ mod tests {
     use super::*;
 
     fn eval(expression: &str, form: Form, object: &Value) -> Result<Value, Error> {
-        compile_mutation(expression, &["object"], form)?.eval(&[("object", object)], None)
+        compile_mutation(expression, &["object"], form)?
+            .eval(&[("object", object)], &Scope { authorizer: None, made: None })
     }
 
     #[test]

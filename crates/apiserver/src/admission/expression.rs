@@ -1,6 +1,6 @@
 //! Expressions of admission: the variables they may use, what those are, and errors as text.
 
-use api::cel::{AUTHORIZER, Authorizer, Form, Mutation};
+use api::cel::{AUTHORIZER, Authorizer, Form, Made, Mutation, Scope, VARIABLES};
 use serde_json::Value;
 
 /// Variables that every expression may use.
@@ -19,7 +19,7 @@ impl Names {
     pub const ALL: Names = Names { params: true, variables: true, authorizer: true };
 
     fn list(self) -> Vec<&'static str> {
-        let more = [(self.params, "params"), (self.variables, "variables"), (self.authorizer, AUTHORIZER)];
+        let more = [(self.params, "params"), (self.variables, VARIABLES), (self.authorizer, AUTHORIZER)];
         ALWAYS.into_iter().chain(more.into_iter().filter(|(is, _)| *is).map(|(_, name)| name)).collect()
     }
 }
@@ -28,6 +28,8 @@ impl Names {
 pub(super) struct Given<'a> {
     pub values: Vec<(&'static str, &'a Value)>,
     pub authorizer: &'a Authorizer,
+    /// The variables of a policy, as far as they have been made.
+    pub made: Option<&'a Made>,
 }
 
 impl<'a> Given<'a> {
@@ -35,7 +37,16 @@ impl<'a> Given<'a> {
     pub fn with(&self, name: &'static str, value: &'a Value) -> Given<'a> {
         let mut values = self.values.clone();
         values.push((name, value));
-        Given { values, authorizer: self.authorizer }
+        Given { values, ..*self }
+    }
+
+    /// With the variables of a policy.
+    pub fn with_made(&self, made: &'a Made) -> Given<'a> {
+        Given { values: self.values.clone(), authorizer: self.authorizer, made: Some(made) }
+    }
+
+    fn scope(&self) -> Scope<'a> {
+        Scope { authorizer: Some(self.authorizer), made: self.made }
     }
 }
 
@@ -52,7 +63,15 @@ impl Program {
     /// # Errors
     /// Why it has no value.
     pub fn eval(&self, given: &Given<'_>) -> Result<Value, String> {
-        self.0.eval_authorized(&given.values, given.authorizer).map_err(|e| e.to_string())
+        self.0.eval_in(&given.values, &given.scope()).map_err(|e| e.to_string())
+    }
+
+    /// Makes a variable of a policy.
+    ///
+    /// # Errors
+    /// Why it has no value.
+    pub fn make(&self, name: &str, given: &Given<'_>, made: &mut Made) -> Result<(), String> {
+        made.make(name, &self.0, &given.values, given.authorizer).map_err(|e| e.to_string())
     }
 }
 
@@ -69,6 +88,6 @@ impl Change {
     /// # Errors
     /// Why it has no value.
     pub fn eval(&self, given: &Given<'_>) -> Result<Value, String> {
-        self.0.eval(&given.values, Some(given.authorizer)).map_err(|e| e.to_string())
+        self.0.eval(&given.values, &given.scope()).map_err(|e| e.to_string())
     }
 }

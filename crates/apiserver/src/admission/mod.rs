@@ -324,6 +324,13 @@ impl<'a> Admission<'a> {
     /// # Errors
     /// 403, and what policies and webhooks say.
     pub async fn validate(&self, object: &Value, old: &Value) -> Result<(), ApiError> {
+        // Containers come and change through these, too.
+        if self.is("", "Pod") && matches!(self.subresource, "ephemeralcontainers" | "resize") {
+            if self.subresource == "resize" {
+                limits::check(self, object)?;
+            }
+            security::check(self, object, old)?;
+        }
         if self.subresource.is_empty() {
             self.check_rights(object, old)?;
             limits::check(self, object)?;

@@ -140,13 +140,11 @@ pub(crate) async fn handle(server: &Arc<ApiServer>, request: Request<RequestBody
         let known = sent.as_deref().ok();
         trail = std::mem::take(&mut trail).known(known, &verb, target.as_ref(), parts.uri.path());
         let sent = sent?;
-        let user = match impersonate::apply(server, &asked_of(&sent, &verb, target.as_ref()), &parts.headers)? {
-            Some(guise) => {
-                trail.acts_as(&guise.user, &guise.constraint);
-                guise.user
-            }
-            None => sent,
-        };
+        let guise = impersonate::apply(server, &asked_of(&sent, &verb, target.as_ref()), &parts.headers)?;
+        let user = guise.map_or(sent, |guise| {
+            trail.acts_as(&guise.user, &guise.constraint);
+            guise.user
+        });
         match target.ok_or_else(ApiError::path_not_found)? {
             Target::Path(path) => {
                 let asked = Attributes { verb: &verb, path: &path, ..Attributes::blank(&user) };

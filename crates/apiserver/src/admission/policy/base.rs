@@ -1,8 +1,9 @@
 //! What both kinds of policies are made of: constraints, conditions, variables, bindings and parameters.
 
+use api::cel::Made;
 use api::kinds::registry;
 use api::selectors::LabelSelector;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::super::conditions::Conditions;
 use super::super::expression::{Given, Names, Program};
@@ -122,15 +123,15 @@ impl Base {
 
     /// The policy's own variables, each of which sees those before it. One that fails is absent: an expression that needs
     /// it fails, and no other.
-    pub fn variables(&self, given: &Given<'_>) -> Value {
-        let mut out = json!({});
+    pub fn variables(&self, given: &Given<'_>) -> Made {
+        let mut made = Made::default();
         for (name, expression) in &self.variables {
-            match expression.eval(&given.with("variables", &out)) {
-                Ok(value) => out[name.as_str()] = value,
-                Err(why) => tracing::debug!(policy = self.name, variable = name, why, "variable has no value"),
+            let program = expression.program.as_ref().map_err(Clone::clone);
+            if let Err(why) = program.and_then(|program| program.make(name, given, &mut made)) {
+                tracing::debug!(policy = self.name, variable = name, why, "variable has no value");
             }
         }
-        out
+        made
     }
 
     /// The objects a binding takes as parameters; one null when there are none to take.

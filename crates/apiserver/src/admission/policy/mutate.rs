@@ -237,12 +237,12 @@ impl Invocation<'_, '_> {
                 ("namespaceObject", &namespace),
                 ("params", &self.params),
             ];
-            let given = Given { values, authorizer: &authorizer };
+            let given = Given { values, authorizer: &authorizer, made: None };
             if variables.is_none() && !base.conditions.hold(&given).map_err(Problem::Policy)? {
                 return Ok(false);
             }
             let variables = variables.get_or_insert_with(|| base.variables(&given));
-            let made = mutation.of(admission, &self.target, &given.with("variables", variables), &shown.object)?;
+            let made = mutation.of(admission, &self.target, &given.with_made(variables), &shown.object)?;
             if let Some(made) = made {
                 self.target.settle(admission, made, object).map_err(Problem::Status)?;
                 shown.object = self.target.view(object, old);

@@ -78,7 +78,7 @@ pub(in super::super) fn validate(admission: &Admission<'_>, object: &Value, old:
             ("request", &shown.request),
             ("namespaceObject", &namespace),
         ];
-        let given = Given { values, authorizer: &authorizer };
+        let given = Given { values, authorizer: &authorizer, made: None };
         let mut annotations: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for binding in bindings {
             policy.judge(admission, binding, &given, &mut annotations, &mut denied);
@@ -151,7 +151,7 @@ impl Policy {
             }
         }
         let variables = self.base.variables(given);
-        let given = &given.with("variables", &variables);
+        let given = &given.with_made(&variables);
         for (index, validation) in self.validations.iter().enumerate() {
             let expression = &validation.expression;
             verdict.findings.extend(match expression.eval(given) {

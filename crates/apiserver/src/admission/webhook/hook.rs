@@ -82,7 +82,7 @@ impl Hook {
             ("request", request),
             ("namespaceObject", &Value::Null),
         ];
-        let given = Given { values, authorizer: &authorizer };
+        let given = Given { values, authorizer: &authorizer, made: None };
         match self.conditions.hold(&given) {
             Err(_) if self.ignore => Ok(false),
             Err(why) => Err(Failure::Refused(admission.forbidden(&why))),
