@@ -336,3 +336,49 @@ async fn match_conditions_ask_for_rights_and_compile_or_are_refused() {
         assert!(refused.body["message"].as_str().unwrap().contains("compilation failed"), "{}", refused.body);
     }
 }
+
+#[tokio::test]
+async fn what_webhooks_do_is_in_the_audit_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let pki = tempfile::tempdir().unwrap();
+    let (policy, log) = (dir.path().join("policy.yaml"), dir.path().join("audit.log"));
+    let rules = "rules: [{level: Request, resources: [{group: '', resources: [configmaps]}]}]";
+    std::fs::write(
+        &policy,
+        format!("apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\n{rules}"),
+    )
+    .unwrap();
+    let mut config = apiserver::Config::new(
+        pki.path().join("pki"),
+        "127.0.0.1:6443".parse().unwrap(),
+        "10.96.0.0/20".parse().unwrap(),
+    );
+    config.audit = Some(apiserver::AuditConfig { policy, log: log.clone(), max_bytes: 1 << 20, max_backups: 2 });
+    let store: Arc<dyn store::Store> = Arc::new(store::memory::MemoryStore::new());
+    let server = apiserver::ApiServer::new(store.clone(), config).await.unwrap();
+    let cluster = Cluster { server, store, pki };
+    let admin = cluster.admin();
+    let hooks = serve(&cluster, |path, _| match path {
+        "/label.x.example" => patch(&json!([{"op": "add", "path": "/metadata/labels", "value": {"seen": "yes"}}])),
+        _ => json!({"allowed": true, "auditAnnotations": {"key": "value"}}),
+    })
+    .await;
+    let label = hooks.hook("label.x.example", &["CREATE"], &["configmaps"], json!({}));
+    admin.create(MUTATING, &configuration("MutatingWebhookConfiguration", "m", &[label])).await;
+    let check = hooks.hook("check.x.example", &["CREATE"], &["configmaps"], json!({}));
+    let mut absent = hooks.hook("absent.x.example", &["CREATE"], &["configmaps"], json!({"failurePolicy": "Ignore"}));
+    absent["clientConfig"]["url"] = "https://127.0.0.253:9/".into();
+    admin.create(VALIDATING, &configuration("ValidatingWebhookConfiguration", "v", &[check, absent])).await;
+    admin.create(CONFIG_MAPS, &config_map("c")).await;
+    let text = std::fs::read_to_string(&log).unwrap();
+    let event: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+    let annotations = &event["annotations"];
+    assert_eq!(annotations["check.x.example/key"], "value", "{event}");
+    let read = |key: &str| -> Value { serde_json::from_str(annotations[key].as_str().unwrap()).unwrap() };
+    let mutated = read("mutation.webhook.admission.k8s.io/round_0_index_0");
+    assert_eq!(mutated, json!({"configuration": "m", "webhook": "label.x.example", "mutated": true}));
+    let patched = read("patch.webhook.admission.k8s.io/round_0_index_0");
+    assert_eq!((&patched["patchType"], &patched["patch"][0]["op"]), (&json!("JSONPatch"), &json!("add")));
+    let open = "failed-open.validating.webhook.admission.k8s.io/round_0_index_1";
+    assert_eq!(annotations[open], "absent.x.example");
+}

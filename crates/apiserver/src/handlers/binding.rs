@@ -1,6 +1,6 @@
 //! `pods/binding`, by which a scheduler places a pod, and `pods/eviction`.
 
-use api::kinds::registry;
+use api::kinds::{VIRTUAL, answered, registry};
 use api::status::{ApiError, FieldError};
 use http::StatusCode;
 use serde_json::{Value, json};
@@ -51,7 +51,17 @@ pub(crate) async fn serve(mut call: Call) -> Result<Reply, ApiError> {
     let writer = Writer { server: &server, user, manager: &manager, dry_run, now, warnings };
     server.caches.consistent().await?;
     let mut binding = binding;
-    let admission = Admission::new(&writer, &scope, Operation::Create, "binding");
+    if !binding["metadata"].is_object() {
+        binding["metadata"] = json!({});
+    }
+    binding["metadata"]["name"] = name.as_str().into();
+    binding["metadata"]["namespace"] = namespace.as_str().into();
+    // The old way to bind is a resource of its own.
+    let old = VIRTUAL.iter().find(|v| v.plural == "bindings" && call.path.name.is_empty()).and_then(answered);
+    let admission = match old {
+        Some(kind) => Admission::at(&writer, kind, [&namespace, &name], Operation::Create, ""),
+        None => Admission::new(&writer, &scope, Operation::Create, "binding"),
+    };
     admission.mutate(&mut binding, &Value::Null).await?;
     admission.validate(&binding, &Value::Null).await?;
     update::apply(&writer, &scope, Part::Binding, super::create::Tracking::Update, |old| {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use api::kinds::{KindInfo, VirtualKind, answered};
+use api::selectors::FieldSelector;
 use api::status::ApiError;
 use http::StatusCode;
 use serde_json::{Value, json};
@@ -25,16 +26,23 @@ pub(crate) async fn serve(mut call: Call, of: &VirtualKind) -> Result<Reply, Api
     if !review["metadata"].is_object() {
         review["metadata"] = json!({});
     }
+    if kind.namespaced {
+        let (own, given) = (call.path.namespace.as_str(), api::meta::namespace(&review));
+        if !given.is_empty() && given != own {
+            return Err(ApiError::bad_request(
+                "the namespace of the provided object does not match the namespace sent on the request",
+            ));
+        }
+        review["metadata"]["namespace"] = own.into();
+    }
     call.server.caches.consistent().await?;
     admit(&call, kind, &mut review).await?;
     review["status"] = match call.path.resource.as_str() {
         "selfsubjectreviews" => json!({"userInfo": call.user.to_json()}),
         "tokenreviews" => token(&call, &review["spec"]).await?,
-        "selfsubjectaccessreviews" => access(&call, &call.user, &review["spec"], None)?,
-        "subjectaccessreviews" => access(&call, &subject(&review["spec"])?, &review["spec"], None)?,
-        "localsubjectaccessreviews" => {
-            access(&call, &subject(&review["spec"])?, &review["spec"], Some(&call.path.namespace))?
-        }
+        "selfsubjectaccessreviews" => access(&call, &call.user, &review["spec"]),
+        "subjectaccessreviews" => access(&call, &subject(&review["spec"]), &review["spec"]),
+        "localsubjectaccessreviews" => access(&call, &subject(&review["spec"]), &review["spec"]),
         "selfsubjectrulesreviews" => rules(&call, &review["spec"])?,
         _ => return Err(ApiError::path_not_found()),
     };
@@ -52,6 +60,10 @@ async fn admit(call: &Call, kind: &KindInfo, review: &mut Value) -> Result<(), A
     let name = api::meta::name(review).to_owned();
     let admission = Admission::at(&writer, kind, [&call.path.namespace, &name], Operation::Create, "");
     admission.mutate(review, &Value::Null).await?;
+    let errors = (kind.hooks.validate)(review);
+    if !errors.is_empty() {
+        return Err(ApiError::invalid(kind.kind, kind.group, "", errors));
+    }
     admission.validate(review, &Value::Null).await
 }
 
@@ -72,7 +84,7 @@ async fn token(call: &Call, spec: &Value) -> Result<Value, ApiError> {
 }
 
 /// The user that a review asks about.
-fn subject(spec: &Value) -> Result<UserInfo, ApiError> {
+fn subject(spec: &Value) -> UserInfo {
     let strings = |v: &Value| -> Vec<String> {
         v.as_array().into_iter().flatten().filter_map(|s| s.as_str().map(str::to_owned)).collect()
     };
@@ -85,27 +97,17 @@ fn subject(spec: &Value) -> Result<UserInfo, ApiError> {
             .map(|m| m.iter().map(|(k, v)| (k.clone(), strings(v))).collect::<BTreeMap<_, _>>())
             .unwrap_or_default(),
     };
-    if user.name.is_empty() && user.groups.is_empty() {
-        return Err(ApiError::bad_request("at least one of user or group must be specified"));
-    }
-    Ok(user)
+    user
 }
 
-fn access(call: &Call, user: &UserInfo, spec: &Value, local: Option<&str>) -> Result<Value, ApiError> {
+fn access(call: &Call, user: &UserInfo, spec: &Value) -> Value {
     let text = |v: &'_ Value, key: &str| v[key].as_str().unwrap_or("").to_owned();
     let (resource, other) = (&spec["resourceAttributes"], &spec["nonResourceAttributes"]);
-    if resource.is_object() == other.is_object() {
-        return Err(ApiError::bad_request(
-            "exactly one of nonResourceAttributes or resourceAttributes must be specified",
-        ));
-    }
     let of = if resource.is_object() { resource } else { other };
     let (verb, group, plural) = (text(of, "verb"), text(resource, "group"), text(resource, "resource"));
     let (sub, namespace, name) = (text(resource, "subresource"), text(resource, "namespace"), text(resource, "name"));
     let path = text(other, "path");
-    if local.is_some_and(|local| local != namespace) {
-        return Err(ApiError::bad_request("namespace must match the namespace of the request"));
-    }
+    let node = node_of(&resource["fieldSelector"]);
     let asked = Attributes {
         user,
         verb: &verb,
@@ -114,7 +116,7 @@ fn access(call: &Call, user: &UserInfo, spec: &Value, local: Option<&str>) -> Re
         subresource: &sub,
         namespace: &namespace,
         name: &name,
-        node: "",
+        node: &node,
         path: &path,
     };
     let (chain, caches) = (&call.server.authorizers, &call.server.caches);
@@ -123,7 +125,21 @@ fn access(call: &Call, user: &UserInfo, spec: &Value, local: Option<&str>) -> Re
     if !reason.is_empty() {
         status["reason"] = reason.into();
     }
-    Ok(status)
+    status
+}
+
+/// The one `spec.nodeName` that a field selector demands; empty when it demands none.
+fn node_of(selector: &Value) -> String {
+    if let Some(raw) = selector["rawSelector"].as_str() {
+        let fields = FieldSelector::parse(raw).ok();
+        return fields.and_then(|f| f.exact("spec.nodeName").map(str::to_owned)).unwrap_or_default();
+    }
+    let one = |r: &&Value| r["key"] == "spec.nodeName" && r["operator"] == "In";
+    let found = selector["requirements"].as_array().into_iter().flatten().find(one);
+    match found.and_then(|r| r["values"].as_array()).map(Vec::as_slice) {
+        Some([node]) => node.as_str().unwrap_or("").to_owned(),
+        _ => String::new(),
+    }
 }
 
 /// What can be listed of a user's rights in the namespace.

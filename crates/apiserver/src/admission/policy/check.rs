@@ -40,7 +40,7 @@ fn expressions(kind: &str, object: &Value) -> Vec<Found> {
     let mut out = Vec::new();
     let spec = &object["spec"];
     let params = spec["paramKind"].is_object();
-    let has_variables = items(spec, "variables").next().is_some();
+    let has_variables = kind == "MutatingAdmissionPolicy" || items(spec, "variables").next().is_some();
     let all = Names { params, variables: has_variables, authorizer: true };
     let mut list = |owner: &Value, at: &str, key: &str, field: &str, names: Names| {
         for (i, item) in items(owner, key).enumerate().filter(|(_, item)| item[field].is_string()) {
