@@ -97,7 +97,7 @@ impl<'a> Target<'a> {
     pub fn view(&self, object: &Value, old: &Value) -> Value {
         let mut view = object.clone();
         if view.is_object() && self.whole {
-            self.kind().from_storage(&mut view);
+            show(self.kind(), &mut view);
             let seen = api::meta::resource_version(old);
             if !seen.is_empty() && api::meta::resource_version(&view).is_empty() && view["metadata"].is_object() {
                 view["metadata"]["resourceVersion"] = seen.into();
@@ -123,6 +123,13 @@ impl<'a> Target<'a> {
     pub fn settle(&self, admission: &Admission<'_>, mut view: Value, object: &mut Value) -> Result<(), ApiError> {
         if self.whole {
             let kind = self.kind();
+            if kind.custom.is_some() {
+                if view["apiVersion"] != kind.api_version() {
+                    return Err(not_the_same(admission));
+                }
+                // Back from the version of the target.
+                view["apiVersion"] = object["apiVersion"].clone();
+            }
             kind.to_storage(&mut view);
             if admission.operation == Operation::Update {
                 api::meta::clear_resource_version(&mut view);
@@ -150,14 +157,27 @@ fn keeps_identity(admission: &Admission<'_>, new: &Value, old: &Value) -> Result
         let text = |key: &str| v[key].as_str().unwrap_or("").to_owned();
         (text("apiVersion"), text("kind"), api::meta::namespace(v).to_owned(), api::meta::name(v).to_owned())
     };
-    if facts(new) == facts(old) {
-        return Ok(());
-    }
-    Err(ApiError::bad_request(format!(
+    if facts(new) == facts(old) { Ok(()) } else { Err(not_the_same(admission)) }
+}
+
+fn not_the_same(admission: &Admission<'_>) -> ApiError {
+    ApiError::bad_request(format!(
         "admission changed the kind, namespace or name of {} {:?}",
         admission.kind.qualified_resource(),
         admission.name
-    )))
+    ))
+}
+
+/// Shows an object in the version of a kind. Of custom objects only the label differs between versions, and which fields
+/// they specify.
+pub(super) fn show(kind: &KindInfo, object: &mut Value) {
+    kind.from_storage(object);
+    if kind.custom.is_some() && object["apiVersion"] != kind.api_version() {
+        object["apiVersion"] = kind.api_version().into();
+        if let Some(ty) = kind.schema() {
+            ty.prune(object);
+        }
+    }
 }
 
 /// `RuleWithOperations`, and the names of a policy's `NamedRuleWithOperations`.

@@ -54,6 +54,8 @@ pub(crate) async fn serve(mut call: Call) -> Result<Reply, ApiError> {
     if !binding["metadata"].is_object() {
         binding["metadata"] = json!({});
     }
+    binding["apiVersion"] = "v1".into();
+    binding["kind"] = "Binding".into();
     binding["metadata"]["name"] = name.as_str().into();
     binding["metadata"]["namespace"] = namespace.as_str().into();
     // The old way to bind is a resource of its own.
@@ -101,6 +103,8 @@ pub(crate) async fn evict(mut call: Call, scope: Scope<'_>) -> Result<Reply, Api
     if !eviction["metadata"].is_object() {
         eviction["metadata"] = json!({});
     }
+    eviction["apiVersion"] = "policy/v1".into();
+    eviction["kind"] = "Eviction".into();
     eviction["metadata"]["name"] = scope.name.into();
     eviction["metadata"]["namespace"] = scope.namespace.into();
     admission.mutate(&mut eviction, &Value::Null).await?;

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::super::conditions::Conditions;
 use super::super::expression::{Given, Names, Program};
-use super::super::rules::{Held, Match, Target, has_labels, in_namespaces};
+use super::super::rules::{Held, Match, Target, has_labels, in_namespaces, show};
 use super::super::{Admission, review};
 use super::{items, text};
 
@@ -169,7 +169,7 @@ impl Base {
         };
         let served = |entry: &crate::cache::Entry| {
             let mut value = entry.value();
-            kind.from_storage(&mut value);
+            show(kind, &mut value);
             value
         };
         let found: Vec<Value> = match reference["name"].as_str().filter(|n| !n.is_empty()) {
