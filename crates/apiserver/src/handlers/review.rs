@@ -88,7 +88,7 @@ fn subject(spec: &Value) -> UserInfo {
     let strings = |v: &Value| -> Vec<String> {
         v.as_array().into_iter().flatten().filter_map(|s| s.as_str().map(str::to_owned)).collect()
     };
-    let user = UserInfo {
+    UserInfo {
         name: spec["user"].as_str().unwrap_or("").to_owned(),
         uid: spec["uid"].as_str().unwrap_or("").to_owned(),
         groups: strings(&spec["groups"]),
@@ -96,8 +96,7 @@ fn subject(spec: &Value) -> UserInfo {
             .as_object()
             .map(|m| m.iter().map(|(k, v)| (k.clone(), strings(v))).collect::<BTreeMap<_, _>>())
             .unwrap_or_default(),
-    };
-    user
+    }
 }
 
 fn access(call: &Call, user: &UserInfo, spec: &Value) -> Value {
