@@ -43,6 +43,7 @@ pub async fn run(client: kube::Client, config: ControlConfig, drain: Cancellatio
     let context = Arc::new(controllers::Context::new(client, actuator, config, drain.clone()));
     controllers::start(&context);
     controllers::access::start(&context);
+    controllers::tokens::start(&context);
     scheduling::start(&context);
     autoscaling::start(&context);
     gc::start(&context);

@@ -3,8 +3,11 @@
 //! The evaluator has no step counter, so what an evaluation can cost is bounded before it begins: the nodes of the expression
 //! times the largest collection to the power of how deep the expression nests its loops.
 
+mod authorizer;
 mod convert;
 mod library;
+mod made;
+mod mutation;
 #[cfg(test)]
 mod tests;
 
@@ -13,6 +16,10 @@ use std::sync::{Arc, LazyLock};
 use ::cel as engine;
 use engine::common::ast::{EntryExpr, Expr, IdedExpr};
 use serde_json::Value;
+
+pub use authorizer::{AUTHORIZER, Answer, Authorize, Authorizer, Question, REQUEST_RESOURCE};
+pub use made::{Made, Scope, VARIABLES};
+pub use mutation::{Form, Mutation, compile_mutation};
 
 /// An evaluation may take this many steps by the estimate.
 pub const STEP_LIMIT: u64 = 20_000_000;
@@ -129,21 +136,49 @@ impl Program {
         self.eval_variables(&variables)
     }
 
+    /// The value in an environment, a scope, and with functions of the caller's own.
+    fn run(
+        &self,
+        environment: &Arc<engine::Env>,
+        variables: &[(&str, &Value)],
+        scope: &Scope<'_>,
+        extend: impl FnOnce(&mut engine::Context<'_, '_>) -> Result<(), engine::DeclarationError>,
+    ) -> Result<engine::Value, Error> {
+        let variables: Vec<_> = variables.iter().map(|(name, value)| (*name, Variable::Value(value))).collect();
+        self.run_variables(environment, &variables, scope.width(), |context| {
+            scope.add_to(self, context)?;
+            extend(context)
+        })
+    }
+
     /// The same with variables that may be optional.
     ///
     /// # Errors
     /// As [`Program::eval`].
     pub fn eval_variables(&self, variables: &[(&str, Variable<'_>)]) -> Result<Value, Error> {
+        let value = self.run_variables(&ENVIRONMENT, variables, 1, |_| Ok(()))?;
+        convert::to_json(&value).ok_or_else(|| Error::Evaluate("the value has no JSON form".to_owned()))
+    }
+
+    /// `width` is the least that the size of the largest collection is taken for.
+    fn run_variables(
+        &self,
+        environment: &Arc<engine::Env>,
+        variables: &[(&str, Variable<'_>)],
+        width: u64,
+        extend: impl FnOnce(&mut engine::Context<'_, '_>) -> Result<(), engine::DeclarationError>,
+    ) -> Result<engine::Value, Error> {
         let widest = variables.iter().map(|(_, v)| match v {
             Variable::Value(value) | Variable::Optional(Some(value)) => widest(value),
             Variable::Optional(None) => 1,
         });
-        let estimate = self.shape.steps(widest.max().unwrap_or(1));
+        let estimate = self.shape.steps(widest.max().unwrap_or(1).max(width));
         if estimate > STEP_LIMIT {
             return Err(Error::Cost { estimate });
         }
-        let mut context = engine::Context::with_env(ENVIRONMENT.clone());
-        library::functions(&mut context).map_err(|e| Error::Evaluate(e.to_string()))?;
+        let mut context = engine::Context::with_env(environment.clone());
+        let extended = library::functions(&mut context).and_then(|()| extend(&mut context));
+        extended.map_err(|e| Error::Evaluate(e.to_string()))?;
         for (name, value) in variables {
             if !self.uses(name) {
                 continue;
@@ -154,8 +189,7 @@ impl Program {
             };
             context.add_variable_from_value(*name, value);
         }
-        let value = self.program.execute(&context).map_err(|e| Error::Evaluate(one_line(&e.to_string())))?;
-        convert::to_json(&value).ok_or_else(|| Error::Evaluate("the value has no JSON form".to_owned()))
+        self.program.execute(&context).map_err(|e| Error::Evaluate(one_line(&e.to_string())))
     }
 }
 

@@ -16,6 +16,7 @@ use crate::schema::TypeRef;
 use crate::status::FieldError;
 
 mod admission;
+mod answered;
 mod apps;
 mod autoscaling;
 mod certificates;
@@ -47,6 +48,7 @@ mod storage;
 mod tables;
 mod warnings;
 
+pub use self::answered::answered;
 pub(crate) use self::autoscaling::as_v2 as autoscaler_as_v2;
 pub use self::core::finalize_namespace;
 pub use hooks::{Columns, Hooks};

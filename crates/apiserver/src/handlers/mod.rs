@@ -12,7 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
 use crate::admission::Warnings;
 use crate::audit::Trail;
-use crate::authn::{Sender, UserInfo, same_secret};
+use crate::authn::{self, Sender, UserInfo};
 use crate::authz::{self, Attributes};
 use crate::cache::KindCache;
 use crate::flow::{self, Pass, Uids};
@@ -144,10 +144,11 @@ pub(crate) async fn handle(server: &Arc<ApiServer>, request: Request<RequestBody
         let known = sent.as_deref().ok();
         trail = std::mem::take(&mut trail).known(known, &verb, target.as_ref(), parts.uri.path());
         let sent = sent?;
-        let user = impersonate::apply(server, sent.clone(), &parts.headers)?;
-        if !Arc::ptr_eq(&sent, &user) {
-            trail.acts_as(&user);
-        }
+        let guise = impersonate::apply(server, &asked_of(&sent, &verb, target.as_ref()), &parts.headers)?;
+        let user = guise.map_or(sent, |guise| {
+            trail.acts_as(&guise.user, &guise.constraint);
+            guise.user
+        });
         let target = target.ok_or_else(ApiError::path_not_found)?;
         if let Some(way) = passing::way(server, &target) {
             let head = (parts.method.clone(), parts.uri.clone(), std::mem::take(&mut parts.headers));
@@ -200,7 +201,9 @@ pub(crate) async fn handle(server: &Arc<ApiServer>, request: Request<RequestBody
         trail.failed(&error);
         respond::error(&error, style)
     });
-    trail.answered(completed(reply, uids, &warnings.take(), head))
+    let told = warnings.take();
+    trail.annotate(warnings.take_notes());
+    trail.answered(completed(reply, uids, &told, head))
 }
 
 /// The answer with what stands beside it.
@@ -243,6 +246,23 @@ fn verb_of(method: &Method, target: Option<&Target>, query: &str) -> String {
         _ => None,
     };
     resource.unwrap_or_else(|| method.as_str().to_ascii_lowercase())
+}
+
+/// What is asked for, as far as the path says it.
+fn asked_of<'a>(user: &'a UserInfo, verb: &'a str, target: Option<&'a Target>) -> Attributes<'a> {
+    match target {
+        Some(Target::Resource(path)) => Attributes {
+            verb,
+            group: &path.group,
+            resource: &path.resource,
+            subresource: &path.subresource,
+            namespace: &path.namespace,
+            name: &path.name,
+            ..Attributes::blank(user)
+        },
+        Some(Target::Path(path)) => Attributes { verb, path, ..Attributes::blank(user) },
+        None => Attributes { verb, ..Attributes::blank(user) },
+    }
 }
 
 fn attributes<'a>(
@@ -293,19 +313,9 @@ async fn authenticate(server: &ApiServer, headers: &HeaderMap, sender: &Sender) 
     if !scheme.eq_ignore_ascii_case("bearer") || token.is_empty() {
         return Err(ApiError::unauthorized());
     }
-    if let Some(admin) = &server.config.admin_token
-        && same_secret(admin.as_bytes(), token.as_bytes())
-    {
-        return Ok(Arc::new(UserInfo::new("kubernetes-admin", &[crate::pki::MASTERS])));
-    }
-    if let Some(oidc) = server.oidc.as_ref().filter(|oidc| oidc.claims(token)) {
-        return oidc.check(token).await.map_err(|error| {
-            tracing::debug!(error = %base::chain(&error), "bearer token of the identity provider refused");
-            ApiError::unauthorized()
-        });
-    }
-    server.tokens.check(&server.caches, token, None).map_err(|error| {
-        tracing::debug!(%error, "bearer token refused");
+    let known = authn::bearer(server, token, None).await;
+    known.map(|bearer| bearer.user).map_err(|why| {
+        tracing::debug!(why, "bearer token refused");
         ApiError::unauthorized()
     })
 }
@@ -348,10 +358,6 @@ async fn place(places: &Semaphore) -> Result<SemaphorePermit<'_>, ApiError> {
         Ok(Ok(permit)) => Ok(permit),
         _ => Err(flow::too_many()),
     }
-}
-
-pub(crate) fn too_many() -> ApiError {
-    ApiError::too_many_requests("Too many requests, please try again later.", 1)
 }
 
 /// Streams that are no watches, whose work is done elsewhere.

@@ -6,7 +6,7 @@ use api::selectors::FieldSelector;
 use api::status::ApiError;
 use http::{HeaderMap, Method, StatusCode, Uri};
 
-use super::{attributes, place, too_many};
+use super::{attributes, place};
 use crate::admission::Warnings;
 use crate::aggregation::Backend;
 use crate::audit::Trail;
@@ -124,7 +124,7 @@ pub(super) async fn serve(
     };
     let server = onward.server.clone();
     if verb == "watch" || onward.wants_upgrade() {
-        onward.place = Some(server.streams.clone().try_acquire_owned().map_err(|_| too_many())?);
+        onward.place = Some(server.streams.clone().try_acquire_owned().map_err(|_| crate::flow::too_many())?);
         return backend.serve(onward).await;
     }
     let reads = matches!(verb, "get" | "list" | "head");

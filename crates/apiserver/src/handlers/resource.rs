@@ -34,7 +34,7 @@ pub(crate) async fn serve(call: Call) -> Result<Reply, ApiError> {
             Some(v) if v.plural == "bindings" => binding::serve(call).await,
             // There is no table of what is answered once and never stored.
             Some(_) if call.form != Form::Object => Err(ApiError::not_acceptable(accept::MEDIA)),
-            Some(_) => review::serve(call).await,
+            Some(v) => review::serve(call, v).await,
             None => Err(ApiError::path_not_found()),
         };
     };

@@ -19,7 +19,7 @@ mod sign;
 
 use files::{make_private_dir, read, write_private};
 pub use kubeconfig::Kubeconfig;
-pub use sign::{CLIENT, SignError, SigningRequest, inspect};
+pub use sign::{CLIENT, SignError, SigningRequest, agent_of, inspect};
 
 /// The group that may do everything.
 pub const MASTERS: &str = "system:masters";

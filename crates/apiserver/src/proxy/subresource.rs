@@ -106,7 +106,7 @@ pub(crate) async fn serve(mut onward: Onward, path: &ResourcePath, warnings: &Wa
         pages: true,
     };
     let host = if onward.asked().is_empty() { way.host } else { onward.asked().to_owned() };
-    onward.place = Some(server.streams.clone().try_acquire_owned().map_err(|_| crate::handlers::too_many())?);
+    onward.place = Some(server.streams.clone().try_acquire_owned().map_err(|_| crate::flow::too_many())?);
     let (request, pending) = onward.prepare(&target, &host)?;
     let unreachable = |why: String| ApiError::service_unavailable(format!("error trying to reach service: {why}"));
     let mut connection = way.dial.open().await.map_err(|e| unreachable(base::chain(&e)))?;
