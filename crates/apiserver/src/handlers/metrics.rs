@@ -183,7 +183,7 @@ async fn summaries(call: &Call, nodes: Vec<String>) -> BTreeMap<String, Arc<Valu
 }
 
 async fn ask(call: &Call, node: &str) -> Result<Value, ApiError> {
-    let address = proxy::address(call, node)?;
+    let address = proxy::address(&call.server.caches, node)?;
     let request = Request::builder().method(Method::GET).uri(PATH).header(header::HOST, address.to_string());
     let request = request.body(Empty::<Bytes>::new()).map_err(ApiError::internal)?;
     let answer = call.server.kubelets.send(address, request).await.map_err(ApiError::internal)?;
