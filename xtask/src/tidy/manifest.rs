@@ -48,6 +48,7 @@ pub const LAYERS: &[Place] = &[
     place("sim", "sim", &["reconcile", "api", "base"]),
     place("bench", "bench", &["store", "api", "reconcile"]),
     place("e2e", "tests/e2e", &["base"]),
+    place("fuzz", "fuzz", &["apiserver", "node", "api"]),
     place("distribution", "examples/distribution", &[]),
     place("xtask", "xtask", &[]),
 ];

@@ -8,6 +8,7 @@ mod convert;
 mod library;
 mod made;
 mod mutation;
+mod nesting;
 #[cfg(test)]
 mod tests;
 
@@ -96,6 +97,11 @@ pub fn compile(expression: &str, variables: &[&str]) -> Result<Program, Error> {
     if expression.len() > LENGTH {
         return Err(Error::Compile(format!("expression is longer than {LENGTH} bytes")));
     }
+    nesting::with_stack(nesting::depth(expression)?, || compile_here(expression, variables))
+}
+
+/// The same on whatever stack there is.
+fn compile_here(expression: &str, variables: &[&str]) -> Result<Program, Error> {
     let program = ENVIRONMENT.compile(expression).map_err(|e| Error::Compile(one_line(&e.to_string())))?;
     let mut visit = Visit::default();
     visit.node(program.expression(), 0);

@@ -217,8 +217,8 @@ mod tests {
             o
         };
         // Annotation, shares, generation, mandatory; what becomes of annotation, shares and generation.
-        let cases: &[(Option<&str>, i64, i64, bool, Option<(&str, i64, i64)>)] = &[
-            (Some("true"), 30, 1, false, None),
+        let cases = [
+            (Some("true"), 30, 1, false, None::<(&str, i64, i64)>),
             (Some("true"), 31, 2, false, Some(("true", 30, 3))),
             (Some("false"), 31, 2, false, None),
             (Some("false"), 31, 2, true, Some(("true", 30, 3))),
@@ -227,13 +227,13 @@ mod tests {
             (Some("perhaps"), 30, 1, false, Some(("true", 30, 1))),
         ];
         for (annotation, shares, generation, mandatory, want) in cases {
-            let new = revised(&with(*annotation, *shares, *generation), &wanted, *mandatory);
+            let new = revised(&with(annotation, shares, generation), &wanted, mandatory);
             let got = new.as_ref().map(|n| {
                 let annotation = n["metadata"]["annotations"][AUTO_UPDATE].as_str().unwrap();
                 let shares = n["spec"]["limited"]["nominalConcurrencyShares"].as_i64().unwrap();
                 (annotation, shares, api::meta::generation(n))
             });
-            assert_eq!(got, *want, "{annotation:?} {shares} {generation} {mandatory}");
+            assert_eq!(got, want, "{annotation:?} {shares} {generation} {mandatory}");
         }
     }
 

@@ -48,7 +48,7 @@ pub struct FlowControl {
 /// What is matched.
 #[derive(Default)]
 struct Plan {
-    /// In the order in which they are tried, each with its level. The last is `catch-all`.
+    /// In the order in which they are tried, each with its level. `catch-all` is always among them.
     schemas: Vec<(Schema, Uids, Option<Arc<Level>>)>,
     levels: HashMap<String, Arc<Level>>,
 }
@@ -149,8 +149,9 @@ impl FlowControl {
     /// Finds the flow schema and level of a request.
     pub fn classify(&self, asked: &Attributes<'_>) -> Class {
         let plan = self.plan.load();
-        // Everybody who is authenticated matches `catch-all`, which has no successor.
-        let found = plan.schemas.iter().find(|(schema, ..)| schema.matches(asked)).or(plan.schemas.last());
+        let find = |what: &dyn Fn(&Schema) -> bool| plan.schemas.iter().find(|(schema, ..)| what(schema));
+        // Somebody may have no group at all.
+        let found = find(&|schema| schema.matches(asked)).or_else(|| find(&|schema| schema.name == "catch-all"));
         match found {
             Some((schema, uids, level)) => {
                 let flow = match level {
@@ -247,6 +248,17 @@ mod tests {
         }
     }
 
+    #[test]
+    fn who_matches_nothing_is_caught_whatever_comes_last() {
+        let control = FlowControl::new(600, Duration::from_secs(1));
+        let last = json!({"metadata": {"name": "z", "uid": "z"}, "spec": {"matchingPrecedence": 10_000,
+            "priorityLevelConfiguration": {"name": "exempt"}, "rules": []}});
+        control.load(&[last], &[]);
+        let nobody = UserInfo { name: "x".into(), ..UserInfo::default() };
+        let class = control.classify(&Attributes { verb: "get", resource: "pods", ..Attributes::blank(&nobody) });
+        assert!(class.level.is_some());
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_level_without_seats_turns_away_and_others_go_on() {
         let control = control(1);
@@ -257,7 +269,7 @@ mod tests {
             "resourceRules": [{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"], "clusterScope": true}]}]}});
         let (ann, bob) = (UserInfo::new("ann", &[]), UserInfo::new("bob", &["system:masters"]));
         let asked = |user| Attributes { verb: "list", resource: "nodes", ..Attributes::blank(user) };
-        control.load(&[schema.clone()], &[jail.clone()]);
+        control.load(std::slice::from_ref(&schema), std::slice::from_ref(&jail));
         let refused = control.enter(&control.classify(&asked(&ann))).await.unwrap_err();
         assert_eq!((refused.code, refused.retry_after()), (429, Some(1)));
         assert!(matches!(control.enter(&control.classify(&asked(&bob))).await, Ok(Pass::Exempt)));

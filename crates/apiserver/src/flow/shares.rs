@@ -126,7 +126,8 @@ mod tests {
     fn seats_are_borrowed_from_who_lends_and_does_not_need_them() {
         let seats = |nominal, lendable, most| Seats { nominal, lendable, most };
         // Own seats, used; the others' seats and used; whether one more can be had.
-        let cases: &[(Seats, u32, &[(Seats, u32)], bool)] = &[
+        type Case<'a> = (Seats, u32, &'a [(Seats, u32)], bool);
+        let cases: &[Case<'_>] = &[
             (seats(2, 0, 10), 2, &[(seats(4, 2, 4), 0)], true),
             (seats(2, 0, 10), 3, &[(seats(4, 2, 4), 0)], true),
             (seats(2, 0, 10), 4, &[(seats(4, 2, 4), 0)], false),

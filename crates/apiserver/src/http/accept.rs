@@ -208,7 +208,8 @@ mod tests {
     fn resources_are_negotiated() {
         let (object, table, partial) = (Form::Object, Form::Table, Form::Partial);
         // Header, whether objects have a message, what comes out.
-        let cases: &[(&'static str, bool, Option<(Form, bool)>)] = &[
+        type Case = (&'static str, bool, Option<(Form, bool)>);
+        let cases: &[Case] = &[
             ("application/vnd.kubernetes.protobuf", true, Some((object, true))),
             ("application/vnd.kubernetes.protobuf", false, None),
             ("application/vnd.kubernetes.protobuf,application/json", false, Some((object, false))),

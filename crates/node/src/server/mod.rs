@@ -6,6 +6,8 @@ mod auth;
 mod channel;
 mod find;
 mod forward;
+#[doc(hidden)]
+pub mod fuzz;
 mod logs;
 mod query;
 mod refusal;

@@ -5,8 +5,8 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::{BufMut, Bytes, BytesMut};
-use futures::stream::{SplitSink, SplitStream};
-use futures::{SinkExt, StreamExt};
+use futures::stream::SplitSink;
+use futures::{SinkExt, Stream, StreamExt};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
@@ -48,13 +48,17 @@ pub struct Wire {
 
 /// Turns an upgraded connection into a socket.
 pub async fn socket(upgraded: Upgraded) -> Socket {
-    let config = WebSocketConfig::default()
+    WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, Some(config())).await
+}
+
+/// What a socket may take.
+pub(super) fn config() -> WebSocketConfig {
+    WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER)
         .write_buffer_size(WRITE_BUFFER)
         .max_write_buffer_size(WRITE_BUFFER + MESSAGE_MAX)
         .max_message_size(Some(MESSAGE_MAX))
-        .max_frame_size(Some(MESSAGE_MAX));
-    WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, Some(config)).await
+        .max_frame_size(Some(MESSAGE_MAX))
 }
 
 /// The channels that take bytes from the client.
@@ -137,7 +141,12 @@ fn message_of(wire: Wire, channel: u8, bytes: &[u8]) -> Message {
 }
 
 /// Ends when the client closes or breaks the protocol.
-async fn read(mut stream: SplitStream<Socket>, wire: Wire, mut inputs: Inputs, alive: mpsc::WeakSender<Outgoing>) {
+pub(super) async fn read(
+    mut stream: impl Stream<Item = Result<Message, Error>> + Unpin,
+    wire: Wire,
+    mut inputs: Inputs,
+    alive: mpsc::WeakSender<Outgoing>,
+) {
     while let Some(Ok(message)) = stream.next().await {
         let bytes = match message {
             Message::Binary(bytes) => bytes,

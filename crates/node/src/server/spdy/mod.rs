@@ -12,11 +12,11 @@ mod headers;
 
 pub use connection::{Connection, Stream, connect};
 #[cfg(test)]
-pub use frame::{Decoder, Frame};
+pub use frame::Decoder;
+pub use frame::Frame;
 #[cfg(test)]
-pub use headers::Headers;
-#[cfg(test)]
-pub use headers::{Compressor, Decompressor};
+pub use headers::Decompressor;
+pub use headers::{Compressor, Headers};
 
 /// What ends a connection.
 #[derive(Debug, thiserror::Error)]
