@@ -67,18 +67,31 @@ fn conditions(remaining: &Remaining) -> Vec<Value> {
     let list = |items: &[(String, usize)], what: &str| {
         items.iter().map(|(n, c)| format!("{n} {what} {c} resource instances")).collect::<Vec<_>>().join(", ")
     };
-    let mut all = vec![condition(
-        "NamespaceContentRemaining",
-        true,
-        "SomeResourcesRemain",
-        format!("Some resources are remaining: {}", list(&remaining.objects, "has")),
-    )];
-    if !remaining.finalizers.is_empty() {
-        let message =
-            format!("Some content in the namespace has finalizers remaining: {}", list(&remaining.finalizers, "in"));
-        all.push(condition("NamespaceFinalizersRemaining", true, "SomeFinalizersRemain", message));
-    }
-    all
+    let finalizers = if remaining.finalizers.is_empty() {
+        ("ContentHasNoFinalizers", "All content-preserving finalizers finished".to_owned())
+    } else {
+        let text = list(&remaining.finalizers, "in");
+        ("SomeFinalizersRemain", format!("Some content in the namespace has finalizers remaining: {text}"))
+    };
+    let all_content = "All content successfully deleted, may be waiting on finalization";
+    let left = format!("Some resources are remaining: {}", list(&remaining.objects, "has"));
+    vec![
+        condition(
+            "NamespaceDeletionDiscoveryFailure",
+            false,
+            "ResourcesDiscovered",
+            "All resources successfully discovered".to_owned(),
+        ),
+        condition(
+            "NamespaceDeletionGroupVersionParsingFailure",
+            false,
+            "ParsedGroupVersions",
+            "All legacy kube types successfully parsed".to_owned(),
+        ),
+        condition("NamespaceDeletionContentFailure", false, "ContentDeleted", all_content.to_owned()),
+        condition("NamespaceContentRemaining", true, "SomeResourcesRemain", left),
+        condition("NamespaceFinalizersRemaining", !remaining.finalizers.is_empty(), finalizers.0, finalizers.1),
+    ]
 }
 
 #[cfg(test)]
@@ -106,7 +119,11 @@ mod tests {
         let r = Remaining { objects: vec![("pods.".into(), 2)], finalizers: vec![] };
         let p = plan(&terminating_namespace(), &r);
         let Action::Patch { patch, .. } = &p.actions[0] else { panic!("{p:?}") };
-        let message = patch["status"]["conditions"][0]["message"].as_str().unwrap();
-        assert_eq!(message, "Some resources are remaining: pods. has 2 resource instances");
+        let conditions = patch["status"]["conditions"].as_array().unwrap();
+        let of = |kind: &str| conditions.iter().find(|c| c["type"] == kind).expect("a condition");
+        let left = of("NamespaceContentRemaining");
+        assert_eq!(left["message"], "Some resources are remaining: pods. has 2 resource instances");
+        assert_eq!(of("NamespaceDeletionContentFailure")["status"], "False");
+        assert_eq!(of("NamespaceFinalizersRemaining")["reason"], "ContentHasNoFinalizers");
     }
 }
