@@ -144,11 +144,7 @@ pub(crate) async fn handle(server: &Arc<ApiServer>, request: Request<RequestBody
         let known = sent.as_deref().ok();
         trail = std::mem::take(&mut trail).known(known, &verb, target.as_ref(), parts.uri.path());
         let sent = sent?;
-        let guise = impersonate::apply(server, &asked_of(&sent, &verb, target.as_ref()), &parts.headers)?;
-        let user = guise.map_or(sent, |guise| {
-            trail.acts_as(&guise.user, &guise.constraint);
-            guise.user
-        });
+        let user = acting(server, &sent, &verb, target.as_ref(), &parts.headers, &trail)?.unwrap_or(sent);
         let target = target.ok_or_else(ApiError::path_not_found)?;
         if let Some(way) = passing::way(server, &target) {
             let head = (parts.method.clone(), parts.uri.clone(), std::mem::take(&mut parts.headers));
@@ -246,6 +242,22 @@ fn verb_of(method: &Method, target: Option<&Target>, query: &str) -> String {
         _ => None,
     };
     resource.unwrap_or_else(|| method.as_str().to_ascii_lowercase())
+}
+
+/// Whom the sender acts as, if that is somebody else.
+fn acting(
+    server: &ApiServer,
+    sent: &UserInfo,
+    verb: &str,
+    target: Option<&Target>,
+    headers: &HeaderMap,
+    trail: &Trail,
+) -> Result<Option<Arc<UserInfo>>, ApiError> {
+    let guise = impersonate::apply(server, &asked_of(sent, verb, target), headers)?;
+    Ok(guise.map(|guise| {
+        trail.acts_as(&guise.user, &guise.constraint);
+        guise.user
+    }))
 }
 
 /// What is asked for, as far as the path says it.
