@@ -56,7 +56,7 @@ impl From<LogFormat> for base::log::LogFormat {
 #[derive(Debug, Subcommand)]
 pub enum Verb {
     /// Run the API server, controllers and (as a child) the node agent
-    Server(ServerArgs),
+    Server(Box<ServerArgs>),
     /// Run a node agent (started by `server`; by hand only to debug)
     Agent(AgentArgs),
     /// Manage images of this host

@@ -88,10 +88,10 @@ fn remove(dir: &std::path::Path) -> anyhow::Result<()> {
 /// Removes what Windlass keeps in the data directory, and the directory if nothing else is in it.
 fn purge_data(instance: &Instance) -> anyhow::Result<()> {
     let dir = instance.data_dir();
-    let is_there = |file: &&str| dir.join(file).exists();
+    let is_there = |file: &str| dir.join(file).exists();
     // With the store in etcd and the keys elsewhere, the kubeconfigs are what a server leaves; one that was refused leaves less.
-    let ours = ["pki", "store.redb", "images"].iter().any(|f| is_there(&f))
-        || ["admin.kubeconfig", "agent.kubeconfig"].iter().all(|f| is_there(&f))
+    let ours = ["pki", "store.redb", "images"].into_iter().any(is_there)
+        || ["admin.kubeconfig", "agent.kubeconfig"].into_iter().all(is_there)
         || dir.exists() && only_traces(dir)?;
     if !ours && dir.exists() {
         return Err(Unfit::error(

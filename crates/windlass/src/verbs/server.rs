@@ -50,9 +50,9 @@ pub struct Settings {
 }
 
 /// Runs the server in the foreground, or starts it in the background and waits until it is ready.
-pub fn run(instance: Instance, args: ServerArgs, global: &Global) -> anyhow::Result<ExitCode> {
+pub fn run(instance: Instance, args: &ServerArgs, global: &Global) -> anyhow::Result<ExitCode> {
     let detached = std::env::var_os(DETACHED).is_some();
-    let settings = settle(instance, &args, global)?;
+    let settings = settle(instance, args, global)?;
     if args.detach && !detached {
         return detach::start(&settings);
     }
