@@ -281,9 +281,8 @@ pub fn bind(pod: &mut Value, binding: &Value, now: jiff::Timestamp) -> Result<()
     if !list_at(pod, &["spec", "schedulingGates"]).is_empty() {
         return Err(format!("pod {name} has non-empty .spec.schedulingGates"));
     }
-    let generation = meta::generation(pod) + 1;
+    // Not an update by a user: the generation stays, as in Kubernetes.
     ensure_object(pod, "spec")["nodeName"] = node.into();
-    ensure_object(pod, "metadata")["generation"] = generation.into();
     if let Some(annotations) = meta::annotations(binding) {
         let target = ensure_object(ensure_object(pod, "metadata"), "annotations");
         for (key, value) in annotations {
