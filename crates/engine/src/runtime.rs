@@ -155,6 +155,9 @@ pub struct Mount {
     /// Nor through what is mounted below it.
     #[serde(default)]
     pub recursive_read_only: bool,
+    /// No programs, devices or set-user-id files in it.
+    #[serde(default)]
+    pub inert: bool,
     /// `private`, `rslave` or `rshared`.
     pub propagation: Propagation,
 }

@@ -49,6 +49,9 @@ pub(crate) fn refusal_of_added(pod: &Pod, c: &Container) -> Option<Failure> {
     Some(Failure::new("CreateContainerConfigError", format!("{field} is not supported by this node")))
 }
 
+/// Handlers of runtime classes that this node has, beside the one without a name.
+pub(crate) const RUNTIME_HANDLERS: [&str; 1] = ["windlass"];
+
 fn when(refused: bool, field: &str) -> Option<String> {
     refused.then(|| field.to_owned())
 }
@@ -56,7 +59,6 @@ fn when(refused: bool, field: &str) -> Option<String> {
 fn pod_field(spec: &PodSpec) -> Option<String> {
     when(spec.host_users == Some(false), "spec.hostUsers: false")
         .or_else(|| when(spec.resource_claims.iter().flatten().next().is_some(), "spec.resourceClaims"))
-        .or_else(|| when(spec.runtime_class_name.as_deref().is_some_and(|n| !n.is_empty()), "spec.runtimeClassName"))
         .or_else(|| {
             let shared = spec.host_pid == Some(true) && spec.share_process_namespace == Some(true);
             when(shared, "spec.shareProcessNamespace together with spec.hostPID")
@@ -90,6 +92,7 @@ fn volume(v: &Volume) -> Option<String> {
         || v.secret.is_some()
         || v.downward_api.is_some()
         || v.projected.is_some()
+        || v.image.is_some()
         || v.persistent_volume_claim.is_some();
     if !known {
         return Some(format!("the source of volume {:?}", v.name));
@@ -195,7 +198,6 @@ mod tests {
         };
         for (spec, field) in [
             (json!({"hostUsers": false}), "spec.hostUsers: false"),
-            (json!({"runtimeClassName": "gvisor"}), "spec.runtimeClassName"),
             (json!({"resourceClaims": [{"name": "r"}]}), "spec.resourceClaims"),
             (json!({"securityContext": {"seLinuxOptions": {}}}), "seLinuxOptions"),
             (json!({"securityContext": {"appArmorProfile": {"type": "Localhost"}}}), "appArmorProfile"),

@@ -92,5 +92,8 @@ fn chosen_mount(wanted: &Mount, privileged: bool) -> Result<Value, RuntimeError>
         // mount_setattr(2) with AT_RECURSIVE: what is mounted below becomes read-only too.
         options.push("rro");
     }
+    if wanted.inert {
+        options.extend(["noexec", "nosuid", "nodev"]);
+    }
     Ok(mount(&wanted.target, "bind", &wanted.source, &options))
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use engine::runtime::{ContainerState, ContainerStatus, Resources, RuntimeError};
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::node::v1::RuntimeClass;
 use kube::api::{Api, DeleteParams, Preconditions};
 use reconcile::pod::Failure;
 use reconcile::probe::{Kind, Outcome};
@@ -22,8 +23,8 @@ use crate::paths::PodId;
 use crate::probes::{self, Target};
 use crate::spec::downward::Facts;
 use crate::spec::{self, ConfigError, Lookup};
-use crate::supported::refusal_of_added;
-use crate::volumes::{Volumes, mounts};
+use crate::supported::{RUNTIME_HANDLERS, refusal_of_added};
+use crate::volumes::{Volumes, mounts, usage};
 
 /// After the preStop hook a container has at least this long, however long the hook took.
 const LEAST_GRACE: Duration = Duration::from_secs(2);
@@ -102,7 +103,7 @@ impl Job {
             host_dns: &host_dns,
             host_name: &self.ctx.host.hostname,
         };
-        let made = match spec::sandbox::of_pod(&self.pod, &cluster) {
+        let made = match self.check_runtime().await.and_then(|()| spec::sandbox::of_pod(&self.pod, &cluster)) {
             Ok(spec) => self.ctx.runtime.run_sandbox(spec).await.map_err(|e| base::chain(&e)),
             Err(e) => Err(e.0),
         };
@@ -111,6 +112,19 @@ impl Job {
             self.warn(&failure, "FailedCreatePodSandBox");
             failure
         })
+    }
+
+    /// Whether the node has the runtime that the pod's class names (KEP-585).
+    async fn check_runtime(&self) -> Result<(), ConfigError> {
+        let class = self.pod.spec.as_ref().and_then(|s| s.runtime_class_name.as_deref());
+        let Some(class) = class.filter(|n| !n.is_empty()) else { return Ok(()) };
+        let api: Api<RuntimeClass> = Api::all(self.ctx.client());
+        let failed = |why: String| ConfigError::new(format!("failed to get sandbox runtime: {why}"));
+        let found = api.get(class).await.map_err(|e| failed(format!("RuntimeClass {class:?}: {e}")))?;
+        match found.handler.as_str() {
+            handler if handler.is_empty() || RUNTIME_HANDLERS.contains(&handler) => Ok(()),
+            handler => Err(failed(format!("no runtime for {handler:?} is configured"))),
+        }
     }
 
     pub(super) async fn remove_sandbox(&self) -> Result<(), Failure> {
@@ -266,6 +280,19 @@ impl Job {
                 Err(failure)
             }
         }
+    }
+
+    /// Why the pod is to be evicted, if it takes more of the disk than it may.
+    pub(super) async fn measure(&self, limits: usage::Limits) -> Option<Failure> {
+        let mut written = BTreeMap::new();
+        for c in self.ctx.runtime.containers(Some(&self.id.uid)).await {
+            // One that is being removed counts no more.
+            let bytes = self.ctx.runtime.written(&c.spec.id).await.unwrap_or(0);
+            *written.entry(c.spec.name).or_insert(0) += bytes;
+        }
+        let (ctx, id) = (self.ctx.clone(), self.id.clone());
+        let measured = tokio::task::spawn_blocking(move || usage::exceeded(&ctx.paths, &id, &limits, &written));
+        measured.await.ok().flatten()
     }
 
     fn target<'a>(&'a self, c: &'a Container, id: &'a str) -> Target<'a> {

@@ -99,7 +99,7 @@ pub(super) struct Worker {
     renew_at: Option<Timestamp>,
     over: bool,
     /// Limits on volumes that are measured, and when they are next.
-    limits: Vec<usage::Limit>,
+    limits: usage::Limits,
     measure_at: Option<Instant>,
 }
 
@@ -411,8 +411,8 @@ impl Worker {
             return;
         }
         self.measure_at = None;
-        let (ctx, uid, limits) = (self.ctx.clone(), self.id.uid.clone(), self.limits.clone());
-        self.tasks.spawn_blocking(move || Done::Measured(usage::exceeded(&ctx.paths, &uid, &limits)));
+        let (job, limits) = (self.job(), self.limits.clone());
+        self.tasks.spawn(async move { Done::Measured(job.measure(limits).await) });
     }
 
     async fn wait(&mut self, wake: Option<Instant>) -> Next {

@@ -31,6 +31,8 @@ pub(crate) fn id(uid: &str, name: &str, attempt: u32) -> String {
 pub(crate) struct Source {
     pub(crate) path: PathBuf,
     pub(crate) read_only: bool,
+    /// It is an image: nothing in it is run.
+    pub(crate) inert: bool,
 }
 
 /// Whether nothing below the mount may be written either (KEP-3857). `IfPossible` always is: the runtime can do it.
@@ -73,6 +75,7 @@ fn mounts(c: &Container, parts: &Parts<'_>) -> Vec<Mount> {
             source: source.path.clone(),
             target: PathBuf::from(&m.mount_path),
             read_only: source.read_only || m.read_only == Some(true),
+            inert: source.inert,
             recursive_read_only: m.read_only == Some(true) && recursive(m),
             propagation: propagation(m),
         })
@@ -84,6 +87,7 @@ fn mounts(c: &Container, parts: &Parts<'_>) -> Vec<Mount> {
         target: PathBuf::from(termination_path(c)),
         read_only: false,
         recursive_read_only: false,
+        inert: false,
         propagation: Propagation::Private,
     });
     mounts

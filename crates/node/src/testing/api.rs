@@ -74,6 +74,7 @@ fn is_name_of_collection(word: &str) -> bool {
         "serviceaccounts",
         "ingresses",
         "ingressclasses",
+        "runtimeclasses",
     ]
     .contains(&word)
 }

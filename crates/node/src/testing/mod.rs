@@ -55,6 +55,20 @@ impl Images for FakeImages {
         })
     }
 
+    fn mount<'a>(
+        &'a self,
+        reference: &'a str,
+        _: &'a str,
+        target: &'a std::path::Path,
+    ) -> BoxFuture<'a, Result<(), ImageFailure>> {
+        let written = std::fs::write(target.join("of-image"), reference);
+        Box::pin(async move { written.map_err(|e| ImageFailure::Pull(e.to_string())) })
+    }
+
+    fn forget<'a>(&'a self, _: &'a (dyn Fn(&str) -> bool + Send + Sync)) -> BoxFuture<'a, Result<(), ImageFailure>> {
+        Box::pin(async { Ok(()) })
+    }
+
     fn list(&self) -> BoxFuture<'_, Vec<Present>> {
         let all = self.pulled.lock().iter().map(|p| present(p)).collect();
         Box::pin(async move { all })

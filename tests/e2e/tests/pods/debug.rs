@@ -10,19 +10,21 @@ fn image(ctx: &Ctx, name: &str) -> Result<String> {
     ctx.field(&format!("pod/{name}"), ".spec.containers[0].image")
 }
 
-fn debug(ctx: &Ctx, name: &str, container: Value) -> Result<String> {
-    let patch = json!({"spec": {"ephemeralContainers": [container]}}).to_string();
-    ctx.ok(&["patch", "pod", name, "--subresource=ephemeralcontainers", "--type=strategic", "-p", &patch])
+/// Adds a container to a pod; with `more` flags.
+fn debug(ctx: &Ctx, pod: &str, name: &str, more: &[&str], script: &str) -> Result<String> {
+    let image = format!("--image={}", image(ctx, pod)?);
+    let mut args =
+        vec!["debug", pod, "-q", "-c", name, &image, "--image-pull-policy=IfNotPresent", "--profile=general"];
+    args.extend(more);
+    args.extend(["--", "sh", "-c", script]);
+    ctx.ok(&args)
 }
 
 pub fn an_ephemeral_container_sees_the_processes_of_its_target(ctx: &Ctx) -> Result<()> {
     ctx.ready_pod(pod("patient", &format!("touch /tmp/of-the-target; {IDLE}"), json!({})))?;
-    let image = image(ctx, "patient")?;
     let script =
         "cat /proc/1/root/tmp/of-the-target && echo looked; trap 'exit 0' TERM; while :; do sleep 3600 & wait $!; done";
-    let container = json!({"name": "doctor", "image": image, "targetContainerName": "main",
-        "command": ["sh", "-c", script]});
-    debug(ctx, "patient", container)?;
+    debug(ctx, "patient", "doctor", &["--target=main", "--attach=false"], script)?;
     ctx.wait("pod/patient", "jsonpath={.status.ephemeralContainerStatuses[0].state.running}")?;
     eventually(Duration::from_secs(60), "it looks around", || {
         let log = ctx.ok(&["logs", "patient", "-c", "doctor"])?;
@@ -33,32 +35,17 @@ pub fn an_ephemeral_container_sees_the_processes_of_its_target(ctx: &Ctx) -> Res
     ensure!(host.trim() == "patient", "{host}");
     ensure!(ctx.field("pod/patient", ".status.containerStatuses[0].restartCount")? == "0");
     // One without a target is by itself.
-    debug(ctx, "patient", json!({"name": "alone", "image": image, "command": ["sh", "-c", "echo $$"]}))?;
+    debug(ctx, "patient", "alone", &["--attach=false"], "test ! -e /proc/1/root/tmp/of-the-target && echo by itself")?;
     ctx.wait("pod/patient", "jsonpath={.status.ephemeralContainerStatuses[1].state.terminated.exitCode}=0")?;
-    ensure!(ctx.ok(&["logs", "patient", "-c", "alone"])? == "1\n");
+    ensure!(ctx.ok(&["logs", "patient", "-c", "alone"])? == "by itself\n");
     ensure!(ctx.field("pod/patient", ".status.phase")? == "Running");
+    ctx.ok(&["delete", "pod", "patient"])?;
     Ok(())
 }
 
 pub fn kubectl_debug_starts_a_container_and_attaches_to_it(ctx: &Ctx) -> Result<()> {
     ctx.ready_pod(pod("attached", IDLE, json!({})))?;
-    let image = image(ctx, "attached")?;
-    let flag = format!("--image={image}");
-    let said = ctx.ok(&[
-        "debug",
-        "attached",
-        "-q",
-        "--attach",
-        &flag,
-        "--target=main",
-        "-c",
-        "tool",
-        "--profile=general",
-        "--",
-        "sh",
-        "-c",
-        "echo from the tool",
-    ])?;
+    let said = debug(ctx, "attached", "tool", &["--target=main", "--attach"], "echo from the tool")?;
     let log = ctx.ok(&["logs", "attached", "-c", "tool"])?;
     ensure!(said.contains("from the tool") || log.contains("from the tool"), "{said:?} {log:?}");
     Ok(())
@@ -116,4 +103,55 @@ pub fn a_resize_policy_restarts_the_container(ctx: &Ctx) -> Result<()> {
     resize(ctx, "anew", "150m", "64Mi")?;
     ctx.wait("pod/anew", "jsonpath={.status.containerStatuses[0].restartCount}=1")?;
     ctx.wait("pod/anew", "condition=Ready")
+}
+
+pub fn kubectl_top_tells_what_pods_and_nodes_use(ctx: &Ctx) -> Result<()> {
+    ctx.ready_pod(pod("busy", "trap 'exit 0' TERM; while :; do :; done", json!({})))?;
+    let listed = ctx.ok(&["get", "--raw", "/apis/metrics.k8s.io/v1beta1"])?;
+    ensure!(listed.contains("PodMetrics") && listed.contains("NodeMetrics"), "{listed}");
+    eventually(Duration::from_secs(60), "the pod's use is told", || {
+        let text = ctx.ok(&["top", "pod", "busy", "--no-headers"])?;
+        let cpu = text.split_whitespace().nth(1).and_then(|c| c.strip_suffix('m')).unwrap_or_default().to_owned();
+        ensure!(cpu.parse::<u32>().is_ok_and(|milli| milli > 0), "{text}");
+        Ok(())
+    })?;
+    let nodes = ctx.ok(&["top", "node", "--no-headers"])?;
+    ensure!(nodes.contains('%'), "{nodes}");
+    Ok(())
+}
+
+pub fn an_image_is_a_volume(ctx: &Ctx) -> Result<()> {
+    ctx.ready_pod(pod("plain", IDLE, json!({})))?;
+    let image = image(ctx, "plain")?;
+    let spec = json!({
+        "containers": [{"name": "main", "volumeMounts": [{"name": "of", "mountPath": "/of", "readOnly": true}]}],
+        "volumes": [{"name": "of", "image": {"reference": image, "pullPolicy": "IfNotPresent"}}],
+    });
+    ctx.ready_pod(pod("gallery", IDLE, spec))?;
+    ctx.sh("gallery", "test -e /of/bin/sh")?;
+    ensure!(ctx.sh("gallery", "touch /of/no 2>&1 || echo refused")?.contains("refused"));
+    ensure!(ctx.sh("gallery", "/of/bin/true 2>&1 || echo not run")?.contains("not run"));
+    Ok(())
+}
+
+pub fn a_runtime_class_names_a_handler_of_the_node(ctx: &Ctx) -> Result<()> {
+    let class = |name: &str, handler: &str| json!({"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass", "metadata": {"name": name}, "handler": handler});
+    ctx.apply(&[class("ours", "windlass"), class("others", "gvisor")])?;
+    ctx.ready_pod(pod("classy", IDLE, json!({"runtimeClassName": "ours"})))?;
+    ctx.apply(&[pod("stranger", IDLE, json!({"runtimeClassName": "others"}))])?;
+    eventually(Duration::from_secs(60), "an event says why", || {
+        let text = ctx.ok(&["get", "events", "--field-selector", "involvedObject.name=stranger"])?;
+        ensure!(text.contains("no runtime for") && text.contains("FailedCreatePodSandBox"), "{text}");
+        Ok(())
+    })
+}
+
+pub fn a_container_that_fills_the_disk_is_evicted(ctx: &Ctx) -> Result<()> {
+    let script = format!("dd if=/dev/zero of=/filled bs=1024 count=4096; {IDLE}");
+    let limit = json!({"limits": {"ephemeral-storage": "1Mi"}});
+    ctx.apply(&[pod("filler", &script, json!({"containers": [{"name": "main", "resources": limit}]}))])?;
+    ctx.wait("pod/filler", "jsonpath={.status.reason}=Evicted")?;
+    let message = ctx.field("pod/filler", ".status.message")?;
+    ensure!(message.contains("exceeded its local ephemeral storage limit"), "{message}");
+    Ok(())
 }

@@ -53,6 +53,10 @@ fn main() -> ExitCode {
             debug::kubectl_debug_starts_a_container_and_attaches_to_it,
             debug::a_resize_changes_the_cgroup_without_a_restart,
             debug::a_resize_policy_restarts_the_container,
+            debug::kubectl_top_tells_what_pods_and_nodes_use,
+            debug::an_image_is_a_volume,
+            debug::a_runtime_class_names_a_handler_of_the_node,
+            debug::a_container_that_fills_the_disk_is_evicted,
         ])
         .main()
 }
