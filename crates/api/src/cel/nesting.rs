@@ -77,71 +77,38 @@ pub(super) fn depth(expression: &str) -> Result<usize, Error> {
     // Whether an operand ended just before: then a minus is no prefix.
     let (mut operand, mut deepest) = (false, 0);
     while let Some(&byte) = bytes.get(at) {
-        let next = bytes.get(at + 1).copied().unwrap_or(0);
         let (mut width, mut after) = (1, false);
-        let rank = match byte {
-            b' ' | b'\t' | b'\n' | b'\r' | b'\x0c' => {
-                at += 1;
-                continue;
-            }
-            b'/' if next == b'/' => {
-                at += bytes[at..].iter().position(|b| *b == b'\n').unwrap_or(bytes.len() - at);
-                continue;
+        match byte {
+            b' ' | b'\t' | b'\n' | b'\r' | b'\x0c' => after = operand,
+            b'/' if bytes[at..].starts_with(b"//") => {
+                width = bytes[at..].iter().position(|b| *b == b'\n').unwrap_or(bytes.len() - at);
+                after = operand;
             }
             b'"' | b'\'' => {
-                at = literal(bytes, at)?;
-                operand = true;
-                continue;
+                width = literal(bytes, at)? - at;
+                after = true;
             }
             b'(' | b'[' | b'{' => {
-                // A call, an index and the fields of a message belong to what stands before them.
-                let word = bytes[..at].iter().rev().take_while(|b| is_word(Some(b))).count();
-                let levels_of = if LOOPS.contains(&&bytes[at - word..at]) { LOOP } else { usize::from(operand) };
+                let levels_of = opened(&bytes[..at], operand);
                 if let Some(level) = levels.last_mut() {
                     (0..levels_of).for_each(|_| level.operator(MEMBER));
                 }
                 levels.push(Level::default());
-                None
             }
             b')' | b']' | b'}' => {
                 if levels.len() > 1 {
                     levels.pop();
                 }
                 after = true;
-                None
             }
-            b',' => {
-                if let Some(level) = levels.last_mut() {
-                    level.row = [0; RANKS];
+            b',' => levels.last_mut().into_iter().for_each(|level| level.row = [0; RANKS]),
+            _ => match (operator(bytes, at, operand), levels.last_mut()) {
+                (Some((rank, length)), Some(level)) => {
+                    level.operator(rank);
+                    width = length;
                 }
-                None
-            }
-            b'?' => Some(CONDITIONAL),
-            b'|' | b'&' if next == byte => {
-                width = 2;
-                Some(if byte == b'|' { OR } else { AND })
-            }
-            b'=' | b'!' | b'<' | b'>' if next == b'=' => {
-                width = 2;
-                Some(RELATION)
-            }
-            b'<' | b'>' => Some(RELATION),
-            b'i' if !operand_goes_on(bytes, at) && bytes[at..].starts_with(b"in") && !is_word(bytes.get(at + 2)) => {
-                width = 2;
-                Some(RELATION)
-            }
-            b'-' if !operand => Some(PREFIX),
-            b'!' => Some(PREFIX),
-            b'+' | b'-' => Some(SUM),
-            b'*' | b'/' | b'%' => Some(PRODUCT),
-            b'.' => Some(MEMBER),
-            _ => {
-                after = true;
-                None
-            }
-        };
-        if let (Some(rank), Some(level)) = (rank, levels.last_mut()) {
-            level.operator(rank);
+                _ => after = true,
+            },
         }
         let depth = levels.iter().map(|level| 1 + level.depth()).sum::<usize>() - 1;
         if depth > LIMIT {
@@ -152,6 +119,31 @@ pub(super) fn depth(expression: &str) -> Result<usize, Error> {
         at += width;
     }
     Ok(deepest)
+}
+
+/// What a bracket adds to the row of what stands before it: a call, an index and the fields of a message belong to that.
+fn opened(before: &[u8], operand: bool) -> usize {
+    let word = before.iter().rev().take_while(|b| is_word(Some(b))).count();
+    if LOOPS.contains(&&before[before.len() - word..]) { LOOP } else { usize::from(operand) }
+}
+
+/// The rank and length of the operator that begins there.
+fn operator(bytes: &[u8], at: usize, operand: bool) -> Option<(usize, usize)> {
+    let next = bytes.get(at + 1).copied().unwrap_or(0);
+    Some(match bytes[at] {
+        b'?' => (CONDITIONAL, 1),
+        b'|' if next == b'|' => (OR, 2),
+        b'&' if next == b'&' => (AND, 2),
+        b'=' | b'!' | b'<' | b'>' if next == b'=' => (RELATION, 2),
+        b'<' | b'>' => (RELATION, 1),
+        b'i' if next == b'n' && !operand_goes_on(bytes, at) && !is_word(bytes.get(at + 2)) => (RELATION, 2),
+        b'-' if !operand => (PREFIX, 1),
+        b'!' => (PREFIX, 1),
+        b'+' | b'-' => (SUM, 1),
+        b'*' | b'/' | b'%' => (PRODUCT, 1),
+        b'.' => (MEMBER, 1),
+        _ => return None,
+    })
 }
 
 fn is_word(byte: Option<&u8>) -> bool {
