@@ -11,8 +11,6 @@ pub type CustomKinds<'a> = &'a [Arc<KindInfo>];
 
 /// Verbs of `/status` and `/scale`.
 const SUB_VERBS: &[&str] = &["get", "patch", "update"];
-/// Verb of questions that are never stored.
-const CREATE: &[&str] = &["create"];
 
 /// `APIVersions` at `/api`; `address` is the host:port clients reach the server at.
 pub fn api_versions(address: &str) -> Value {
@@ -154,7 +152,7 @@ impl Entry<'_> {
     fn legacy(&self) -> Vec<Value> {
         let (kind, singular, namespaced, verbs) = match self {
             Entry::Kind(k) => (k.kind, k.singular, k.namespaced, k.verbs),
-            Entry::Virtual(k) => (k.kind, k.singular, k.namespaced, CREATE),
+            Entry::Virtual(k) => (k.kind, k.singular, k.namespaced, k.verbs),
         };
         let mut main = json!({
             "name": self.plural(),
@@ -188,7 +186,7 @@ impl Entry<'_> {
     fn aggregated(&self) -> Value {
         let (group, version, kind, singular, namespaced, verbs) = match self {
             Entry::Kind(k) => (k.group, k.version, k.kind, k.singular, k.namespaced, k.verbs),
-            Entry::Virtual(k) => (k.group, k.version, k.kind, k.singular, k.namespaced, CREATE),
+            Entry::Virtual(k) => (k.group, k.version, k.kind, k.singular, k.namespaced, k.verbs),
         };
         let mut out = json!({
             "resource": self.plural(),

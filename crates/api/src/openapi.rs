@@ -9,12 +9,15 @@ use serde_json::{Value, json};
 use crate::discovery::CustomKinds;
 use crate::kinds::registry;
 
+mod gnostic;
 mod paths;
 mod schemas;
+mod subresources;
 mod types;
+pub mod v2;
 
 /// Raised when the generated documents change for the same schemas, so that clients do not use a cached copy.
-const GENERATION: u32 = 1;
+const GENERATION: u32 = 2;
 
 /// The index at `/openapi/v3`: a URL with a content hash for each group and version.
 pub fn index(custom: CustomKinds<'_>) -> Value {

@@ -34,6 +34,9 @@ pub struct Config {
     pub audit: Option<AuditConfig>,
     /// Another identity provider, if there is one.
     pub oidc: Option<OidcConfig>,
+    /// Pods, and nodes at other ports than the kubelet's, may be proxied to at loopback addresses. Only for a cluster without
+    /// a pod network, as in tests: elsewhere it would open this host's own services.
+    pub loopback_backends: bool,
     /// Limits.
     pub limits: Limits,
 }
@@ -95,6 +98,7 @@ impl Config {
             history: Duration::from_secs(300),
             audit: None,
             oidc: None,
+            loopback_backends: false,
             limits: Limits::default(),
         }
     }

@@ -5,6 +5,7 @@
 //! concatenation of bytes; a write is answered when the cache shows it.
 
 mod admission;
+mod aggregation;
 mod audit;
 mod authn;
 mod authz;

@@ -18,6 +18,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::admission::{self, Allocator};
+use crate::aggregation::Aggregation;
 use crate::audit::{Audit, AuditError};
 use crate::authn::{Oidc, OidcError, Sender, TokenError, Tokens, UserInfo};
 use crate::authz;
@@ -72,12 +73,14 @@ pub struct ApiServer {
     pub(crate) pki: Pki,
     pub(crate) caches: Arc<Caches>,
     pub(crate) tokens: Tokens,
-    pub(crate) authorizers: authz::Chain,
+    pub(crate) authorizers: Arc<authz::Chain>,
     pub(crate) audit: Option<Arc<Audit>>,
     pub(crate) oidc: Option<Oidc>,
     pub(crate) allocator: Allocator,
     pub(crate) admission: admission::State,
+    pub(crate) aggregation: Aggregation,
     pub(crate) kubelets: Kubelets,
+    pub(crate) metrics: crate::handlers::metrics::Scrapes,
     pub(crate) documents: Documents,
     pub(crate) flow: FlowControl,
     pub(crate) reads: Semaphore,
@@ -105,12 +108,14 @@ impl ApiServer {
             tokens: Tokens::new(&pki, &config.cluster_domain)?,
             tls: ArcSwap::new(listener::tls_config(&pki)?),
             kubelets: Kubelets::new(&pki)?,
+            metrics: Default::default(),
             documents: Documents::default(),
-            authorizers: authz::default_chain(),
+            authorizers: Arc::new(authz::default_chain()),
             oidc: config.oidc.clone().map(Oidc::new).transpose()?,
             audit: config.audit.as_ref().map(Audit::open).transpose()?,
             allocator: Allocator::new(&config),
             admission: admission::State::default(),
+            aggregation: Aggregation::default(),
             flow: FlowControl::new(config.limits.seats, config.limits.request_timeout / 4),
             reads: Semaphore::new(config.limits.reads_in_flight),
             writes: Semaphore::new(config.limits.writes_in_flight),
@@ -127,6 +132,7 @@ impl ApiServer {
         tokio::spawn(admission::quota::run(Arc::downgrade(&server), stop.clone()));
         tokio::spawn(flow::keeper::run(Arc::downgrade(&server), stop.clone()));
         tokio::spawn(crate::extension::run(Arc::downgrade(&server), stop.clone()));
+        tokio::spawn(crate::aggregation::run(Arc::downgrade(&server), stop.clone()));
         tokio::spawn(renew(Arc::downgrade(&server), stop));
         Ok(server)
     }
@@ -188,10 +194,12 @@ async fn compact(store: Arc<dyn Store>, keep: Duration, stop: CancellationToken)
             () = stop.cancelled() => return,
         }
         let now = store.revision();
-        if before > 0
-            && let Err(error) = store.compact(before).await
-        {
-            tracing::warn!(error = %base::chain(&error), "cannot compact the store");
+        if before > 0 {
+            match store.compact(before).await {
+                // Another server was here first.
+                Ok(()) | Err(StoreError::Compacted { .. }) => {}
+                Err(error) => tracing::warn!(error = %base::chain(&error), "cannot compact the store"),
+            }
         }
         before = now;
     }

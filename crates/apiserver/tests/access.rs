@@ -175,6 +175,36 @@ async fn impersonation_takes_rights_away_and_must_be_allowed() {
     assert_eq!(cluster.admin().header("impersonate-group", "devs").get(PODS).await.code, 400);
 }
 
+#[tokio::test]
+async fn bootstrap_tokens_are_users_until_they_expire() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    let secret = |expiration: &str| {
+        json!({
+            "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "bootstrap-token-abcdef"},
+            "type": "bootstrap.kubernetes.io/token",
+            "stringData": {
+                "token-id": "abcdef", "token-secret": "0123456789abcdef", "usage-bootstrap-authentication": "true",
+                "auth-extra-groups": "system:bootstrappers:workers", "expiration": expiration,
+            },
+        })
+    };
+    let secrets = "/api/v1/namespaces/kube-system/secrets";
+    admin.create(secrets, &secret("2999-01-01T00:00:00Z")).await;
+    let review = async |token: &str| {
+        let review = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": token}});
+        admin.create("/apis/authentication.k8s.io/v1/tokenreviews", &review).await["status"].clone()
+    };
+    let known = review("abcdef.0123456789abcdef").await;
+    assert_eq!(known["authenticated"], true, "{known}");
+    let groups = json!(["system:bootstrappers", "system:bootstrappers:workers", "system:authenticated"]);
+    assert_eq!((&known["user"]["username"], &known["user"]["groups"]), (&json!("system:bootstrap:abcdef"), &groups));
+    assert!(review("abcdef.0123456789abcdee").await.get("authenticated").is_none());
+    let over = json!({"stringData": {"expiration": "2020-01-01T00:00:00Z"}});
+    assert_eq!(admin.patch(&format!("{secrets}/bootstrap-token-abcdef"), "merge", &over).await.code, 200);
+    assert!(review("abcdef.0123456789abcdef").await.get("authenticated").is_none());
+}
+
 /// One HTTPS request with the tools at hand.
 async fn curl(url: &str, args: &[&str]) -> (String, String) {
     let mut command = tokio::process::Command::new("curl");
@@ -210,6 +240,7 @@ async fn over_https_strangers_learn_only_that_the_server_lives() {
     let pods = format!("{base}/api/v1/pods");
     let auth = |token: &str| format!("Authorization: Bearer {token}");
     assert_eq!(curl(&pods, &["--cacert", &ca, "-H", &auth("wrong")]).await.0, "401");
+    assert_eq!(curl(&pods, &["--cacert", &ca, "-H", &auth("abcdef.0123456789abcdef")]).await.0, "401");
     assert_eq!(curl(&pods, &["--cacert", &ca, "-H", &auth("the-admin-token")]).await.0, "200");
     for version in ["--http1.1", "--http2"] {
         let args = ["--cacert", &ca, "--cert", &file("admin.crt"), "--key", &file("admin.key"), version];

@@ -117,17 +117,94 @@ async fn what_cannot_be_evaluated_denies_unless_failures_are_ignored() {
 }
 
 #[tokio::test]
-async fn mutating_policies_are_refused_clearly() {
+async fn expressions_ask_what_the_sender_and_others_may_do() {
     let cluster = Cluster::start().await;
     let admin = cluster.admin();
-    let mut object = policy(
-        "m",
-        json!({"reinvocationPolicy": "Never", "mutations": [{
-            "patchType": "JSONPatch", "jsonPatch": {"expression": "[]"},
-        }]}),
-    );
-    object["kind"] = "MutatingAdmissionPolicy".into();
-    let path = "/apis/admissionregistration.k8s.io/v1/mutatingadmissionpolicies";
-    let refused = admin.post(path, &object).await;
-    assert!(refused.body["message"].as_str().unwrap().contains("not supported by this server"), "{}", refused.body);
+    let rules = json!({"validations": [{
+        "expression": "authorizer.group('').resource('pods').namespace('default').check('delete').allowed()",
+        "messageExpression": "request.userInfo.username + ' may not delete pods'",
+    }, {
+        "expression": "authorizer.requestResource.check('create').allowed()",
+    }, {
+        "expression": "!authorizer.serviceAccount('default', 'x').group('').resource('pods').namespace('default').check('get').allowed()",
+    }]});
+    admin.create(POLICIES, &policy("rights", rules)).await;
+    admin.create(BINDINGS, &binding("b", "rights", json!({}))).await;
+    let role = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": "r"},
+        "rules": [{"apiGroups": ["apps"], "resources": ["deployments"], "verbs": ["create"]}],
+    });
+    let rbac = "/apis/rbac.authorization.k8s.io/v1/namespaces/default";
+    admin.create(&format!("{rbac}/roles"), &role).await;
+    let bound = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": {"name": "r"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "r"},
+        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "eve"}],
+    });
+    admin.create(&format!("{rbac}/rolebindings"), &bound).await;
+    let eve = cluster.user(apiserver::UserInfo::new("eve", &[]));
+    let refused = eve.post(DEPLOYMENTS, &of(1)).await;
+    assert_eq!(refused.code, 422);
+    assert!(refused.body["message"].as_str().unwrap().ends_with("eve may not delete pods"), "{}", refused.body);
+    admin.create(DEPLOYMENTS, &of(1)).await;
+}
+
+#[tokio::test]
+async fn expressions_use_only_the_variables_that_are_there() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    for (more, field, name) in [
+        (json!({"validations": [{"expression": "params.x == 1"}]}), "spec.validations[0].expression", "params"),
+        (json!({"validations": [{"expression": "variables.x == 1"}]}), "spec.validations[0].expression", "variables"),
+        (
+            json!({"validations": [{"expression": "true", "messageExpression": "authorizer.path('/x').check('get').reason()"}]}),
+            "spec.validations[0].messageExpression",
+            "authorizer",
+        ),
+        (
+            json!({
+                "validations": [{"expression": "true"}],
+                "variables": [{"name": "v", "expression": "1"}],
+                "matchConditions": [{"name": "m", "expression": "variables.v == 1"}],
+            }),
+            "spec.matchConditions[0].expression",
+            "variables",
+        ),
+    ] {
+        let refused = admin.post(POLICIES, &policy("p", more)).await;
+        let cause = &refused.body["details"]["causes"][0];
+        assert_eq!((refused.code, cause["field"].as_str()), (422, Some(field)), "{}", refused.body);
+        let want = format!("compilation failed: undeclared reference to '{name}' (in container '')");
+        assert!(cause["message"].as_str().unwrap().ends_with(&want), "{cause}");
+    }
+}
+
+#[tokio::test]
+async fn who_binds_parameters_can_read_them() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    let role = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": "r"},
+        "rules": [{"apiGroups": ["admissionregistration.k8s.io"], "resources": ["*"], "verbs": ["*"]}],
+    });
+    let rbac = "/apis/rbac.authorization.k8s.io/v1";
+    admin.create(&format!("{rbac}/clusterroles"), &role).await;
+    let bound = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": {"name": "r"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "r"},
+        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "eve"}],
+    });
+    admin.create(&format!("{rbac}/clusterrolebindings"), &bound).await;
+    let eve = cluster.user(apiserver::UserInfo::new("eve", &[]));
+    let rules = json!({
+        "paramKind": {"apiVersion": "v1", "kind": "Secret"}, "validations": [{"expression": "params.data.x == ''"}],
+    });
+    let refused = eve.post(POLICIES, &policy("p", rules.clone())).await;
+    assert_eq!(refused.code, 422);
+    assert_eq!(refused.body["details"]["causes"][0]["field"], "spec.paramKind", "{}", refused.body);
+    admin.create(POLICIES, &policy("p", rules)).await;
+    let reference = json!({"paramRef": {"name": "s", "namespace": "default", "parameterNotFoundAction": "Deny"}});
+    let refused = eve.post(BINDINGS, &binding("b", "p", reference)).await;
+    assert_eq!(refused.code, 422);
+    assert_eq!(refused.body["details"]["causes"][0]["field"], "spec.paramRef", "{}", refused.body);
 }

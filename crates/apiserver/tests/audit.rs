@@ -97,3 +97,57 @@ async fn a_policy_that_is_not_understood_keeps_the_server_from_starting() {
     let dir = tempfile::tempdir().unwrap();
     assert!(start(dir.path(), "apiVersion: audit.k8s.io/v1\nkind: Policy\nrules: [{level: Most}]").await.is_err());
 }
+
+#[tokio::test]
+async fn what_policies_and_pod_security_find_is_recorded() {
+    let dir = tempfile::tempdir().unwrap();
+    let cluster = start(dir.path(), POLICY).await.unwrap();
+    let admin = cluster.admin();
+    let policy = json!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy", "metadata": {"name": "p.x"},
+        "spec": {
+            "matchConstraints": {"resourceRules": [{
+                "apiGroups": [""], "apiVersions": ["v1"], "resources": ["configmaps"], "operations": ["CREATE"],
+            }]},
+            "validations": [{"expression": "true"}, {"expression": "object.data.k == 'w'", "message": "want w"}],
+            "auditAnnotations": [
+                {"key": "k", "valueExpression": "'k is ' + object.data.k"}, {"key": "none", "valueExpression": "null"},
+            ],
+        },
+    });
+    let group = "/apis/admissionregistration.k8s.io/v1";
+    admin.create(&format!("{group}/validatingadmissionpolicies"), &policy).await;
+    let binding = json!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicyBinding",
+        "metadata": {"name": "b"}, "spec": {"policyName": "p.x", "validationActions": ["Audit"]},
+    });
+    admin.create(&format!("{group}/validatingadmissionpolicybindings"), &binding).await;
+    admin.create(CONFIG_MAPS, &config_map("c")).await;
+    let created = events(dir.path()).pop().unwrap();
+    let annotations = &created["annotations"];
+    assert_eq!(annotations["p.x/k"], "k is v", "{created}");
+    assert!(annotations.get("p.x/none").is_none());
+    let failure = annotations["validation.policy.admission.k8s.io/validation_failure"].as_str().unwrap();
+    let failure: Value = serde_json::from_str(failure).unwrap();
+    let want = json!([{
+        "message": "want w", "policy": "p.x", "binding": "b", "expressionIndex": 1, "validationActions": ["Audit"],
+    }]);
+    assert_eq!(failure, want);
+}
+
+#[tokio::test]
+async fn pods_that_violate_what_their_namespace_audits_are_recorded() {
+    let dir = tempfile::tempdir().unwrap();
+    let all = "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\nrules: [{level: Metadata}]";
+    let cluster = start(dir.path(), all).await.unwrap();
+    let admin = cluster.admin();
+    default_account(&admin).await;
+    let labels = json!({"metadata": {"labels": {"pod-security.kubernetes.io/audit": "restricted"}}});
+    assert_eq!(admin.patch("/api/v1/namespaces/default", "merge", &labels).await.code, 200);
+    admin.create(PODS, &pod("p")).await;
+    let created = events(dir.path()).pop().unwrap();
+    let annotations = &created["annotations"];
+    assert_eq!(annotations["pod-security.kubernetes.io/enforce-policy"], "privileged:latest", "{created}");
+    let violations = annotations["pod-security.kubernetes.io/audit-violations"].as_str().unwrap();
+    assert!(violations.starts_with(r#"would violate PodSecurity "restricted:latest": "#), "{violations}");
+}

@@ -89,3 +89,19 @@ async fn approval_and_signing_are_rights_over_the_signer() {
     let signed = as_user("signer").patch(&status, "merge", &certificate).await;
     assert_eq!((signed.code, &signed.body["status"]["certificate"]), (200, &certificate["status"]["certificate"]));
 }
+
+#[test]
+fn agents_are_known_by_what_they_request() {
+    let of = |name: &str, group: &str, signer: &str, usages: &[&str]| {
+        let pem = STANDARD.decode(request(name, group)["spec"]["request"].as_str().unwrap()).unwrap();
+        let usages: Vec<String> = usages.iter().map(|&u| u.to_owned()).collect();
+        apiserver::pki::agent_of(&apiserver::pki::SigningRequest { pem: &pem, signer, usages: &usages, seconds: None })
+    };
+    let (node, client) = ("system:node:n1", "kubernetes.io/kube-apiserver-client-kubelet");
+    let usages = ["client auth", "digital signature"];
+    assert_eq!(of(node, "system:nodes", client, &usages).as_deref(), Some(node));
+    assert_eq!(of(node, "system:masters", client, &usages), None);
+    assert_eq!(of("ann", "system:nodes", client, &usages), None);
+    assert_eq!(of(node, "system:nodes", "kubernetes.io/kube-apiserver-client", &usages), None);
+    assert_eq!(of(node, "system:nodes", client, &["client auth", "digital signature", "server auth"]), None);
+}

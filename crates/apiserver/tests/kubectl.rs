@@ -235,3 +235,19 @@ async fn create_wait_and_generators() {
     let err = k.fails(&["logs", "p"], "").await;
     assert!(err.contains("not found"), "{err}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn explains_from_openapi_v2_and_asks_through_proxies() {
+    let Some(k) = kubectl().await else { return };
+    let text = k.ok(&["explain", "--output=plaintext-openapiv2", "pods.spec.containers.livenessProbe.httpGet"]).await;
+    assert!(text.contains("port\t<") && text.contains("FIELDS:"), "{text}");
+    let services = k.ok(&["get", "apiservices"]).await;
+    let apps = services.lines().find(|l| l.starts_with("v1.apps ")).unwrap();
+    assert_eq!(apps.split_whitespace().nth(2), Some("True"), "{services}");
+    assert!(k.ok(&["cluster-info"]).await.contains("control plane"));
+    k.ok_in(&["apply", "-f", "-"], MANIFEST).await;
+    let error = k.fails(&["get", "--raw", "/api/v1/namespaces/default/services/http:web:80/proxy/"], "").await;
+    assert!(error.contains(r#"no endpoints available for service "http:web:80""#), "{error}");
+    let resources = k.ok(&["api-resources", "--no-headers", "-o", "name"]).await;
+    assert!(resources.contains("apiservices.apiregistration.k8s.io"), "{resources}");
+}

@@ -109,6 +109,22 @@ async fn logs_come_from_the_node() {
 }
 
 #[tokio::test]
+async fn the_proxy_of_a_node_is_its_kubelet_endpoint() {
+    let cluster = Cluster::start().await;
+    let kubelet = kubelet(&cluster).await;
+    with_pod(&cluster, kubelet).await;
+    let admin = cluster.admin();
+    for id in ["n1".to_owned(), format!("n1:{}", kubelet.port()), format!("https:n1:{}", kubelet.port())] {
+        let pods = admin.get(&format!("/api/v1/nodes/{id}/proxy/pods?x=y")).await;
+        assert_eq!((pods.code, pods.body.as_str()), (200, Some("GET /pods?x=y\n")));
+        let run = admin.post(&format!("/api/v1/nodes/{id}/proxy/run/"), &json!({})).await;
+        assert_eq!((run.code, run.body.as_str()), (200, Some("POST /run/\n")));
+    }
+    // Another port of a host that is this one.
+    assert_eq!(admin.get("/api/v1/nodes/n1:9/proxy/").await.code, 400);
+}
+
+#[tokio::test]
 async fn a_node_that_cannot_be_reached_or_is_an_impostor_is_an_error() {
     let cluster = Cluster::start().await;
     let nobody = {

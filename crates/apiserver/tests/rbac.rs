@@ -236,6 +236,44 @@ async fn impersonation_is_a_right_for_each_part() {
 }
 
 #[tokio::test]
+async fn constrained_impersonation_takes_the_right_to_be_and_the_right_to_do() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    let authentication = "authentication.k8s.io";
+    let rules = json!([
+        {"verbs": ["impersonate:user-info"], "apiGroups": [authentication], "resources": ["users"], "resourceNames": ["bob"]},
+        {"verbs": ["impersonate:user-info"], "apiGroups": [authentication], "resources": ["groups"], "resourceNames": ["*"]},
+        {"verbs": ["impersonate-on:user-info:list"], "apiGroups": [""], "resources": ["configmaps"]},
+        {"verbs": ["impersonate:associated-node"], "apiGroups": [authentication], "resources": ["nodes"]},
+        {"verbs": ["impersonate-on:associated-node:list"], "apiGroups": [""], "resources": ["pods"]},
+    ]);
+    admin.create(&format!("{RBAC}/clusterroles"), &role("ClusterRole", "as", rules)).await;
+    for (name, who) in [("ann", "ann"), ("agent", "system:serviceaccount:default:agent"), ("masters", "ann")] {
+        let bind = binding("ClusterRoleBinding", name, ["ClusterRole", "as"], user(who));
+        admin.create(&format!("{RBAC}/clusterrolebindings"), &bind).await;
+    }
+    let view = json!([{"verbs": ["list", "get"], "apiGroups": [""], "resources": ["configmaps"]}]);
+    admin.create(&format!("{RBAC}/clusterroles"), &role("ClusterRole", "see", view)).await;
+    let bind = binding("ClusterRoleBinding", "see", ["ClusterRole", "see"], user("bob"));
+    admin.create(&format!("{RBAC}/clusterrolebindings"), &bind).await;
+    let ann = cluster.user(UserInfo::new("ann", &[]));
+    let bob = ann.header("impersonate-user", "bob");
+    assert_eq!(bob.get(CONFIG_MAPS).await.code, 200);
+    // What bob may do himself is not all that ann may do as bob.
+    assert_eq!(bob.get(&format!("{CONFIG_MAPS}/kube-root-ca.crt")).await.code, 403);
+    assert_eq!(ann.header("impersonate-user", "eve").get(CONFIG_MAPS).await.code, 403);
+    assert_eq!(bob.header("impersonate-group", "system:masters").get(CONFIG_MAPS).await.code, 403);
+    let mut agent = UserInfo::new("system:serviceaccount:default:agent", &[]);
+    agent.extra.insert("authentication.kubernetes.io/node-name".into(), vec!["n1".into()]);
+    let pods = |node: &str| {
+        let as_node = cluster.user(agent.clone()).header("impersonate-user", &format!("system:node:{node}"));
+        async move { as_node.get("/api/v1/pods?fieldSelector=spec.nodeName%3Dn1").await.code }
+    };
+    assert_eq!(pods("n1").await, 200);
+    assert_eq!(pods("n2").await, 403);
+}
+
+#[tokio::test]
 async fn what_makes_something_needs_the_right_to_make_it() {
     let cluster = Cluster::start().await;
     let admin = cluster.admin();

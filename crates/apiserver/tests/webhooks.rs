@@ -252,3 +252,133 @@ async fn a_service_is_asked_at_its_endpoint_and_again_after_later_changes() {
     assert_eq!(sidecar["volumeMounts"][0]["mountPath"], "/var/run/secrets/kubernetes.io/serviceaccount");
     assert_eq!(sidecar["terminationMessagePath"], "/dev/termination-log");
 }
+
+#[tokio::test]
+async fn reviews_and_tokens_pass_the_webhooks_and_no_policy() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    default_account(&admin).await;
+    let hooks = serve(&cluster, |path, request| match path {
+        "/short.x.example" => patch(&json!([{"op": "replace", "path": "/spec/expirationSeconds", "value": 700}])),
+        _ => json!({"allowed": request["object"]["spec"]["token"] != "bad", "status": {"code": 403, "message": "no"}}),
+    })
+    .await;
+    let short = hooks.hook("short.x.example", &["CREATE"], &["serviceaccounts/token"], json!({}));
+    admin.create(MUTATING, &configuration("MutatingWebhookConfiguration", "m", &[short])).await;
+    let all = hooks.hook("all.x.example", &["CREATE"], &["tokenreviews", "subjectaccessreviews"], json!({}));
+    admin.create(VALIDATING, &configuration("ValidatingWebhookConfiguration", "v", &[all])).await;
+    let request =
+        json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"audiences": ["a"]}});
+    let token = admin.create("/api/v1/namespaces/default/serviceaccounts/default/token", &request).await;
+    assert_eq!(token["spec"]["expirationSeconds"], 700, "{token}");
+    let seen = hooks.seen.lock().drain(..).next().unwrap().1;
+    assert_eq!(
+        (&seen["kind"]["kind"], &seen["resource"]["resource"]),
+        (&json!("TokenRequest"), &json!("serviceaccounts"))
+    );
+    assert_eq!((&seen["subResource"], &seen["name"]), (&json!("token"), &json!("default")));
+    assert_eq!(seen["object"]["spec"]["expirationSeconds"], 3600);
+    let review = |token: &str| json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": token}});
+    let reviews = "/apis/authentication.k8s.io/v1/tokenreviews";
+    let refused = admin.post(reviews, &review("bad")).await;
+    assert_eq!((refused.code, hooks.paths()), (403, vec!["/all.x.example".to_owned()]), "{}", refused.body);
+    assert_eq!(admin.post(reviews, &review("other")).await.code, 201);
+    // Policies leave reviews alone, whatever they say they match.
+    let policy = json!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy", "metadata": {"name": "p"},
+        "spec": {"validations": [{"expression": "false"}], "matchConstraints": {"resourceRules": [{
+            "apiGroups": ["*"], "apiVersions": ["*"], "resources": ["*"], "operations": ["*"],
+        }]}},
+    });
+    let group = "/apis/admissionregistration.k8s.io/v1";
+    admin.create(&format!("{group}/validatingadmissionpolicies"), &policy).await;
+    let binding = json!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicyBinding",
+        "metadata": {"name": "b"}, "spec": {"policyName": "p", "validationActions": ["Deny"]},
+    });
+    admin.create(&format!("{group}/validatingadmissionpolicybindings"), &binding).await;
+    assert_eq!(admin.post(reviews, &review("other")).await.code, 201);
+    assert_eq!(admin.post(CONFIG_MAPS, &config_map("c")).await.code, 422);
+}
+
+#[tokio::test]
+async fn match_conditions_ask_for_rights_and_compile_or_are_refused() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    let hooks = serve(&cluster, |_, _| json!({"allowed": false})).await;
+    let conditions = json!({"matchConditions": [
+        {"name": "mortal", "expression": "!authorizer.group('').resource('secrets').check('break-glass').allowed()"},
+        {"name": "not-me", "expression": "object.metadata.name != 'skip-me'"},
+    ]});
+    let hook = hooks.hook("no.x.example", &["CREATE"], &["configmaps"], conditions);
+    admin.create(VALIDATING, &configuration("ValidatingWebhookConfiguration", "v", &[hook])).await;
+    assert_eq!(admin.post(CONFIG_MAPS, &config_map("a")).await.code, 201);
+    let rbac = "/apis/rbac.authorization.k8s.io/v1/namespaces/default";
+    let role = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": "r"},
+        "rules": [{"apiGroups": [""], "resources": ["configmaps"], "verbs": ["create"]}],
+    });
+    admin.create(&format!("{rbac}/roles"), &role).await;
+    let binding = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": {"name": "r"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "r"},
+        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "eve"}],
+    });
+    admin.create(&format!("{rbac}/rolebindings"), &binding).await;
+    let eve = cluster.user(apiserver::UserInfo::new("eve", &[]));
+    assert_eq!(eve.post(CONFIG_MAPS, &config_map("b")).await.code, 400);
+    assert_eq!(eve.post(CONFIG_MAPS, &config_map("skip-me")).await.code, 201);
+    for (path, kind) in [(VALIDATING, "ValidatingWebhookConfiguration"), (MUTATING, "MutatingWebhookConfiguration")] {
+        let conditions = json!({"matchConditions": [{"name": "bad", "expression": "... [] bad expression"}]});
+        let hook = hooks.hook("bad.x.example", &["CREATE"], &["configmaps"], conditions);
+        let refused = admin.post(path, &configuration(kind, "bad", &[hook])).await;
+        assert_eq!(refused.code, 422);
+        assert!(refused.body["message"].as_str().unwrap().contains("compilation failed"), "{}", refused.body);
+    }
+}
+
+#[tokio::test]
+async fn what_webhooks_do_is_in_the_audit_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let pki = tempfile::tempdir().unwrap();
+    let (policy, log) = (dir.path().join("policy.yaml"), dir.path().join("audit.log"));
+    let rules = "rules: [{level: Request, resources: [{group: '', resources: [configmaps]}]}]";
+    std::fs::write(
+        &policy,
+        format!("apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\n{rules}"),
+    )
+    .unwrap();
+    let mut config = apiserver::Config::new(
+        pki.path().join("pki"),
+        "127.0.0.1:6443".parse().unwrap(),
+        "10.96.0.0/20".parse().unwrap(),
+    );
+    config.audit = Some(apiserver::AuditConfig { policy, log: log.clone(), max_bytes: 1 << 20, max_backups: 2 });
+    let store: Arc<dyn store::Store> = Arc::new(store::memory::MemoryStore::new());
+    let server = apiserver::ApiServer::new(store.clone(), config).await.unwrap();
+    let cluster = Cluster { server, store, pki };
+    let admin = cluster.admin();
+    let hooks = serve(&cluster, |path, _| match path {
+        "/label.x.example" => patch(&json!([{"op": "add", "path": "/metadata/labels", "value": {"seen": "yes"}}])),
+        _ => json!({"allowed": true, "auditAnnotations": {"key": "value"}}),
+    })
+    .await;
+    let label = hooks.hook("label.x.example", &["CREATE"], &["configmaps"], json!({}));
+    admin.create(MUTATING, &configuration("MutatingWebhookConfiguration", "m", &[label])).await;
+    let check = hooks.hook("check.x.example", &["CREATE"], &["configmaps"], json!({}));
+    let mut absent = hooks.hook("absent.x.example", &["CREATE"], &["configmaps"], json!({"failurePolicy": "Ignore"}));
+    absent["clientConfig"]["url"] = "https://127.0.0.253:9/".into();
+    admin.create(VALIDATING, &configuration("ValidatingWebhookConfiguration", "v", &[check, absent])).await;
+    admin.create(CONFIG_MAPS, &config_map("c")).await;
+    let text = std::fs::read_to_string(&log).unwrap();
+    let event: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+    let annotations = &event["annotations"];
+    assert_eq!(annotations["check.x.example/key"], "value", "{event}");
+    let read = |key: &str| -> Value { serde_json::from_str(annotations[key].as_str().unwrap()).unwrap() };
+    let mutated = read("mutation.webhook.admission.k8s.io/round_0_index_0");
+    assert_eq!(mutated, json!({"configuration": "m", "webhook": "label.x.example", "mutated": true}));
+    let patched = read("patch.webhook.admission.k8s.io/round_0_index_0");
+    assert_eq!((&patched["patchType"], &patched["patch"][0]["op"]), (&json!("JSONPatch"), &json!("add")));
+    let open = "failed-open.validating.webhook.admission.k8s.io/round_0_index_1";
+    assert_eq!(annotations[open], "absent.x.example");
+}

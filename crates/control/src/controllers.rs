@@ -31,6 +31,7 @@ pub mod access;
 mod namespaces;
 mod passes;
 mod podgc;
+pub mod tokens;
 mod wiring;
 
 /// Passes of one controller that run at the same time, each over another key.

@@ -10,6 +10,7 @@ mod autoscaling;
 mod bootstrap;
 mod cache;
 mod controllers;
+mod elect;
 mod events;
 mod gc;
 mod queue;
@@ -21,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use actuator::ActError;
 pub use controllers::access::{Authority, NotSigned};
+pub use elect::{Election, LEASE, lead};
 
 /// What the controllers must be told.
 #[derive(Debug, Clone)]
@@ -41,6 +43,7 @@ pub async fn run(client: kube::Client, config: ControlConfig, drain: Cancellatio
     let context = Arc::new(controllers::Context::new(client, actuator, config, drain.clone()));
     controllers::start(&context);
     controllers::access::start(&context);
+    controllers::tokens::start(&context);
     scheduling::start(&context);
     autoscaling::start(&context);
     gc::start(&context);

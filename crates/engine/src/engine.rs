@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use shim::proto::Request;
 use tokio::sync::{broadcast, watch};
 
-use crate::context::{Context, SNAPSHOT_PREFIX, Shims, blocking, failed, pods_dir, shim_cgroup};
+use crate::context::{Context, SNAPSHOT_PREFIX, Shims, blocking, failed, pods_dir, shim_cgroup, snapshot_key};
 use crate::driver::teardown::{kill_shim_of, remove_pod_dir};
 use crate::driver::{Command, Handle, Kill, View};
 use crate::link::Link;
@@ -394,6 +394,17 @@ impl ContainerRuntime for Engine {
     async fn update_resources(&self, id: &str, r: Resources) -> Result<(), RuntimeError> {
         let (handle, _) = self.container(id)?;
         self.command(id, &handle, |tx| Command::Update(id.to_owned(), r, tx)).await
+    }
+
+    async fn update_sandbox(&self, id: &str, r: Resources) -> Result<(), RuntimeError> {
+        let handle = self.sandbox(id)?;
+        self.command(id, &handle, |tx| Command::UpdateSandbox(r, tx)).await
+    }
+
+    async fn written(&self, container_id: &str) -> Result<u64, RuntimeError> {
+        self.container(container_id)?;
+        let (images, key) = (self.cx.images.clone(), snapshot_key(container_id));
+        blocking("measure", move || images.snapshot_usage(&key).map_err(failed("measure root file system"))).await
     }
 
     async fn exec(&self, spec: ExecSpec) -> Result<Session, RuntimeError> {

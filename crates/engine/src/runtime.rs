@@ -152,6 +152,12 @@ pub struct Mount {
     pub target: PathBuf,
     /// No writes through it.
     pub read_only: bool,
+    /// Nor through what is mounted below it.
+    #[serde(default)]
+    pub recursive_read_only: bool,
+    /// No programs, devices or set-user-id files in it.
+    #[serde(default)]
+    pub inert: bool,
     /// `private`, `rslave` or `rshared`.
     pub propagation: Propagation,
 }
@@ -193,6 +199,9 @@ pub struct Security {
     pub run_as_non_root: bool,
     /// Further groups.
     pub supplemental_groups: Vec<u32>,
+    /// Only those: not also the groups that the image gives its user.
+    #[serde(default)]
+    pub strict_groups: bool,
     /// Capabilities added to the default set, without `CAP_`; `ALL` is all.
     pub cap_add: Vec<String>,
     /// Capabilities dropped from the default set; `ALL` is all.
@@ -234,6 +243,9 @@ pub struct ContainerSpec {
     pub resources: Resources,
     /// Identity and rights.
     pub security: Security,
+    /// A running container of the sandbox whose process namespace this one joins.
+    #[serde(default)]
+    pub pid_of: Option<String>,
     /// A terminal as standard input, output and error.
     pub tty: bool,
     /// Keep standard input open for attach.
@@ -385,6 +397,10 @@ pub trait ContainerRuntime: Send + Sync + 'static {
     fn containers(&self, sandbox_id: Option<&str>) -> impl Future<Output = Vec<ContainerStatus>> + Send;
     /// Changes the limits of a running container.
     fn update_resources(&self, id: &str, r: Resources) -> impl Future<Output = Result<(), RuntimeError>> + Send;
+    /// Changes the limits of a sandbox as a whole.
+    fn update_sandbox(&self, id: &str, r: Resources) -> impl Future<Output = Result<(), RuntimeError>> + Send;
+    /// Bytes that a container wrote to its own file system.
+    fn written(&self, container_id: &str) -> impl Future<Output = Result<u64, RuntimeError>> + Send;
     /// Runs a command in a container.
     fn exec(&self, spec: ExecSpec) -> impl Future<Output = Result<Session, RuntimeError>> + Send;
     /// Connects to the streams of the container's own process.

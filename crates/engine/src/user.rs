@@ -100,7 +100,7 @@ fn from_texts(
     let mut all: BTreeSet<u32> = security.supplemental_groups.iter().copied().collect();
     // Without the primary group in the list, group permissions that deny could be dodged (CVE-2022-2995).
     all.insert(gid);
-    if let Some(name) = name {
+    if let Some(name) = name.filter(|_| !security.strict_groups) {
         all.extend(groups(group_text).filter(|(_, _, m)| m.split(',').any(|m| m == name)).map(|(_, gid, _)| gid));
     }
     Ok(User { uid, gid, groups: all.into_iter().collect(), home })

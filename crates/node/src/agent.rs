@@ -49,7 +49,7 @@ impl Agent {
         let tasks = Tasks::new(drain);
         let pods = Pods::default();
         let server = match &config.server {
-            Some(settings) => Some(bind(settings, &parts, pods.clone()).await?),
+            Some(settings) => Some(bind(settings, &config, &parts, pods.clone()).await?),
             None => None,
         };
         let port = server.as_ref().map(|(_, port)| *port);
@@ -173,8 +173,20 @@ impl Agent {
     }
 }
 
+fn facts(agent: &AgentConfig) -> server::NodeFacts {
+    let data = agent.instance.data_dir().to_path_buf();
+    let host = Host::read(&data);
+    let (name, client) = (agent.node_name.clone(), agent.client.clone());
+    server::NodeFacts { name, client, cpus: host.cpus, memory_bytes: host.memory_bytes, data }
+}
+
 /// Binds the node's HTTPS server; says at which port it answers.
-async fn bind(settings: &ServerConfig, parts: &Parts, pods: Pods) -> Result<(Server, u16), AgentError> {
+async fn bind(
+    settings: &ServerConfig,
+    agent: &AgentConfig,
+    parts: &Parts,
+    pods: Pods,
+) -> Result<(Server, u16), AgentError> {
     let failed = |message: String| AgentError::Server { listen: settings.listen, message };
     let listener = tokio::net::TcpListener::bind(settings.listen).await.map_err(|e| failed(e.to_string()))?;
     let port = listener.local_addr().map_err(|e| failed(e.to_string()))?.port();
@@ -182,6 +194,7 @@ async fn bind(settings: &ServerConfig, parts: &Parts, pods: Pods) -> Result<(Ser
         ca_pem: settings.client_ca_pem.clone(),
         cert_pem: settings.certificate_pem.clone(),
         key_pem: settings.key_pem.clone(),
+        node: Some(facts(agent)),
     };
     let all = Arc::new(move || pods.all().iter().map(|p| p.as_ref().clone()).collect());
     let server = Server::bind(listener, &config, parts.runtime.clone(), all).map_err(|e| failed(base::chain(&e)))?;

@@ -68,7 +68,12 @@ pub(crate) fn pod_reference(pod: &Pod) -> ObjectReference {
 pub(crate) fn container_reference(pod: &Pod, name: &str) -> ObjectReference {
     let spec = pod.spec.as_ref();
     let init = spec.is_some_and(|s| s.init_containers.iter().flatten().any(|c| c.name == name));
-    let list = if init { "initContainers" } else { "containers" };
+    let added = spec.is_some_and(|s| s.ephemeral_containers.iter().flatten().any(|c| c.name == name));
+    let list = match (init, added) {
+        (true, _) => "initContainers",
+        (false, true) => "ephemeralContainers",
+        (false, false) => "containers",
+    };
     ObjectReference { field_path: Some(format!("spec.{list}{{{name}}}")), ..pod_reference(pod) }
 }
 

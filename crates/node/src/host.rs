@@ -75,6 +75,11 @@ impl Host {
         })
     }
 
+    /// The memory there is now, bytes.
+    pub(crate) fn memory_total() -> u64 {
+        memory()
+    }
+
     /// Memory that could be given out now, bytes (`MemAvailable`).
     pub(crate) fn memory_available() -> Option<u64> {
         let text = std::fs::read_to_string("/proc/meminfo").ok()?;

@@ -1,6 +1,7 @@
 //! Images as the agent needs them: present or pulled. The store behind it is the engine's; tests use a fake.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use futures::future::{BoxFuture, FutureExt, Shared};
@@ -54,6 +55,16 @@ pub trait Images: Send + Sync + 'static {
         reference: &'a str,
         credentials: &'a [Credentials],
     ) -> BoxFuture<'a, Result<Present, ImageFailure>>;
+    /// Mounts an image that is present, by its [`Present::reference`], on a folder that exists; mounted before is fine. The
+    /// key is the mount's own, of the characters of file names.
+    fn mount<'a>(
+        &'a self,
+        reference: &'a str,
+        key: &'a str,
+        target: &'a Path,
+    ) -> BoxFuture<'a, Result<(), ImageFailure>>;
+    /// Forgets mounts, which must have been unmounted, whose key does not satisfy `keep`.
+    fn forget<'a>(&'a self, keep: &'a (dyn Fn(&str) -> bool + Send + Sync)) -> BoxFuture<'a, Result<(), ImageFailure>>;
     /// All images, for the node's status.
     fn list(&self) -> BoxFuture<'_, Vec<Present>>;
     /// The registry a reference leads to, e.g. `docker.io` or `registry:5000`, with the path of the repository.

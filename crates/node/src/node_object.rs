@@ -8,8 +8,8 @@ use base::rt::Drain;
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::api::core::v1::{
-    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeSpec, NodeStatus,
-    NodeSystemInfo,
+    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeFeatures,
+    NodeRuntimeHandler, NodeRuntimeHandlerFeatures, NodeSpec, NodeStatus, NodeSystemInfo,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference, Time};
@@ -20,6 +20,7 @@ use crate::config::AgentError;
 use crate::context::Context;
 use crate::events::node_reference;
 use crate::host::Host;
+use crate::supported::RUNTIME_HANDLERS;
 
 /// The lease says that the node lives: renewed this often, believed this long.
 const LEASE_RENEW: Duration = Duration::from_secs(10);
@@ -49,7 +50,7 @@ fn disk_reserve(total: u64) -> u64 {
     (total / 100 * DISK_LOW_PERCENT).min(DISK_LOW_MOST)
 }
 
-fn capacity(ctx: &Context, reserve: bool) -> BTreeMap<String, Quantity> {
+pub(crate) fn capacity(ctx: &Context, reserve: bool) -> BTreeMap<String, Quantity> {
     let host = &ctx.host;
     // What keeps the node from declaring memory pressure is not given to pods.
     let memory = if reserve { host.memory_bytes.saturating_sub(MEMORY_LOW) } else { host.memory_bytes };
@@ -134,6 +135,13 @@ async fn images(ctx: &Context) -> Vec<ContainerImage> {
         .collect()
 }
 
+/// What pods may name in a runtime class, and what it can do.
+fn handlers() -> Vec<NodeRuntimeHandler> {
+    let features = NodeRuntimeHandlerFeatures { recursive_read_only_mounts: Some(true), user_namespaces: Some(false) };
+    let handler = |name: &str| NodeRuntimeHandler { name: Some(name.to_owned()), features: Some(features.clone()) };
+    std::iter::once("").chain(RUNTIME_HANDLERS).map(handler).collect()
+}
+
 async fn status(ctx: &Context, before: &[NodeCondition]) -> NodeStatus {
     let host = &ctx.host;
     let address = |kind: &str, address: String| NodeAddress { type_: kind.to_owned(), address };
@@ -147,6 +155,8 @@ async fn status(ctx: &Context, before: &[NodeCondition]) -> NodeStatus {
         daemon_endpoints: ctx
             .server_port
             .map(|port| NodeDaemonEndpoints { kubelet_endpoint: Some(DaemonEndpoint { port: i32::from(port) }) }),
+        features: Some(NodeFeatures { supplemental_groups_policy: Some(true) }),
+        runtime_handlers: Some(handlers()),
         images: Some(images(ctx).await),
         node_info: Some(NodeSystemInfo {
             architecture: Host::arch().to_owned(),

@@ -1,5 +1,6 @@
 //! What the agent works with, and how the engine is made into it.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use engine::Engine;
@@ -9,6 +10,9 @@ use net::Network;
 
 use crate::images::{Credentials, ImageFailure, Images, Present};
 use crate::runtime::Runtime;
+
+/// Start of the keys of mounted images in the image store; those of containers have another.
+const MOUNT_PREFIX: &str = "v-";
 
 /// The parts of a node below the agent.
 #[derive(Clone)]
@@ -80,6 +84,41 @@ impl Images for EngineImages {
                 }
             }
             Err(last)
+        })
+    }
+
+    fn mount<'a>(
+        &'a self,
+        reference: &'a str,
+        key: &'a str,
+        target: &'a Path,
+    ) -> BoxFuture<'a, Result<(), ImageFailure>> {
+        let (engine, reference, target) = (self.0.clone(), reference.to_owned(), target.to_path_buf());
+        let key = format!("{MOUNT_PREFIX}{key}");
+        Box::pin(async move {
+            let mounted = tokio::task::spawn_blocking(move || {
+                let images = engine.images();
+                let info = images.get(&reference).map_err(failure)?;
+                let info = info.ok_or_else(|| ImageFailure::Pull(format!("image {reference} is not there")))?;
+                let layers = images.snapshot(&key, &info).map_err(failure)?;
+                if crate::volumes::mounts::is_mounted(&target).map_err(|e| ImageFailure::Pull(e.to_string()))? {
+                    return Ok(());
+                }
+                layers.mount(&target).map_err(failure)
+            });
+            mounted.await.map_err(|e| ImageFailure::Pull(e.to_string()))?
+        })
+    }
+
+    fn forget<'a>(&'a self, keep: &'a (dyn Fn(&str) -> bool + Send + Sync)) -> BoxFuture<'a, Result<(), ImageFailure>> {
+        Box::pin(async move {
+            let images = self.0.images();
+            for snapshot in images.snapshots().map_err(failure)? {
+                if snapshot.strip_prefix(MOUNT_PREFIX).is_some_and(|key| !keep(key)) {
+                    images.remove_snapshot(&snapshot).map_err(failure)?;
+                }
+            }
+            Ok(())
         })
     }
 

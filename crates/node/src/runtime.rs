@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use engine::runtime::{
-    ContainerRuntime, ContainerSpec, ContainerStatus, Duplex, ExecSpec, RuntimeError, RuntimeEvent, SandboxSpec,
-    SandboxStatus, Session, Usage,
+    ContainerRuntime, ContainerSpec, ContainerStatus, Duplex, ExecSpec, Resources, RuntimeError, RuntimeEvent,
+    SandboxSpec, SandboxStatus, Session, Usage,
 };
 use futures::future::BoxFuture;
 use tokio::sync::broadcast;
@@ -33,6 +33,12 @@ pub trait Runtime: Send + Sync + 'static {
     fn remove_container<'a>(&'a self, id: &'a str) -> Answer<'a, ()>;
     /// All, or those of a sandbox.
     fn containers<'a>(&'a self, sandbox: Option<&'a str>) -> BoxFuture<'a, Vec<ContainerStatus>>;
+    /// Changes its limits.
+    fn update_resources<'a>(&'a self, id: &'a str, r: Resources) -> Answer<'a, ()>;
+    /// Changes the limits of a sandbox.
+    fn update_sandbox<'a>(&'a self, id: &'a str, r: Resources) -> Answer<'a, ()>;
+    /// Bytes a container wrote to its own file system.
+    fn written<'a>(&'a self, id: &'a str) -> Answer<'a, u64>;
     /// Runs a command in one.
     fn exec(&self, spec: ExecSpec) -> Answer<'_, Session>;
     /// Connects to its streams.
@@ -72,6 +78,15 @@ impl<R: ContainerRuntime> Runtime for R {
     }
     fn containers<'a>(&'a self, sandbox: Option<&'a str>) -> BoxFuture<'a, Vec<ContainerStatus>> {
         Box::pin(ContainerRuntime::containers(self, sandbox))
+    }
+    fn update_resources<'a>(&'a self, id: &'a str, r: Resources) -> Answer<'a, ()> {
+        Box::pin(ContainerRuntime::update_resources(self, id, r))
+    }
+    fn update_sandbox<'a>(&'a self, id: &'a str, r: Resources) -> Answer<'a, ()> {
+        Box::pin(ContainerRuntime::update_sandbox(self, id, r))
+    }
+    fn written<'a>(&'a self, id: &'a str) -> Answer<'a, u64> {
+        Box::pin(ContainerRuntime::written(self, id))
     }
     fn exec(&self, spec: ExecSpec) -> Answer<'_, Session> {
         Box::pin(ContainerRuntime::exec(self, spec))

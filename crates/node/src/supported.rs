@@ -43,6 +43,15 @@ pub(crate) fn refusal(pod: &Pod) -> Option<Failure> {
     })
 }
 
+/// Why a container that was added to the running pod cannot run here, if it cannot. The pod itself goes on.
+pub(crate) fn refusal_of_added(pod: &Pod, c: &Container) -> Option<Failure> {
+    let field = container(pod.spec.as_ref()?, c)?;
+    Some(Failure::new("CreateContainerConfigError", format!("{field} is not supported by this node")))
+}
+
+/// Handlers of runtime classes that this node has, beside the one without a name.
+pub(crate) const RUNTIME_HANDLERS: [&str; 1] = ["windlass"];
+
 fn when(refused: bool, field: &str) -> Option<String> {
     refused.then(|| field.to_owned())
 }
@@ -50,8 +59,6 @@ fn when(refused: bool, field: &str) -> Option<String> {
 fn pod_field(spec: &PodSpec) -> Option<String> {
     when(spec.host_users == Some(false), "spec.hostUsers: false")
         .or_else(|| when(spec.resource_claims.iter().flatten().next().is_some(), "spec.resourceClaims"))
-        .or_else(|| when(spec.ephemeral_containers.iter().flatten().next().is_some(), "spec.ephemeralContainers"))
-        .or_else(|| when(spec.runtime_class_name.as_deref().is_some_and(|n| !n.is_empty()), "spec.runtimeClassName"))
         .or_else(|| {
             let shared = spec.host_pid == Some(true) && spec.share_process_namespace == Some(true);
             when(shared, "spec.shareProcessNamespace together with spec.hostPID")
@@ -63,11 +70,9 @@ fn pod_security(spec: &PodSpec) -> Option<String> {
     let at = "spec.securityContext";
     let local = s.app_armor_profile.as_ref().is_some_and(|p| p.type_ == "Localhost");
     let selinux = s.se_linux_options.is_some();
-    let strict = s.supplemental_groups_policy.as_deref() == Some("Strict");
     when(s.windows_options.is_some(), &format!("{at}.windowsOptions"))
         .or_else(|| when(local, &format!("{at}.appArmorProfile of type Localhost")))
         .or_else(|| when(selinux, &format!("{at}.seLinuxOptions")))
-        .or_else(|| when(strict, &format!("{at}.supplementalGroupsPolicy: Strict")))
 }
 
 fn forbidden_sysctl(spec: &PodSpec) -> Option<String> {
@@ -87,6 +92,7 @@ fn volume(v: &Volume) -> Option<String> {
         || v.secret.is_some()
         || v.downward_api.is_some()
         || v.projected.is_some()
+        || v.image.is_some()
         || v.persistent_volume_claim.is_some();
     if !known {
         return Some(format!("the source of volume {:?}", v.name));
@@ -117,7 +123,6 @@ fn container(spec: &PodSpec, c: &Container) -> Option<String> {
     let claims = c.resources.as_ref().is_some_and(|r| r.claims.iter().flatten().next().is_some());
     let signal = c.lifecycle.as_ref().is_some_and(|l| l.stop_signal.is_some());
     let file_env = c.env.iter().flatten().filter_map(|e| e.value_from.as_ref()).any(|f| f.file_key_ref.is_some());
-    let recursive = c.volume_mounts.iter().flatten().any(|m| m.recursive_read_only.as_deref() == Some("Enabled"));
     let privileged = s.and_then(|s| s.privileged) == Some(true);
     let shared = c.volume_mounts.iter().flatten().any(|m| m.mount_propagation.as_deref() == Some("Bidirectional"));
     when(s.is_some_and(|s| s.windows_options.is_some()), &at("securityContext.windowsOptions"))
@@ -128,7 +133,6 @@ fn container(spec: &PodSpec, c: &Container) -> Option<String> {
         .or_else(|| when(signal, &at("lifecycle.stopSignal")))
         .or_else(|| when(rules, &at("a restartPolicyRules action other than Restart")))
         .or_else(|| when(file_env, &at("env.valueFrom.fileKeyRef")))
-        .or_else(|| when(recursive, &at("volumeMounts.recursiveReadOnly: Enabled")))
         .or_else(|| when(shared && !privileged, &at("mountPropagation: Bidirectional without privileged")))
         .or_else(|| resource(c).map(|name| at(&format!("resource {name:?}"))))
         .or_else(|| {
@@ -194,8 +198,6 @@ mod tests {
         };
         for (spec, field) in [
             (json!({"hostUsers": false}), "spec.hostUsers: false"),
-            (json!({"runtimeClassName": "gvisor"}), "spec.runtimeClassName"),
-            (json!({"ephemeralContainers": [{"name": "e"}]}), "spec.ephemeralContainers"),
             (json!({"resourceClaims": [{"name": "r"}]}), "spec.resourceClaims"),
             (json!({"securityContext": {"seLinuxOptions": {}}}), "seLinuxOptions"),
             (json!({"securityContext": {"appArmorProfile": {"type": "Localhost"}}}), "appArmorProfile"),

@@ -45,6 +45,41 @@ pub fn step(request: &CertificateSigningRequest, now: Timestamp) -> Step {
     }
 }
 
+/// Why an agent's request for its client certificate is approved, if its author has a right.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Approval {
+    /// The right, to `create` this subresource of requests.
+    pub subresource: &'static str,
+    /// What the condition says.
+    pub message: &'static str,
+}
+
+const OWN: Approval = Approval {
+    subresource: "selfnodeclient",
+    message: "Auto approving self kubelet client certificate after SubjectAccessReview.",
+};
+const ANY: Approval = Approval {
+    subresource: "nodeclient",
+    message: "Auto approving kubelet client certificate after SubjectAccessReview.",
+};
+
+/// The rights that let a request be approved on which nobody has decided, in the order in which they are asked for.
+/// `node` is the user for whom it wants a client certificate, if that is a node's agent (Kubernetes' csrapproving
+/// controller).
+pub fn approvals(request: &CertificateSigningRequest, node: Option<&str>) -> &'static [Approval] {
+    let status = request.status.as_ref();
+    let conditions = status.and_then(|s| s.conditions.as_deref()).unwrap_or_default();
+    let signed = status.and_then(|s| s.certificate.as_ref()).is_some_and(|c| !c.0.is_empty());
+    let decided = conditions.iter().any(|c| matches!(c.type_.as_str(), "Approved" | "Denied"));
+    match node {
+        Some(node) if !signed && !decided => match request.spec.username.as_deref() == Some(node) {
+            true => &[OWN, ANY],
+            false => &[ANY],
+        },
+        _ => &[],
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -58,6 +93,17 @@ mod tests {
         let spec = json!({"request": "", "signerName": "kubernetes.io/kube-apiserver-client"});
         let metadata = json!({"name": "a", "creationTimestamp": "2026-01-01T00:00:00Z"});
         serde_json::from_value(json!({"metadata": metadata, "spec": spec, "status": status})).unwrap()
+    }
+
+    #[test]
+    fn agents_may_get_their_client_certificates_by_rights_alone() {
+        let mut new = request(json!({}));
+        new.spec.username = Some("system:node:n1".into());
+        assert_eq!(approvals(&new, Some("system:node:n1")), &[OWN, ANY]);
+        assert_eq!(approvals(&new, Some("system:node:n2")), &[ANY]);
+        assert_eq!(approvals(&new, None), &[]);
+        let denied = request(json!({"conditions": [{"type": "Denied", "status": "True"}]}));
+        assert_eq!(approvals(&denied, Some("system:node:n1")), &[]);
     }
 
     #[test]

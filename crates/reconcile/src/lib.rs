@@ -2,6 +2,7 @@
 //! random numbers, no IO: time and state are arguments, actions are data ([`plan::Action`]).
 
 pub mod autoscaler;
+pub mod bootstraptoken;
 pub mod certificates;
 pub mod clusterrole;
 pub mod cronjob;

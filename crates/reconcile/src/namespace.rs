@@ -14,6 +14,15 @@ pub struct Remaining {
     pub objects: Vec<(String, usize)>,
     /// Objects that wait for a finalizer, by its name.
     pub finalizers: Vec<(String, usize)>,
+    /// Group-versions of other servers that could not be asked what they have (`metrics.k8s.io/v1beta1`), with what was said.
+    pub unknown: Vec<(String, String)>,
+}
+
+impl Remaining {
+    /// Whether nothing is left, as far as can be known, and everything can.
+    pub fn is_empty(&self) -> bool {
+        self.objects.is_empty() && self.unknown.is_empty()
+    }
 }
 
 /// Decides for one namespace. The caller has asked for the deletion of all content and counted what is left.
@@ -23,7 +32,7 @@ pub fn plan(ns: &Namespace, remaining: &Remaining) -> Plan {
     if !terminating(&ns.metadata) || !held {
         return plan;
     }
-    if remaining.objects.is_empty() {
+    if remaining.is_empty() {
         let rest: Vec<&String> =
             ns.spec.iter().flat_map(|s| s.finalizers.iter().flatten()).filter(|f| *f != FINALIZER).collect();
         let mut body = serde_json::to_value(ns).expect("a namespace always serialises");
@@ -67,31 +76,52 @@ fn conditions(remaining: &Remaining) -> Vec<Value> {
     let list = |items: &[(String, usize)], what: &str| {
         items.iter().map(|(n, c)| format!("{n} {what} {c} resource instances")).collect::<Vec<_>>().join(", ")
     };
-    let finalizers = if remaining.finalizers.is_empty() {
-        ("ContentHasNoFinalizers", "All content-preserving finalizers finished".to_owned())
-    } else {
-        let text = list(&remaining.finalizers, "in");
-        ("SomeFinalizersRemain", format!("Some content in the namespace has finalizers remaining: {text}"))
+    let told = |items: &[(String, usize)], what: &str, said: &str| match list(items, what) {
+        text if text.is_empty() => None,
+        text => Some(format!("{said}: {text}")),
     };
-    let all_content = "All content successfully deleted, may be waiting on finalization";
-    let left = format!("Some resources are remaining: {}", list(&remaining.objects, "has"));
-    vec![
-        condition(
+    let failing = remaining.unknown.iter().map(|(group, why)| format!("{group}: {why}")).collect::<Vec<_>>().join(", ");
+    let undiscovered = (!failing.is_empty()).then(|| {
+        let count = remaining.unknown.len();
+        format!(
+            "Discovery failed for some groups, {count} failing: unable to retrieve the complete list of server APIs: {failing}"
+        )
+    });
+    let left = told(&remaining.objects, "has", "Some resources are remaining");
+    let held = told(&remaining.finalizers, "in", "Some content in the namespace has finalizers remaining");
+    // Name, what it says while there is something to tell, and what when there is not.
+    let all = [
+        (
             "NamespaceDeletionDiscoveryFailure",
-            false,
-            "ResourcesDiscovered",
-            "All resources successfully discovered".to_owned(),
+            ("DiscoveryFailed", undiscovered),
+            ("ResourcesDiscovered", "All resources successfully discovered"),
         ),
-        condition(
+        (
             "NamespaceDeletionGroupVersionParsingFailure",
-            false,
-            "ParsedGroupVersions",
-            "All legacy kube types successfully parsed".to_owned(),
+            ("GroupVersionParsingFailed", None),
+            ("ParsedGroupVersions", "All legacy kube types successfully parsed"),
         ),
-        condition("NamespaceDeletionContentFailure", false, "ContentDeleted", all_content.to_owned()),
-        condition("NamespaceContentRemaining", true, "SomeResourcesRemain", left),
-        condition("NamespaceFinalizersRemaining", !remaining.finalizers.is_empty(), finalizers.0, finalizers.1),
-    ]
+        (
+            "NamespaceDeletionContentFailure",
+            ("ContentDeletionFailed", None),
+            ("ContentDeleted", "All content successfully deleted, may be waiting on finalization"),
+        ),
+        (
+            "NamespaceContentRemaining",
+            ("SomeResourcesRemain", left),
+            ("ContentRemoved", "All content successfully removed"),
+        ),
+        (
+            "NamespaceFinalizersRemaining",
+            ("SomeFinalizersRemain", held),
+            ("ContentHasNoFinalizers", "All content-preserving finalizers finished"),
+        ),
+    ];
+    let conditions = all.into_iter().map(|(name, (bad, text), (good, fine))| match text {
+        Some(text) => condition(name, true, bad, text),
+        None => condition(name, false, good, fine.to_owned()),
+    });
+    conditions.collect()
 }
 
 #[cfg(test)]
@@ -116,7 +146,7 @@ mod tests {
 
     #[test]
     fn what_remains_is_told() {
-        let r = Remaining { objects: vec![("pods.".into(), 2)], finalizers: vec![] };
+        let r = Remaining { objects: vec![("pods.".into(), 2)], ..Remaining::default() };
         let p = plan(&terminating_namespace(), &r);
         let Action::Patch { patch, .. } = &p.actions[0] else { panic!("{p:?}") };
         let conditions = patch["status"]["conditions"].as_array().unwrap();
@@ -125,5 +155,15 @@ mod tests {
         assert_eq!(left["message"], "Some resources are remaining: pods. has 2 resource instances");
         assert_eq!(of("NamespaceDeletionContentFailure")["status"], "False");
         assert_eq!(of("NamespaceFinalizersRemaining")["reason"], "ContentHasNoFinalizers");
+    }
+
+    #[test]
+    fn a_namespace_waits_for_servers_that_cannot_be_asked() {
+        let r = Remaining { unknown: vec![("a.example/v1".into(), "gone".into())], ..Remaining::default() };
+        let p = plan(&terminating_namespace(), &r);
+        let Action::Patch { patch, .. } = &p.actions[0] else { panic!("{p:?}") };
+        let condition = &patch["status"]["conditions"][0];
+        assert_eq!(condition["type"], "NamespaceDeletionDiscoveryFailure");
+        assert!(condition["message"].as_str().unwrap().ends_with("list of server APIs: a.example/v1: gone"));
     }
 }

@@ -36,6 +36,34 @@ pub fn pin(pod_dir: &Path, kind: &str) -> PathBuf {
     pod_dir.join(NS_DIR).join(kind)
 }
 
+/// What the process namespace of a container is called while another container shares it.
+pub fn shared_with(container: &str) -> String {
+    format!("pid-{container}")
+}
+
+/// Pins the process namespace of process `pid` for container `container`. The caller makes sure that the process was the
+/// one it means, before and after: a number may change hands.
+///
+/// # Errors
+/// The process is no more, or the kernel refuses.
+pub fn pin_pid(pod_dir: &Path, container: &str, pid: i32) -> Result<(), SandboxError> {
+    std::fs::create_dir_all(pod_dir.join(NS_DIR)).map_err(at("make namespace folder"))?;
+    unpin_pid(pod_dir, container);
+    bind(Path::new(&format!("/proc/{pid}/ns/pid")), &pin(pod_dir, &shared_with(container)))
+}
+
+/// Undoes [`pin_pid`]. What is not there is not an error.
+pub fn unpin_pid(pod_dir: &Path, container: &str) {
+    remove_pin(&pin(pod_dir, &shared_with(container)));
+}
+
+fn remove_pin(pin: &Path) {
+    if pin.exists() {
+        let _ = umount2(pin, MntFlags::MNT_DETACH);
+        let _ = std::fs::remove_file(pin);
+    }
+}
+
 /// Makes this process the sandbox's: own session, subreaper, own cgroup, own namespaces, pinned. Answers the first
 /// process of the shared process namespace, if one is asked for.
 pub(crate) fn enter(init: &SandboxInit) -> Result<Option<Pid>, SandboxError> {
@@ -133,11 +161,7 @@ pub(crate) fn close_all_but(kept: &[RawFd]) {
 
 /// Unpins every namespace of the sandbox. What is not there is not an error.
 pub fn unpin(pod_dir: &Path) {
-    for kind in ["net", "ipc", "uts", "pid"] {
-        let pin = pin(pod_dir, kind);
-        if pin.exists() {
-            let _ = umount2(&pin, MntFlags::MNT_DETACH);
-            let _ = std::fs::remove_file(&pin);
-        }
+    for entry in std::fs::read_dir(pod_dir.join(NS_DIR)).into_iter().flatten().flatten() {
+        remove_pin(&entry.path());
     }
 }

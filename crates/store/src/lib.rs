@@ -9,6 +9,7 @@ use std::pin::Pin;
 
 use bytes::Bytes;
 
+pub mod etcd;
 mod keeper;
 pub mod memory;
 mod mvcc;
@@ -18,6 +19,7 @@ mod sealed;
 mod types;
 mod watch;
 
+pub use etcd::{EtcdConfig, EtcdError, EtcdStore};
 pub use memory::MemoryStore;
 pub use options::{AutoCompact, Options};
 pub use redb_store::RedbStore;
@@ -27,7 +29,7 @@ pub use types::{
     Batch, Compare, Event, EventKind, KeyValue, Op, RangeRequest, RangeResponse, StoreError, Txn, TxnOutcome,
     prefix_end,
 };
-pub use watch::{Watch, WatchLimits};
+pub use watch::{Feed, Watch, WatchLimits};
 
 /// Longest key, in bytes. A Kubernetes group, plural, namespace and name together stay well below.
 pub const MAX_KEY_BYTES: usize = 2048;
@@ -58,6 +60,16 @@ pub trait Store: Send + Sync + 'static {
     /// Drops history before the revision. Ranges at it and watches after it stay possible.
     fn compact(&self, revision: u64) -> BoxFuture<'_, Result<(), StoreError>>;
 
-    /// The newest durable revision; 0 when nothing was ever written.
+    /// The newest durable revision that this process knows of; 0 when nothing was ever written.
     fn revision(&self) -> u64;
+
+    /// The newest durable revision, also when other processes write to the same store. A watch gets there.
+    fn latest(&self) -> BoxFuture<'_, Result<u64, StoreError>> {
+        Box::pin(std::future::ready(Ok(self.revision())))
+    }
+
+    /// Whether other processes may write to the same store.
+    fn is_shared(&self) -> bool {
+        false
+    }
 }

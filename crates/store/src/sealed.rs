@@ -1,7 +1,7 @@
 //! A layer over a store that seals the values below some prefixes (Secrets), so that they are on disk encrypted and
 //! nowhere else changed: ranges, watches and transactions give and take the plain values.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -25,6 +25,7 @@ pub struct SealedStore {
 }
 
 struct Opener {
+    file: PathBuf,
     keys: RwLock<Arc<Keyring>>,
     prefixes: Vec<Bytes>,
 }
@@ -48,7 +49,19 @@ impl Opener {
             return Ok(());
         }
         let keys = self.keys.read().clone();
-        if let Some(value) = keys.open_value(&kv.key, &kv.value).map_err(failed("open a sealed value"))? {
+        let opened = match keys.open_value(&kv.key, &kv.value) {
+            // Another server of the same store may have added the key to a file that both use.
+            Err(SealError::UnknownKey(_)) => {
+                let keys = Arc::new(Keyring::open(&self.file).map_err(failed("read the keys anew"))?);
+                let opened = keys.open_value(&kv.key, &kv.value);
+                if opened.is_ok() {
+                    *self.keys.write() = keys;
+                }
+                opened
+            }
+            opened => opened,
+        };
+        if let Some(value) = opened.map_err(failed("open a sealed value"))? {
             kv.value = value.into();
         }
         Ok(())
@@ -72,7 +85,7 @@ impl SealedStore {
     pub fn open(inner: Arc<dyn Store>, key_file: &Path, prefixes: &[&str]) -> Result<Self, SealError> {
         let prefixes = prefixes.iter().map(|p| Bytes::copy_from_slice(p.as_bytes())).collect();
         let keys = RwLock::new(Arc::new(Keyring::open(key_file)?));
-        Ok(SealedStore { inner, opener: Arc::new(Opener { keys, prefixes }) })
+        Ok(SealedStore { inner, opener: Arc::new(Opener { file: key_file.to_path_buf(), keys, prefixes }) })
     }
 
     /// Reads the key file anew: a key was added to it.
@@ -166,6 +179,14 @@ impl Store for SealedStore {
     fn revision(&self) -> u64 {
         self.inner.revision()
     }
+
+    fn latest(&self) -> BoxFuture<'_, Result<u64, StoreError>> {
+        self.inner.latest()
+    }
+
+    fn is_shared(&self) -> bool {
+        self.inner.is_shared()
+    }
 }
 
 #[cfg(test)]
@@ -230,6 +251,19 @@ mod tests {
         let ring = Keyring::open(&file).unwrap();
         assert!(values(&*inner).await.iter().all(|v| ring.is_current(v)));
         assert!(values(&store).await.iter().all(|v| v == "from before" || v == "new"));
+    }
+
+    #[tokio::test]
+    async fn a_key_that_another_server_added_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("keys");
+        let inner: Arc<dyn Store> = Arc::new(MemoryStore::new());
+        let store = SealedStore::open(inner.clone(), &file, &[SECRETS]).unwrap();
+        Keyring::open(&file).unwrap().rotate().unwrap();
+        let other = SealedStore::open(inner, &file, &[SECRETS]).unwrap();
+        put(&other, &format!("{SECRETS}a/b"), "hush").await;
+        assert_eq!(values(&store).await, ["hush"]);
+        assert_eq!(store.key_names(), other.key_names());
     }
 
     #[tokio::test]

@@ -176,7 +176,7 @@ pub struct Event {
 pub struct Batch {
     /// Every change up to this revision has been delivered with this batch or before it.
     pub revision: u64,
-    /// The changes; a batch is never without any.
+    /// The changes; none where a store that others use too only says how far it is.
     pub events: Vec<Event>,
 }
 
@@ -230,6 +230,12 @@ pub enum StoreError {
     /// The store works no more: it was closed, or a write to disk failed. Nothing is guessed past a failed write.
     #[error("store stopped: {0}")]
     Stopped(Arc<str>),
+    /// The store cannot be reached at the moment; nothing was done.
+    #[error("the store does not answer: {0}")]
+    Unavailable(Arc<str>),
+    /// The store could not be asked what became of a transaction: it was done, or will be, or not.
+    #[error("the store did not answer, the change may have been made: {0}")]
+    OutcomeUnknown(Arc<str>),
     /// The file was written by a release with another on-disk format.
     #[error("store format {found} is not known to this release, which reads format {supported}")]
     UnknownFormat {

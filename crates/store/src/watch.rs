@@ -179,12 +179,31 @@ pub(crate) type Map = Arc<dyn Fn(&mut Event) -> Result<(), StoreError> + Send + 
 
 /// A stream of changes. Dropping it ends it.
 pub struct Watch {
+    source: Source,
+    map: Option<Map>,
+}
+
+enum Source {
+    Local(Local),
+    Feed(Box<dyn Feed>),
+}
+
+/// Where the changes of a watch come from when they do not come from this process.
+pub trait Feed: Send + Sync {
+    /// The next changes, as [`Watch::next`] gives them. Dropping the future loses nothing.
+    fn next(&mut self) -> BoxFuture<'_, Result<Batch, StoreError>>;
+
+    /// As [`Watch::progress`].
+    fn progress(&self) -> u64;
+}
+
+/// A watch of a store in this process.
+struct Local {
     prefix: Bytes,
     hub: Arc<Hub>,
     history: Arc<dyn History>,
     state: State,
     delivered: u64,
-    map: Option<Map>,
 }
 
 enum State {
@@ -204,7 +223,12 @@ impl Watch {
             State::Replay(from) => from - 1,
             State::Live(_, queue) => queue.from - 1,
         };
-        Ok(Watch { prefix, hub, history, state, delivered, map: None })
+        Ok(Watch { source: Source::Local(Local { prefix, hub, history, state, delivered }), map: None })
+    }
+
+    /// A watch of a store elsewhere.
+    pub fn from_feed(feed: Box<dyn Feed>) -> Self {
+        Watch { source: Source::Feed(feed), map: None }
     }
 
     /// The same watch with every event changed on its way.
@@ -213,19 +237,33 @@ impl Watch {
         self
     }
 
-    /// Waits for the next changes: everything that has come since the last call, in order, never an empty batch.
+    /// Waits for the next changes: everything that has come since the last call, in order.
     ///
     /// [`StoreError::Lagged`] says that the buffer ran over, [`StoreError::Compacted`] that history was dropped before
     /// it was replayed, [`StoreError::Stopped`] that the store is at its end; the watch is over then. Dropping the
     /// future loses nothing.
     pub async fn next(&mut self) -> Result<Batch, StoreError> {
-        let mut batch = self.take().await?;
+        let mut batch = match &mut self.source {
+            Source::Local(local) => local.take().await?,
+            Source::Feed(feed) => feed.next().await?,
+        };
         if let Some(map) = &self.map {
             batch.events.iter_mut().try_for_each(|event| map(event))?;
         }
         Ok(batch)
     }
 
+    /// The revision up to which everything has been delivered, also when the latest changes were to other keys: what
+    /// a cache may claim to be as fresh as.
+    pub fn progress(&self) -> u64 {
+        match &self.source {
+            Source::Local(local) => local.progress(),
+            Source::Feed(feed) => feed.progress(),
+        }
+    }
+}
+
+impl Local {
     async fn take(&mut self) -> Result<Batch, StoreError> {
         loop {
             match &self.state {
@@ -250,9 +288,7 @@ impl Watch {
         }
     }
 
-    /// The revision up to which everything has been delivered, also when the latest changes were to other keys: what
-    /// a cache may claim to be as fresh as.
-    pub fn progress(&self) -> u64 {
+    fn progress(&self) -> u64 {
         match &self.state {
             State::Replay(_) => self.delivered,
             State::Live(_, queue) => {
@@ -263,7 +299,7 @@ impl Watch {
     }
 }
 
-impl Drop for Watch {
+impl Drop for Local {
     fn drop(&mut self) {
         if let State::Live(id, _) = &self.state {
             self.hub.leave(*id);
@@ -273,10 +309,7 @@ impl Drop for Watch {
 
 impl std::fmt::Debug for Watch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Watch")
-            .field("prefix", &self.prefix)
-            .field("delivered", &self.delivered)
-            .finish_non_exhaustive()
+        f.debug_struct("Watch").field("progress", &self.progress()).finish_non_exhaustive()
     }
 }
 

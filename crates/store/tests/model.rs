@@ -1,4 +1,4 @@
-//! Any sequence of operations does the same on both back ends as on a map per revision.
+//! Any sequence of operations does the same on all back ends as on a map per revision.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use common::*;
 use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
 use redb::backends::InMemoryBackend;
 use store::{EventKind, MemoryStore, Op, RangeRequest, RedbStore, Store, StoreError, Txn, TxnOutcome};
 
@@ -241,4 +242,26 @@ proptest! {
         let open = || RedbStore::open_with_backend(InMemoryBackend::new(), quiet()).unwrap();
         on(|| Box::new(open()), &steps);
     }
+}
+
+/// On one etcd, below a prefix of its own each time. Fewer, because etcd begins to replay history only every tenth of a
+/// second.
+#[test]
+fn the_etcd_store_does_as_the_model() {
+    if !common::etcd::installed() {
+        return;
+    }
+    let etcd = common::etcd::Etcd::start();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let mut runner = TestRunner::new(ProptestConfig { cases: 16, ..ProptestConfig::default() });
+    let case = std::sync::atomic::AtomicU64::new(0);
+    let outcome = runner.run(&prop::collection::vec(step(), 1..40), |steps| {
+        let prefix = format!("/case-{}", case.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
+        runtime.block_on(async {
+            let store = common::etcd::Rebased::new(etcd.store(&prefix).await);
+            run(&store, &steps).await;
+        });
+        Ok(())
+    });
+    outcome.unwrap_or_else(|e| panic!("{e}"));
 }

@@ -1,4 +1,4 @@
-//! What a store must do, checked on both back ends.
+//! What a store must do, checked on all back ends.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use common::*;
 use store::{
-    Compare, KeyValue, MAX_KEY_BYTES, MAX_TXN_OPS, Op, Options, RangeRequest, Store, StoreError, Txn, TxnOutcome,
-    WatchLimits,
+    BoxFuture, Compare, KeyValue, MAX_KEY_BYTES, MAX_TXN_OPS, Op, Options, RangeRequest, Store, StoreError, Txn,
+    TxnOutcome, WatchLimits,
 };
 
-/// Declares each claim once per back end.
+/// Declares each claim once per back end in this process.
 macro_rules! on_both {
     ($($name:ident),* $(,)?) => {
         mod memory {
@@ -23,7 +23,20 @@ macro_rules! on_both {
     };
 }
 
-type Open = fn(Options) -> Fixture;
+/// And once for etcd.
+macro_rules! on_etcd {
+    ($($name:ident),* $(,)?) => {
+        mod etcd {
+            $(#[tokio::test] async fn $name() {
+                if crate::common::etcd::installed() {
+                    super::$name(crate::common::etcd::open).await
+                }
+            })*
+        }
+    };
+}
+
+type Open = fn(Options) -> BoxFuture<'static, Fixture>;
 
 on_both!(
     revisions_count_transactions_from_one,
@@ -35,13 +48,14 @@ on_both!(
     a_range_reads_the_past,
     the_future_is_refused,
     a_watch_replays_and_goes_on,
-    a_watch_sees_only_its_prefix_but_knows_its_progress,
     an_event_carries_what_was_before,
     watches_have_no_gap_and_no_duplicate_while_writers_write,
-    a_slow_watcher_is_told,
-    a_watch_replays_long_history_in_pieces,
     a_dropped_store_ends_its_watches,
     compaction_drops_the_past_and_keeps_the_present,
+    oversized_and_malformed_requests_are_refused,
+    a_watch_sees_only_its_prefix_but_knows_its_progress,
+    a_slow_watcher_is_told,
+    a_watch_replays_long_history_in_pieces,
     a_watch_that_compaction_overtakes_is_told,
     a_lease_ends_at_a_revision_of_its_own,
     a_lease_counts_from_the_last_put,
@@ -49,11 +63,29 @@ on_both!(
     many_leases_end,
     old_history_goes_by_itself,
     recent_revisions_are_kept,
+);
+
+// What is not here is about time, which only stands still in this process, or about what etcd does otherwise (its module
+// says what): tests/etcd.rs has that.
+on_etcd!(
+    revisions_count_transactions_from_one,
+    a_put_keeps_track_of_creation_and_version,
+    a_compare_that_fails_changes_nothing_and_shows_what_is_there,
+    one_of_many_concurrent_creators_wins,
+    a_deletion_of_nothing_takes_no_revision,
+    a_range_has_limits_and_counts_the_rest,
+    a_range_reads_the_past,
+    the_future_is_refused,
+    a_watch_replays_and_goes_on,
+    an_event_carries_what_was_before,
+    watches_have_no_gap_and_no_duplicate_while_writers_write,
+    a_dropped_store_ends_its_watches,
+    compaction_drops_the_past_and_keeps_the_present,
     oversized_and_malformed_requests_are_refused,
 );
 
 async fn revisions_count_transactions_from_one(open: Open) {
-    let f = open(quiet());
+    let f = open(quiet()).await;
     assert_eq!(f.store.revision(), 0);
     assert_eq!(commit(&*f.store, [put("a", "1"), put("b", "1")]).await, 1);
     assert_eq!(f.store.revision(), 1);
@@ -64,7 +96,7 @@ async fn revisions_count_transactions_from_one(open: Open) {
 }
 
 async fn a_put_keeps_track_of_creation_and_version(open: Open) {
-    let f = open(quiet());
+    let f = open(quiet()).await;
     let get = async || f.store.range(RangeRequest::key(b("a"))).await.unwrap().kvs.pop().unwrap();
     let kv = |value: &str, create_revision, mod_revision, version| KeyValue {
         key: b("a"),
@@ -84,7 +116,7 @@ async fn a_put_keeps_track_of_creation_and_version(open: Open) {
 }
 
 async fn a_compare_that_fails_changes_nothing_and_shows_what_is_there(open: Open) {
-    let f = open(quiet());
+    let f = open(quiet()).await;
     commit(&*f.store, [put("a", "1")]).await;
     let txn = Txn { compare: vec![when("a", 7), when("b", 0)], ops: vec![put("b", "1"), del("a")] };
     let TxnOutcome::Conflict { current } = f.store.txn(txn).await.unwrap() else { panic!("it was done") };
@@ -104,7 +136,7 @@ async fn a_compare_that_fails_changes_nothing_and_shows_what_is_there(open: Open
 }
 
 async fn one_of_many_concurrent_creators_wins(open: Open) {
-    let f = open(quiet());
+    let f = open(quiet()).await;
     let tries = (0..20).map(|n| {
         let txn = Txn { compare: vec![when("leader", 0)], ops: vec![put("leader", &n.to_string())] };
         f.store.txn(txn)
@@ -116,7 +148,7 @@ async fn one_of_many_concurrent_creators_wins(open: Open) {
 }
 
 async fn a_deletion_of_nothing_takes_no_revision(open: Open) {
-    let f = open(quiet());
+    let f = open(quiet()).await;
     commit(&*f.store, [put("a", "1")]).await;
     let mut watch = f.store.watch(b(""), 0).await.unwrap();
     assert_eq!(commit(&*f.store, [del("b")]).await, 1);
@@ -126,7 +158,7 @@ async fn a_deletion_of_nothing_takes_no_revision(open: Open) {
 }
 
 async fn a_range_has_limits_and_counts_the_rest(open: Open) {
-    let f = open(quiet());
+    let f = open(quiet()).await;
     for key in ["a", "b/1", "b/2", "b/3", "c"] {
         commit(&*f.store, [put(key, "x")]).await;
     }
@@ -146,7 +178,7 @@ async fn a_range_has_limits_and_counts_the_rest(open: Open) {
 }
 
 async fn a_range_reads_the_past(open: Open) {
-    let f = open(quiet());
+    let f = open(quiet()).await;
     commit(&*f.store, [put("a", "1")]).await;
     commit(&*f.store, [put("b", "1")]).await;
     commit(&*f.store, [put("a", "2"), del("b")]).await;
@@ -159,7 +191,7 @@ async fn a_range_reads_the_past(open: Open) {
 }
 
 async fn the_future_is_refused(open: Open) {
-    let f = open(quiet());
+    let f = open(quiet()).await;
     commit(&*f.store, [put("a", "1")]).await;
     let error = list(&*f.store, "", 2).await.unwrap_err();
     assert!(matches!(error, StoreError::FutureRevision { requested: 2, current: 1 }), "{error}");
@@ -168,7 +200,7 @@ async fn the_future_is_refused(open: Open) {
 }
 
 async fn a_watch_replays_and_goes_on(open: Open) {
-    let f = open(quiet());
+    let f = open(quiet()).await;
     commit(&*f.store, [put("a", "1")]).await;
     commit(&*f.store, [put("a", "2"), put("b", "1")]).await;
     commit(&*f.store, [del("a")]).await;
@@ -183,7 +215,7 @@ async fn a_watch_replays_and_goes_on(open: Open) {
 }
 
 async fn a_watch_sees_only_its_prefix_but_knows_its_progress(open: Open) {
-    let f = open(quiet());
+    let f = open(quiet()).await;
     commit(&*f.store, [put("a/1", "x")]).await;
     let mut old = f.store.watch(b("a/"), 1).await.unwrap();
     assert_eq!(old.progress(), 0);
@@ -198,7 +230,7 @@ async fn a_watch_sees_only_its_prefix_but_knows_its_progress(open: Open) {
 }
 
 async fn an_event_carries_what_was_before(open: Open) {
-    let f = open(quiet());
+    let f = open(quiet()).await;
     let mut live = f.store.watch(b(""), 0).await.unwrap();
     commit(&*f.store, [put("a", "1")]).await;
     commit(&*f.store, [put("a", "2")]).await;
@@ -221,7 +253,7 @@ async fn an_event_carries_what_was_before(open: Open) {
 async fn watches_have_no_gap_and_no_duplicate_while_writers_write(open: Open) {
     const WRITERS: u64 = 4;
     const EACH: u64 = 150;
-    let f = open(quiet());
+    let f = open(quiet()).await;
     let writers = (0..WRITERS).map(|w| {
         let store = f.store.clone();
         tokio::spawn(async move {
@@ -257,7 +289,7 @@ async fn watches_have_no_gap_and_no_duplicate_while_writers_write(open: Open) {
 async fn a_slow_watcher_is_told(open: Open) {
     let limits = [WatchLimits { events: 10, bytes: usize::MAX }, WatchLimits { events: usize::MAX, bytes: 10 }];
     for watch in limits {
-        let f = open(Options { watch, ..quiet() });
+        let f = open(Options { watch, ..quiet() }).await;
         let mut slow = f.store.watch(b(""), 0).await.unwrap();
         for n in 0..12 {
             commit(&*f.store, [put("k", &n.to_string())]).await;
@@ -271,7 +303,7 @@ async fn a_slow_watcher_is_told(open: Open) {
 }
 
 async fn a_watch_replays_long_history_in_pieces(open: Open) {
-    let f = open(quiet());
+    let f = open(quiet()).await;
     for n in 0..40 {
         let ops: Vec<_> = (0..100).map(|k| put(&format!("{k:03}"), &n.to_string())).collect();
         commit(&*f.store, ops).await;
@@ -289,7 +321,7 @@ async fn a_watch_replays_long_history_in_pieces(open: Open) {
 }
 
 async fn a_dropped_store_ends_its_watches(open: Open) {
-    let f = open(quiet());
+    let f = open(quiet()).await;
     commit(&*f.store, [put("a", "1")]).await;
     let mut live = f.store.watch(b(""), 0).await.unwrap();
     let mut replaying = f.store.watch(b(""), 1).await.unwrap();
@@ -299,7 +331,7 @@ async fn a_dropped_store_ends_its_watches(open: Open) {
 }
 
 async fn compaction_drops_the_past_and_keeps_the_present(open: Open) {
-    let f = open(quiet());
+    let f = open(quiet()).await;
     commit(&*f.store, [put("a", "1"), put("gone", "1"), put("back", "1")]).await;
     commit(&*f.store, [put("a", "2"), del("gone"), del("back")]).await;
     commit(&*f.store, [put("b", "1")]).await;
@@ -322,7 +354,7 @@ async fn compaction_drops_the_past_and_keeps_the_present(open: Open) {
 }
 
 async fn a_watch_that_compaction_overtakes_is_told(open: Open) {
-    let f = open(quiet());
+    let f = open(quiet()).await;
     for n in 0..3 {
         commit(&*f.store, [put("a", &n.to_string())]).await;
     }
@@ -335,7 +367,7 @@ async fn a_watch_that_compaction_overtakes_is_told(open: Open) {
 const MINUTE: Duration = Duration::from_secs(60);
 
 async fn a_lease_ends_at_a_revision_of_its_own(open: Open) {
-    let f = open(quiet());
+    let f = open(quiet()).await;
     commit(&*f.store, [put_lease("event", "x", 60), put("other", "x")]).await;
     let mut watch = f.store.watch(b(""), 0).await.unwrap();
     elapse(MINUTE).await;
@@ -347,7 +379,7 @@ async fn a_lease_ends_at_a_revision_of_its_own(open: Open) {
 }
 
 async fn a_lease_counts_from_the_last_put(open: Open) {
-    let f = open(quiet());
+    let f = open(quiet()).await;
     commit(&*f.store, [put_lease("a", "1", 60)]).await;
     commit(&*f.store, [put_lease("b", "1", 60)]).await;
     elapse(Duration::from_secs(50)).await;
@@ -360,7 +392,7 @@ async fn a_lease_counts_from_the_last_put(open: Open) {
 }
 
 async fn a_put_without_lease_keeps_the_key(open: Open) {
-    let f = open(quiet());
+    let f = open(quiet()).await;
     commit(&*f.store, [put_lease("a", "1", 60), put_lease("b", "1", 60), put_lease("c", "1", 120)]).await;
     commit(&*f.store, [put("a", "2")]).await;
     commit(&*f.store, [del("b")]).await;
@@ -371,7 +403,7 @@ async fn a_put_without_lease_keeps_the_key(open: Open) {
 }
 
 async fn many_leases_end(open: Open) {
-    let f = open(quiet());
+    let f = open(quiet()).await;
     for batch in 0..6 {
         let ops: Vec<_> = (0..100).map(|n| put_lease(&format!("{batch}/{n}"), "x", 60)).collect();
         commit(&*f.store, ops).await;
@@ -396,7 +428,7 @@ async fn compacted(store: &dyn Store, revision: u64) -> u64 {
 }
 
 async fn old_history_goes_by_itself(open: Open) {
-    let f = open(auto(5 * MINUTE, 0));
+    let f = open(auto(5 * MINUTE, 0)).await;
     // A first range, so that the keeper runs; then ten revisions that become five minutes old.
     for n in 0..10 {
         commit(&*f.store, [put("a", &n.to_string())]).await;
@@ -410,7 +442,7 @@ async fn old_history_goes_by_itself(open: Open) {
 }
 
 async fn recent_revisions_are_kept(open: Open) {
-    let f = open(auto(5 * MINUTE, 4));
+    let f = open(auto(5 * MINUTE, 4)).await;
     for n in 0..10 {
         commit(&*f.store, [put("a", &n.to_string())]).await;
     }
@@ -422,7 +454,7 @@ async fn recent_revisions_are_kept(open: Open) {
 }
 
 async fn oversized_and_malformed_requests_are_refused(open: Open) {
-    let f = open(Options { max_value_bytes: 100, ..quiet() });
+    let f = open(Options { max_value_bytes: 100, ..quiet() }).await;
     let txn = |ops: Vec<Op>| f.store.txn(Txn { compare: vec![], ops });
     let error = txn(vec![put("a", &"x".repeat(101))]).await.unwrap_err();
     assert!(matches!(error, StoreError::TooLarge { what: "value", size: 101, limit: 100 }), "{error}");

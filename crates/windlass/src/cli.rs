@@ -56,7 +56,7 @@ impl From<LogFormat> for base::log::LogFormat {
 #[derive(Debug, Subcommand)]
 pub enum Verb {
     /// Run the API server, controllers and (as a child) the node agent
-    Server(ServerArgs),
+    Server(Box<ServerArgs>),
     /// Run a node agent (started by `server`; by hand only to debug)
     Agent(AgentArgs),
     /// Manage images of this host
@@ -122,6 +122,11 @@ pub struct ServerArgs {
     pub audit: AuditArgs,
     #[command(flatten)]
     pub oidc: OidcArgs,
+    #[command(flatten)]
+    pub etcd: EtcdArgs,
+    /// Folder of the cluster's keys and certificates; servers of one etcd need the same [default: DATA-DIR/pki]
+    #[arg(long, value_name = "DIR")]
+    pub pki_dir: Option<PathBuf>,
     /// Do not start a node agent: API and controllers only
     #[arg(long)]
     pub no_agent: bool,
@@ -145,6 +150,26 @@ pub struct AuditArgs {
     /// How many audit logs that were put aside are kept
     #[arg(long, default_value_t = 10, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..=100_000))]
     pub audit_log_maxbackup: u64,
+}
+
+/// The store in etcd, for several servers of one cluster; named as kube-apiserver names them.
+#[derive(Debug, Args)]
+pub struct EtcdArgs {
+    /// Keep the cluster's objects in this etcd instead of DATA-DIR/store.redb: URLs of its members
+    #[arg(long, value_name = "URLS", value_delimiter = ',')]
+    pub etcd_endpoints: Vec<String>,
+    /// Certificates that those of the members are checked against; needed for https
+    #[arg(long, value_name = "FILE", requires = "etcd_endpoints")]
+    pub etcd_cafile: Option<PathBuf>,
+    /// Certificate that is shown to the members
+    #[arg(long, value_name = "FILE", requires = "etcd_endpoints", requires = "etcd_keyfile")]
+    pub etcd_certfile: Option<PathBuf>,
+    /// Key of that certificate
+    #[arg(long, value_name = "FILE", requires = "etcd_endpoints", requires = "etcd_certfile")]
+    pub etcd_keyfile: Option<PathBuf>,
+    /// What the keys in etcd begin with; each cluster has its own
+    #[arg(long, value_name = "PREFIX", default_value = "/windlass", requires = "etcd_endpoints")]
+    pub etcd_prefix: String,
 }
 
 /// Another identity provider; named as kube-apiserver names them.

@@ -16,6 +16,9 @@ pub struct InstanceFile {
     pub start_ticks: u64,
     /// Where the data is.
     pub data_dir: PathBuf,
+    /// Where keys and certificates are; absent in files of older releases, which had them below the data.
+    #[serde(default)]
+    pub pki_dir: Option<PathBuf>,
     /// Where the Kubernetes API listens.
     pub api: SocketAddr,
     /// Where the HTTP ingress listens.

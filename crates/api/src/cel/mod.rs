@@ -2,10 +2,13 @@
 //!
 //! What an evaluation costs is counted: see [`budget`].
 
+mod authorizer;
 mod budget;
 pub(crate) mod check;
 mod convert;
 mod library;
+mod made;
+mod mutation;
 mod nesting;
 #[cfg(test)]
 mod tests;
@@ -15,6 +18,10 @@ use std::sync::{Arc, LazyLock};
 use ::cel as engine;
 use engine::common::ast::{EntryExpr, Expr, IdedExpr};
 use serde_json::Value;
+
+pub use authorizer::{AUTHORIZER, Answer, Authorize, Authorizer, Question, REQUEST_RESOURCE};
+pub use made::{Made, Scope, VARIABLES};
+pub use mutation::{Form, Mutation, compile_mutation};
 
 /// An evaluation may take this many steps: nodes of the expression that are evaluated, and values that are kept. Kubernetes
 /// gives a call a million units of a cost that counts much the same but also the lengths of texts.
@@ -147,6 +154,21 @@ impl Program {
     pub fn eval(&self, variables: &[(&str, &Value)]) -> Result<Value, Error> {
         let variables: Vec<_> = variables.iter().map(|(name, value)| (*name, Variable::Value(value))).collect();
         self.eval_variables(&variables)
+    }
+
+    /// The value in an environment, a scope, and with functions of the caller's own.
+    fn run(
+        &self,
+        environment: &Arc<engine::Env>,
+        variables: &[(&str, &Value)],
+        scope: &Scope<'_>,
+        extend: impl FnOnce(&mut engine::Context<'_, '_>) -> Result<(), engine::DeclarationError>,
+    ) -> Result<engine::Value, Error> {
+        let variables: Vec<_> = variables.iter().map(|(name, value)| (*name, Variable::Value(value))).collect();
+        self.run_variables(environment, &variables, &mut STEP_LIMIT.clone(), |context| {
+            scope.add_to(self, context)?;
+            extend(context)
+        })
     }
 
     /// The same with variables that may be optional.

@@ -16,6 +16,7 @@ use crate::schema::TypeRef;
 use crate::status::FieldError;
 
 mod admission;
+mod answered;
 mod apps;
 mod autoscaling;
 mod certificates;
@@ -48,6 +49,7 @@ mod tables;
 mod warnings;
 
 pub(crate) use self::admission::client_config;
+pub use self::answered::answered;
 pub(crate) use self::autoscaling::as_v2 as autoscaler_as_v2;
 pub use self::core::finalize_namespace;
 pub use hooks::{Columns, Hooks};
@@ -426,7 +428,7 @@ impl Registry {
     }
 }
 
-/// A resource that is only ever created: a question with an answer, never stored.
+/// A resource that is never stored: a question that is posted, or a measurement that is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct VirtualKind {
     /// API group.
@@ -441,9 +443,11 @@ pub struct VirtualKind {
     pub singular: &'static str,
     /// Whether it lives under a namespace path.
     pub namespaced: bool,
+    /// What is done with it.
+    pub verbs: &'static [&'static str],
 }
 
-/// Resources that accept `create` only.
+/// Resources that are never stored.
 pub const VIRTUAL: &[VirtualKind] = &[
     virtual_kind("", "v1", "Binding", "bindings", "binding", true),
     virtual_kind("authentication.k8s.io", "v1", "SelfSubjectReview", "selfsubjectreviews", "selfsubjectreview", false),
@@ -480,7 +484,15 @@ pub const VIRTUAL: &[VirtualKind] = &[
         "subjectaccessreview",
         false,
     ),
+    measured("NodeMetrics", "nodes", false),
+    measured("PodMetrics", "pods", true),
 ];
+
+/// A resource of metrics.k8s.io, as metrics-server has them.
+const fn measured(kind: &'static str, plural: &'static str, namespaced: bool) -> VirtualKind {
+    let verbs = &["get", "list"];
+    VirtualKind { group: "metrics.k8s.io", version: "v1beta1", kind, plural, singular: "", namespaced, verbs }
+}
 
 const fn virtual_kind(
     group: &'static str,
@@ -490,7 +502,7 @@ const fn virtual_kind(
     singular: &'static str,
     namespaced: bool,
 ) -> VirtualKind {
-    VirtualKind { group, version, kind, plural, singular, namespaced }
+    VirtualKind { group, version, kind, plural, singular, namespaced, verbs: &["create"] }
 }
 
 /// The registry; built on first use.

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::Hooks;
 use super::check::Check;
 use super::podspec;
+pub use super::podspec::{prepare_ephemeral, prepare_resize, validate_ephemeral_update, validate_resize};
 use super::resources::qos_class;
 use crate::json::{at, bool_at, carry, drop_key, ensure_object, int_at, list_at, str_at};
 use crate::meta;

@@ -3,11 +3,13 @@
 use serde_json::{Map, Value, json};
 
 use super::schemas::{custom_name, definition, list_name, reference};
+use super::subresources;
 use crate::discovery::CustomKinds;
-use crate::kinds::{KindInfo, Subresource, VIRTUAL, VirtualKind, join_api_version, registry};
+use crate::kinds::{KindInfo, VIRTUAL, VirtualKind, join_api_version, registry};
 
 const JSON_TYPES: &[&str] = &["application/json", "application/yaml"];
-const PATCH_TYPES: &[&str] = &[
+const TEXT_TYPES: &[&str] = &["*/*"];
+pub(super) const PATCH_TYPES: &[&str] = &[
     "application/apply-patch+yaml",
     "application/json-patch+json",
     "application/merge-patch+json",
@@ -18,18 +20,20 @@ const DELETE_OPTIONS: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions
 const RESOURCE_LIST: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.APIResourceList";
 
 /// One operation before it is written down.
-struct Operation<'a> {
-    action: &'a str,
+pub(super) struct Operation<'a> {
+    pub action: &'a str,
     /// Shown as the operation's description.
-    words: String,
-    id: String,
-    gvk: (&'a str, &'a str, &'a str),
-    query: &'a [(&'a str, &'a str, &'a str)],
-    body: Option<Value>,
+    pub words: String,
+    pub id: String,
+    pub gvk: (&'a str, &'a str, &'a str),
+    /// Group and version below which the operation is.
+    pub of: (&'a str, &'a str),
+    pub query: &'a [(&'a str, &'a str, &'a str)],
+    pub body: Option<Value>,
     /// Media types of a patch; empty for other operations.
-    patch: &'a [&'a str],
-    returns: String,
-    code: &'a str,
+    pub patch: &'a [&'a str],
+    /// Definition name of what comes back; empty for text.
+    pub returns: String,
 }
 
 const DRY_RUN: (&str, &str, &str) = ("dryRun", "string", "`All`: do everything but keep the result.");
@@ -37,8 +41,8 @@ const MANAGER: (&str, &str, &str) = ("fieldManager", "string", "Name of the writ
 const VALIDATION: (&str, &str, &str) =
     ("fieldValidation", "string", "What becomes of unknown and duplicate fields: Ignore, Warn or Strict.");
 const FORCE: (&str, &str, &str) = ("force", "boolean", "Take over fields other writers own (server-side apply).");
-const CREATE_QUERY: &[(&str, &str, &str)] = &[DRY_RUN, MANAGER, VALIDATION];
-const PATCH_QUERY: &[(&str, &str, &str)] = &[DRY_RUN, MANAGER, VALIDATION, FORCE];
+pub(super) const CREATE_QUERY: &[(&str, &str, &str)] = &[DRY_RUN, MANAGER, VALIDATION];
+pub(super) const PATCH_QUERY: &[(&str, &str, &str)] = &[DRY_RUN, MANAGER, VALIDATION, FORCE];
 const DELETE_QUERY: &[(&str, &str, &str)] = &[
     DRY_RUN,
     ("gracePeriodSeconds", "integer", "Seconds before the object is gone for good."),
@@ -73,20 +77,43 @@ pub(super) fn paths(group: &str, version: &str, custom: CustomKinds<'_>) -> Valu
     Value::Object(out)
 }
 
+/// The paths above groups: which there are, and the version of the server.
+pub(super) fn above() -> Value {
+    let get = |words: &str, id: String, tag: &str, returns: &str| {
+        let mut get = json!({"description": words, "operationId": id, "tags": [tag]});
+        get["responses"] = responses(&format!("io.k8s.apimachinery.pkg.{returns}"), "get");
+        json!({ "get": get })
+    };
+    let mut out = Map::new();
+    let words = "get available API versions";
+    out.insert("/api/".into(), get(words, "getCoreAPIVersions".into(), "core", "apis.meta.v1.APIVersions"));
+    out.insert("/apis/".into(), get(words, "getAPIVersions".into(), "apis", "apis.meta.v1.APIGroupList"));
+    let words = "get the version information for this server";
+    out.insert("/version/".into(), get(words, "getCodeVersion".into(), "version", "version.Info"));
+    for (group, version) in registry().group_versions().into_iter().filter(|(group, _)| !group.is_empty()) {
+        let tag = tag(group, version).split('_').next().unwrap_or_default().to_owned();
+        let id = format!("get{}APIGroup", capital(&tag));
+        out.insert(format!("/apis/{group}/"), get("get information of a group", id, &tag, "apis.meta.v1.APIGroup"));
+    }
+    Value::Object(out)
+}
+
 fn resources_path(group: &str, version: &str) -> Value {
     let mut get = json!({
         "description": "get available resources",
         "operationId": format!("get{}APIResources", tag_words(group, version)),
         "tags": [tag(group, version)],
     });
-    get["responses"] = responses(RESOURCE_LIST, "200");
+    get["responses"] = responses(RESOURCE_LIST, "get");
     json!({ "get": get })
 }
 
-/// `apps_v1`.
+/// `apps_v1`, `rbacAuthorization_v1`.
 fn tag(group: &str, version: &str) -> String {
-    let group = if group.is_empty() { "core" } else { group.split('.').next().unwrap_or(group) };
-    format!("{group}_{version}")
+    let group = if group.is_empty() { "core" } else { group.strip_suffix(".k8s.io").unwrap_or(group) };
+    let mut parts = group.split('.');
+    let first = parts.next().unwrap_or_default().to_owned();
+    format!("{}_{version}", parts.map(capital).fold(first, |all, part| all + &part))
 }
 
 /// `AppsV1`.
@@ -94,19 +121,33 @@ fn tag_words(group: &str, version: &str) -> String {
     tag(group, version).split('_').map(capital).collect()
 }
 
-fn capital(word: &str) -> String {
+pub(super) fn capital(word: &str) -> String {
     let mut chars = word.chars();
     chars.next().map_or_else(String::new, |c| c.to_uppercase().chain(chars).collect())
 }
 
-fn responses(name: &str, code: &str) -> Value {
-    let content: Map<String, Value> =
-        JSON_TYPES.iter().map(|t| ((*t).to_owned(), json!({"schema": reference(name)}))).collect();
-    let words = if code == "201" { "Created" } else { "OK" };
-    json!({code: {"description": words, "content": content}, "401": {"description": "Unauthorized"}})
+/// The codes of success of an action.
+fn codes(action: &str) -> &'static [(&'static str, &'static str)] {
+    match action {
+        "post" => &[("200", "OK"), ("201", "Created"), ("202", "Accepted")],
+        "put" | "patch" => &[("200", "OK"), ("201", "Created")],
+        "delete" => &[("200", "OK"), ("202", "Accepted")],
+        _ => &[("200", "OK")],
+    }
 }
 
-fn write(op: Operation<'_>) -> Value {
+fn responses(name: &str, action: &str) -> Value {
+    let (types, schema) =
+        if name.is_empty() { (TEXT_TYPES, json!({"type": "string"})) } else { (JSON_TYPES, reference(name)) };
+    let content: Map<String, Value> = types.iter().map(|t| ((*t).to_owned(), json!({"schema": schema}))).collect();
+    let mut out = json!({"401": {"description": "Unauthorized"}});
+    for (code, words) in codes(action) {
+        out[*code] = json!({"description": words, "content": content});
+    }
+    out
+}
+
+pub(super) fn write(op: Operation<'_>) -> Value {
     let (group, version, kind) = op.gvk;
     let parameters: Vec<Value> = op
         .query
@@ -118,7 +159,7 @@ fn write(op: Operation<'_>) -> Value {
     let mut out = json!({
         "description": op.words,
         "operationId": op.id,
-        "tags": [tag(group, version)],
+        "tags": [tag(op.of.0, op.of.1)],
         "x-kubernetes-action": op.action,
         "x-kubernetes-group-version-kind": {"group": group, "version": version, "kind": kind},
     });
@@ -131,11 +172,11 @@ fn write(op: Operation<'_>) -> Value {
         out["requestBody"] =
             json!({"required": op.action != "delete" && op.action != "deletecollection", "content": content});
     }
-    out["responses"] = responses(&op.returns, op.code);
+    out["responses"] = responses(&op.returns, op.action);
     out
 }
 
-fn path_parameters(kind: &str, namespaced: bool, named: bool) -> Value {
+pub(super) fn path_parameters(kind: &str, namespaced: bool, named: bool) -> Value {
     let mut out = Vec::new();
     let mut add = |name: &str, words: String| {
         out.push(json!({"name": name, "in": "path", "required": true, "description": words,
@@ -151,14 +192,19 @@ fn path_parameters(kind: &str, namespaced: bool, named: bool) -> Value {
 }
 
 /// What the operations of one kind have in common.
-struct Frame<'a> {
-    kind: &'a KindInfo,
+pub(super) struct Frame<'a> {
+    pub kind: &'a KindInfo,
     definition: String,
     /// `AppsV1NamespacedDeployment`.
-    words: String,
+    pub words: String,
 }
 
 impl Frame<'_> {
+    /// `AppsV1`.
+    pub fn tag_words(&self) -> String {
+        tag_words(self.kind.group, self.kind.version)
+    }
+
     fn operation(&self, verb: &str, suffix: &str) -> Option<(&'static str, Value)> {
         let k = self.kind;
         let gvk = (k.group, k.version, k.kind);
@@ -173,11 +219,11 @@ impl Frame<'_> {
             words,
             id,
             gvk,
+            of: (k.group, k.version),
             query,
             body: None,
             patch: &[],
             returns: self.definition.clone(),
-            code: "200",
         };
         let body = Some(reference(&self.definition));
         Some(match verb {
@@ -188,7 +234,7 @@ impl Frame<'_> {
             }
             "create" => {
                 let op = base("post", format!("create a {}", k.kind), id("create"), CREATE_QUERY);
-                ("post", write(Operation { body, code: "201", ..op }))
+                ("post", write(Operation { body, ..op }))
             }
             "update" => {
                 let op = base("put", format!("replace the specified {what}"), id("replace"), CREATE_QUERY);
@@ -205,7 +251,9 @@ impl Frame<'_> {
                 let many = verb == "deletecollection";
                 let words =
                     if many { format!("delete collection of {}", k.kind) } else { format!("delete a {}", k.kind) };
-                let id = if many { id("deleteCollection") } else { id("delete") };
+                // `AppsV1` + `Collection` + `NamespacedDeployment`.
+                let (head, tail) = self.words.split_at(self.tag_words().len());
+                let id = if many { format!("delete{head}Collection{tail}") } else { id("delete") };
                 let op = base(verb, words, id, DELETE_QUERY);
                 let body = Some(reference(DELETE_OPTIONS));
                 ("delete", write(Operation { body, returns: STATUS.to_owned(), ..op }))
@@ -269,40 +317,13 @@ fn add_kind(out: &mut Map<String, Value>, root: &str, kind: &KindInfo) {
         out.insert(format!("{base}/{{name}}/scale"), item);
     }
     for sub in kind.subresources {
-        add_subresource(out, &format!("{base}/{{name}}/{}", sub.name), &frame, sub);
+        subresources::add(out, &base, &frame, sub);
     }
-}
-
-fn add_subresource(out: &mut Map<String, Value>, path: &str, frame: &Frame<'_>, sub: &Subresource) {
-    let kind = frame.kind;
-    let exchanged = definition(sub.group, sub.version, sub.kind);
-    let mut item = Map::new();
-    for verb in sub.verbs {
-        let (method, action) = match *verb {
-            "create" => ("post", if exchanged.is_some() { "post" } else { "connect" }),
-            "get" => ("get", if exchanged.is_some() { "get" } else { "connect" }),
-            "update" => ("put", "put"),
-            _ => continue,
-        };
-        let op = Operation {
-            action,
-            words: format!("{action} {} of {}", sub.name, kind.kind),
-            id: format!("{action}{}{}{}", capital(method), frame.words, capital(sub.name)),
-            gvk: (sub.group, sub.version, sub.kind),
-            query: if method == "get" { &[] } else { CREATE_QUERY },
-            body: exchanged.as_deref().filter(|_| method != "get").map(reference),
-            patch: &[],
-            returns: exchanged.clone().unwrap_or_else(|| STATUS.to_owned()),
-            code: "200",
-        };
-        item.insert(method.to_owned(), write(op));
-    }
-    item.insert("parameters".to_owned(), path_parameters(kind.kind, kind.namespaced, true));
-    out.insert(path.to_owned(), Value::Object(item));
 }
 
 fn add_virtual(out: &mut Map<String, Value>, root: &str, kind: &VirtualKind) {
     let Some(name) = definition(kind.group, kind.version, kind.kind) else { return };
+    let scope = if kind.namespaced { "Namespaced" } else { "" };
     let base = if kind.namespaced {
         format!("{root}/namespaces/{{namespace}}/{}", kind.plural)
     } else {
@@ -311,13 +332,13 @@ fn add_virtual(out: &mut Map<String, Value>, root: &str, kind: &VirtualKind) {
     let op = Operation {
         action: "post",
         words: format!("create a {} in {}", kind.kind, join_api_version(kind.group, kind.version)),
-        id: format!("create{}{}", tag_words(kind.group, kind.version), kind.kind),
+        id: format!("create{}{scope}{}", tag_words(kind.group, kind.version), kind.kind),
         gvk: (kind.group, kind.version, kind.kind),
+        of: (kind.group, kind.version),
         query: CREATE_QUERY,
         body: Some(reference(&name)),
         patch: &[],
         returns: name.clone(),
-        code: "201",
     };
     let mut item = json!({"post": write(op)});
     if kind.namespaced {

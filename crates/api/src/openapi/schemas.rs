@@ -81,6 +81,17 @@ pub(super) fn schemas(group: &str, version: &str, custom: CustomKinds<'_>) -> Va
     Value::Object(definitions)
 }
 
+/// The schemas of the paths above groups.
+pub(super) fn above() -> Value {
+    let mut generator = SchemaSettings::openapi3().into_generator();
+    for add in types::ABOVE {
+        add(&mut generator);
+    }
+    let mut definitions: Map<String, Value> = generator.take_definitions(true).into_iter().collect();
+    definitions.values_mut().for_each(tidy);
+    Value::Object(definitions)
+}
+
 /// The definition name of a custom kind: its group reversed, `com.example.v1.Backup`.
 pub(super) fn custom_name(kind: &KindInfo) -> String {
     let group: Vec<&str> = kind.group.rsplit('.').collect();
@@ -127,7 +138,10 @@ fn list(kind: &KindInfo, item: &str) -> Value {
 fn tidy(value: &mut Value) {
     match value {
         Value::Object(map) => {
-            map.remove("$schema");
+            // The word, not the property of that name that a schema of schemas has.
+            if map.get("$schema").is_some_and(Value::is_string) {
+                map.remove("$schema");
+            }
             map.values_mut().for_each(tidy);
         }
         Value::Array(list) => list.iter_mut().for_each(tidy),
@@ -135,12 +149,14 @@ fn tidy(value: &mut Value) {
     }
 }
 
-/// Where the typed schemas differ from what Kubernetes publishes: the two scalars that are a string or a number, and
-/// `Status`, in which nothing is required.
+/// Where the typed schemas differ from what Kubernetes publishes: the two scalars that are a string or a number, `Status`, in
+/// which nothing is required, and `JSON`, which may be anything.
 fn relax(name: &str, definition: &mut Value) {
     let Some(map) = definition.as_object_mut() else { return };
     if name.ends_with(".meta.v1.Status") {
         map.remove("required");
+    } else if name.ends_with(".apiextensions.v1.JSON") {
+        map.remove("type");
     } else if name.ends_with(".IntOrString") {
         map.remove("x-kubernetes-int-or-string");
         map.insert("format".to_owned(), "int-or-string".into());

@@ -104,3 +104,11 @@ pub(super) const COMMON: &[Add] = &[
     add::<k::apimachinery::pkg::apis::meta::v1::ObjectMeta>,
     add::<k::apimachinery::pkg::apis::meta::v1::APIResourceList>,
 ];
+
+/// Types of the paths above groups, which stand in the Swagger 2.0 document only.
+pub(super) const ABOVE: &[Add] = &[
+    add::<k::apimachinery::pkg::apis::meta::v1::APIGroup>,
+    add::<k::apimachinery::pkg::apis::meta::v1::APIGroupList>,
+    add::<k::apimachinery::pkg::apis::meta::v1::APIVersions>,
+    add::<k::apimachinery::pkg::version::Info>,
+];

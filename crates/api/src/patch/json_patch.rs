@@ -38,6 +38,23 @@ enum OperationError {
 /// # Errors
 /// 400 when `patch` is not a list of operations, 413 beyond 10,000 operations, 422 when an operation does not apply.
 pub fn json_patch(doc: &Value, patch: &Value) -> Result<Value, ApiError> {
+    run(doc, operations(patch)?).map_err(unprocessable)
+}
+
+/// Applies a JSON patch whose `test` operations are conditions: when one fails, the patch changes nothing, and the
+/// result is `None`. So admission policies understand their patches.
+///
+/// # Errors
+/// As [`json_patch`], and the message says which operation does not apply.
+pub fn conditional_json_patch(doc: &Value, patch: &Value) -> Result<Option<Value>, ApiError> {
+    match run(doc, operations(patch)?) {
+        Ok(new) => Ok(Some(new)),
+        Err(OperationError::TestFailed(_)) => Ok(None),
+        Err(why) => Err(ApiError { message: why.to_string(), ..unprocessable(&why) }),
+    }
+}
+
+fn operations(patch: &Value) -> Result<&[Value], ApiError> {
     let Value::Array(operations) = patch else {
         return Err(ApiError::bad_request("error decoding patch: a JSON patch is a list of operations"));
     };
@@ -50,10 +67,14 @@ pub fn json_patch(doc: &Value, patch: &Value) -> Result<Value, ApiError> {
     if operations.iter().any(|op| !op.is_object()) {
         return Err(ApiError::bad_request("error decoding patch: an operation is not an object"));
     }
+    Ok(operations)
+}
+
+fn run(doc: &Value, operations: &[Value]) -> Result<Value, OperationError> {
     let mut out = doc.clone();
     let mut copied = 0;
     for operation in operations {
-        apply(&mut out, operation, &mut copied).map_err(unprocessable)?;
+        apply(&mut out, operation, &mut copied)?;
     }
     Ok(out)
 }

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::status::ApiError;
 
-pub use json_patch::json_patch;
+pub use json_patch::{conditional_json_patch, json_patch};
 pub use merge_patch::merge_patch;
 pub use strategic::strategic_merge;
 

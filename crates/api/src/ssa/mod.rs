@@ -7,6 +7,7 @@
 mod conflict;
 mod last_applied;
 mod merge;
+mod overlay;
 #[cfg(test)]
 mod tests;
 mod validate;
@@ -23,6 +24,7 @@ use conflict::{Conflict, conflict_error};
 use merge::{merge, remove, with_named_fields};
 
 pub use crate::managed_fields::update;
+pub use overlay::overlay;
 
 /// The manager that gets the fields of an object nobody owned when it is first applied to.
 const BEFORE_FIRST_APPLY: &str = "before-first-apply";

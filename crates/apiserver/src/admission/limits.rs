@@ -28,6 +28,7 @@ pub(super) fn complete(admission: &Admission<'_>, pod: &mut Value) {
 pub(super) fn check(admission: &Admission<'_>, object: &Value) -> Result<(), ApiError> {
     let find = match (admission.operation, admission.kind.group, admission.kind.kind) {
         (Operation::Create, "", "Pod") => limits::check_pod,
+        (Operation::Update, "", "Pod") if admission.subresource == "resize" => limits::check_pod,
         (Operation::Create | Operation::Update, "", "PersistentVolumeClaim") => limits::check_claim,
         _ => return Ok(()),
     };

@@ -1,8 +1,9 @@
 //! Admission: what the server adds to objects and refuses beyond their own validity, because it depends on other objects,
 //! on who asks, or on what administrators configured.
 //!
-//! The order is Kubernetes': built-in additions, webhooks that change, then (in the handlers) validation by the kind, then
-//! built-in checks, policies, webhooks that check, and quotas last, because what they charge must not be refused any more.
+//! The order is Kubernetes': built-in additions, policies that change, webhooks that change, then (in the handlers)
+//! validation by the kind, then built-in checks, policies, webhooks that check, and quotas last, because what they charge
+//! must not be refused any more.
 //! A step that has nothing configured costs one look at an empty cache.
 
 use api::kinds::KindInfo;
@@ -19,6 +20,7 @@ use crate::handlers::delete::Options;
 use crate::handlers::write::Writer;
 use crate::server::ApiServer;
 
+mod authorizer;
 mod classes;
 mod conditions;
 mod csr;
@@ -31,6 +33,7 @@ mod policy;
 pub(crate) mod quota;
 mod rbac;
 mod review;
+mod rounds;
 mod rules;
 mod security;
 mod service;
@@ -46,17 +49,35 @@ pub use service::{Allocator, Reservation};
 pub const SYSTEM_NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
 const IMMORTAL: [&str; 3] = ["default", "kube-system", "kube-public"];
 
-/// Sentences for the client that go out with the answer, whatever it is.
+/// Sentences for the client that go out with the answer, whatever it is, and notes for the audit log.
 #[derive(Debug, Default)]
-pub struct Warnings(Mutex<Vec<String>>);
+pub struct Warnings {
+    sentences: Mutex<Vec<String>>,
+    notes: Mutex<Vec<Note>>,
+}
+
+/// An annotation of the request's events in the audit log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Note {
+    /// Its key.
+    pub key: String,
+    /// Its value.
+    pub value: String,
+    /// It repeats what the request contains: it is for those who may see that.
+    pub content: bool,
+}
 
 /// Most warnings kept for one request.
 const WARNINGS: usize = 64;
+/// Most annotations kept for one request.
+const NOTES: usize = 256;
+/// Bytes of all annotations of one request; those that do not fit any more are left out.
+const NOTES_BYTES: usize = 1 << 20;
 
 impl Warnings {
     /// Adds one, once.
     pub fn add(&self, warning: impl Into<String>) {
-        let (mut list, warning) = (self.0.lock(), warning.into());
+        let (mut list, warning) = (self.sentences.lock(), warning.into());
         if list.len() < WARNINGS && !list.contains(&warning) {
             list.push(warning);
         }
@@ -64,7 +85,31 @@ impl Warnings {
 
     /// Takes them out.
     pub fn take(&self) -> Vec<String> {
-        std::mem::take(&mut self.0.lock())
+        std::mem::take(&mut self.sentences.lock())
+    }
+
+    /// Annotates the request's events in the audit log. The first value of a key stays.
+    pub fn annotate(&self, key: impl Into<String>, value: impl Into<String>) {
+        self.note(Note { key: key.into(), value: value.into(), content: false });
+    }
+
+    /// The same, where the request's content is recorded.
+    pub fn annotate_content(&self, key: impl Into<String>, value: impl Into<String>) {
+        self.note(Note { key: key.into(), value: value.into(), content: true });
+    }
+
+    fn note(&self, note: Note) {
+        let mut notes = self.notes.lock();
+        let bytes: usize = notes.iter().map(|n| n.key.len() + n.value.len()).sum();
+        let fits = notes.len() < NOTES && bytes + note.key.len() + note.value.len() <= NOTES_BYTES;
+        if fits && notes.iter().all(|n| n.key != note.key) {
+            notes.push(note);
+        }
+    }
+
+    /// Takes the annotations out.
+    pub fn take_notes(&self) -> Vec<Note> {
+        std::mem::take(&mut self.notes.lock())
     }
 }
 
@@ -121,14 +166,25 @@ pub(crate) struct Admission<'a> {
 impl<'a> Admission<'a> {
     /// Of a write to what `scope` names.
     pub fn new(writer: &Writer<'a>, scope: &Scope<'a>, operation: Operation, subresource: &'a str) -> Self {
+        Self::at(writer, scope.kind, [scope.namespace, scope.name], operation, subresource)
+    }
+
+    /// Of a request to a kind that is not stored.
+    pub fn at(
+        writer: &Writer<'a>,
+        kind: &'a KindInfo,
+        [namespace, name]: [&'a str; 2],
+        operation: Operation,
+        subresource: &'a str,
+    ) -> Self {
         Admission {
             server: writer.server,
             user: writer.user,
             operation,
-            kind: scope.kind,
+            kind,
             subresource,
-            namespace: scope.namespace,
-            name: scope.name,
+            namespace,
+            name,
             deletion: None,
             manager: writer.manager,
             dry_run: writer.dry_run,
@@ -184,11 +240,11 @@ impl<'a> Admission<'a> {
     /// 403, and what webhooks say.
     pub async fn mutate(&self, object: &mut Value, old: &Value) -> Result<(), ApiError> {
         self.built_in(object, old)?;
-        if webhook::are_none(self) {
+        if policy::changes_nothing(self) && webhook::are_none(self) {
             return Ok(());
         }
         // In a box, so that requests without webhooks do not carry their state.
-        Box::pin(webhook::mutate(self, object, old)).await.map(drop)
+        Box::pin(rounds::mutate(self, object, old)).await
     }
 
     /// What the server itself adds. May run twice on the same object.
@@ -206,7 +262,8 @@ impl<'a> Admission<'a> {
     }
 
     fn complete(&self, object: &mut Value) -> Result<(), ApiError> {
-        if self.kind.namespaced {
+        // What somebody may do in a namespace tells nothing about the namespace.
+        if self.kind.namespaced && self.kind.kind != "LocalSubjectAccessReview" {
             namespace_open(self.caches(), self.kind, self.namespace, self.name)?;
         }
         node::create(self.user, self.kind, object)?;
@@ -262,11 +319,32 @@ impl<'a> Admission<'a> {
         Ok(Some(reserved))
     }
 
+    /// Adds to what a write must carry what [`Reservation::guard`] says.
+    ///
+    /// # Errors
+    /// 409 when another server was faster.
+    pub async fn guard(&self, reserved: Option<&Reservation>, key: &str, charge: &mut Charge) -> Result<(), ApiError> {
+        if let Some(reserved) = reserved
+            && let Some((compare, op)) = reserved.guard(self.caches(), key).await?
+        {
+            charge.compare.push(compare);
+            charge.ops.push(op);
+        }
+        Ok(())
+    }
+
     /// Checks an object that is complete and valid. `object` is null on delete, `old` on create.
     ///
     /// # Errors
     /// 403, and what policies and webhooks say.
     pub async fn validate(&self, object: &Value, old: &Value) -> Result<(), ApiError> {
+        // Containers come and change through these, too.
+        if self.is("", "Pod") && matches!(self.subresource, "ephemeralcontainers" | "resize") {
+            if self.subresource == "resize" {
+                limits::check(self, object)?;
+            }
+            security::check(self, object, old)?;
+        }
         if self.subresource.is_empty() {
             self.check_rights(object, old)?;
             limits::check(self, object)?;

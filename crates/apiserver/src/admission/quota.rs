@@ -28,8 +28,9 @@ use crate::server::ApiServer;
 const TURNS: usize = 64;
 /// Shortest time between two counts: what ends together is counted together.
 const PAUSE: Duration = Duration::from_millis(100);
-/// Most quotas that one write can charge, because of the store's limit of a transaction.
-const QUOTAS_MAX: usize = store::MAX_TXN_OPS / 2 - 2;
+/// Most quotas that one write can charge, because of the store's limit of a transaction: the object, its namespace and what a
+/// Service takes are in it too.
+const QUOTAS_MAX: usize = store::MAX_TXN_OPS / 2 - 3;
 
 /// Turns, and namespaces to be counted.
 pub(crate) struct Quotas {
@@ -78,10 +79,11 @@ impl Quotas {
         let charged = match admission.operation {
             // Events end by themselves, which no count would see.
             Operation::Create => admission.kind.ttl_s.is_none(),
+            Operation::Update if admission.subresource == "resize" => group.is_empty() && plural == "pods",
             Operation::Update => group.is_empty() && matches!(plural, "services" | "persistentvolumeclaims"),
             Operation::Delete | Operation::Connect => false,
         };
-        let applies = charged && admission.kind.namespaced && admission.subresource.is_empty();
+        let applies = charged && admission.kind.namespaced && matches!(admission.subresource, "" | "resize");
         if !applies || quotas(caches, admission.namespace).is_empty() {
             return Ok(Charge::default());
         }

@@ -46,8 +46,8 @@ pub(super) fn request(admission: &Admission<'_>, target: &Target<'_>, object: &V
     let resource = |of: &api::kinds::KindInfo| json!({"group": of.group, "version": of.version, "resource": of.plural});
     let mut out = json!({
         "uid": uuid::Uuid::new_v4().to_string(),
-        "kind": kind(target.kind),
-        "resource": resource(target.kind),
+        "kind": kind(target.kind()),
+        "resource": resource(target.kind()),
         "requestKind": kind(admission.kind),
         "requestResource": resource(admission.kind),
         "operation": admission.operation.as_str(),
@@ -104,7 +104,7 @@ pub(super) fn read(bytes: &[u8], uid: &str, webhook: &str, warnings: &Warnings) 
         warnings.add(warning);
     }
     for (key, value) in response["auditAnnotations"].as_object().into_iter().flatten() {
-        tracing::info!(target: "audit", webhook, key, value = value.as_str().unwrap_or(""), "audit annotation");
+        warnings.annotate(format!("{webhook}/{key}"), value.as_str().unwrap_or(""));
     }
     if response["allowed"] != true {
         return Ok(Verdict::Denied(response["status"].clone()));

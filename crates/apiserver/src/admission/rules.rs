@@ -1,10 +1,15 @@
 //! Which operations a webhook or policy is for: `rules`, `matchPolicy` and selectors.
 
+use std::sync::Arc;
+
 use api::kinds::{KindInfo, registry};
+use api::schema::TypeRef;
 use api::selectors::LabelSelector;
+use api::status::ApiError;
 use serde_json::{Map, Value};
 
 use super::{Admission, Operation};
+use crate::handlers::write::{check_types, storage_schema_of};
 
 /// Kinds that configure admission; were they subject to it, a mistake could not be taken back.
 const EXEMPT: [&str; 6] = [
@@ -30,24 +35,148 @@ pub(super) fn exchanged<'a>(kind: &'a KindInfo, subresource: &str) -> (&'a str, 
     }
 }
 
-/// As what an object is shown.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Target<'a> {
-    pub kind: &'a KindInfo,
+/// Resources that policies never see: were questions about rights subject to rules that ask them, a mistake could lock
+/// everybody out (Kubernetes' own list).
+const ANSWERED: [(&str, &str); 6] = [
+    ("authentication.k8s.io", "selfsubjectreviews"),
+    ("authentication.k8s.io", "tokenreviews"),
+    ("authorization.k8s.io", "localsubjectaccessreviews"),
+    ("authorization.k8s.io", "selfsubjectaccessreviews"),
+    ("authorization.k8s.io", "selfsubjectrulesreviews"),
+    ("authorization.k8s.io", "subjectaccessreviews"),
+];
+
+/// Whether policies leave the object alone.
+pub(super) fn is_no_concern_of_policies(admission: &Admission<'_>) -> bool {
+    is_exempt(admission) || ANSWERED.contains(&(admission.kind.group, admission.kind.plural))
 }
 
-impl Target<'_> {
+/// A kind that is built in, or one of the custom kinds of the moment.
+#[derive(Debug, Clone)]
+pub(super) enum Held<'a> {
+    BuiltIn(&'a KindInfo),
+    Custom(Arc<KindInfo>),
+}
+
+impl Held<'_> {
+    /// The kind.
+    pub fn kind(&self) -> &KindInfo {
+        match self {
+            Held::BuiltIn(kind) => kind,
+            Held::Custom(kind) => kind,
+        }
+    }
+}
+
+/// As what an object is shown.
+#[derive(Debug, Clone)]
+pub(super) struct Target<'a> {
+    held: Held<'a>,
+    /// Whether what is exchanged is an object of the kind, and not a Scale or the like.
+    whole: bool,
+}
+
+impl<'a> Target<'a> {
+    /// As the request has it.
+    pub fn of(admission: &Admission<'a>) -> Self {
+        Self::new(admission, Held::BuiltIn(admission.kind))
+    }
+
+    fn new(admission: &Admission<'a>, held: Held<'a>) -> Self {
+        let (group, version, kind) = exchanged(admission.kind, admission.subresource);
+        let own = admission.kind;
+        Target { held, whole: (group, version, kind) == (own.group, own.version, own.kind) }
+    }
+
+    /// The kind in the version of the target.
+    pub fn kind(&self) -> &KindInfo {
+        self.held.kind()
+    }
+
     /// The object in the version of the target, with the revision it is based on.
     pub fn view(&self, object: &Value, old: &Value) -> Value {
         let mut view = object.clone();
-        if view.is_object() {
-            self.kind.from_storage(&mut view);
+        if view.is_object() && self.whole {
+            show(self.kind(), &mut view);
             let seen = api::meta::resource_version(old);
             if !seen.is_empty() && api::meta::resource_version(&view).is_empty() && view["metadata"].is_object() {
                 view["metadata"]["resourceVersion"] = seen.into();
             }
         }
         view
+    }
+
+    /// The type of a view.
+    pub fn schema(&self, admission: &Admission<'_>) -> Option<TypeRef<'_>> {
+        if self.whole {
+            return self.kind().schema();
+        }
+        let (group, version, kind) = exchanged(admission.kind, admission.subresource);
+        api::schema::for_kind(group, version, kind)
+    }
+
+    /// Makes of a view that was changed the object in the form it is stored in: types checked, unknown fields dropped,
+    /// defaults filled in, and still the same object.
+    ///
+    /// # Errors
+    /// 500 for values of a wrong type, 400 when it has become another object.
+    pub fn settle(&self, admission: &Admission<'_>, mut view: Value, object: &mut Value) -> Result<(), ApiError> {
+        if self.whole {
+            let kind = self.kind();
+            if kind.custom.is_some() {
+                if view["apiVersion"] != kind.api_version() {
+                    return Err(not_the_same(admission));
+                }
+                // Back from the version of the target.
+                view["apiVersion"] = object["apiVersion"].clone();
+            }
+            kind.to_storage(&mut view);
+            if admission.operation == Operation::Update {
+                api::meta::clear_resource_version(&mut view);
+            }
+            // Bindings are of a kind that the schema leaves out.
+            if let Ok(ty) = storage_schema_of(kind) {
+                check_types(ty, kind.kind, kind.version, &view).map_err(|e| ApiError::internal(e.message))?;
+                ty.prune(&mut view);
+            }
+            admission.kind.default(&mut view);
+        } else if let Some(ty) = self.schema(admission) {
+            let (_, version, kind) = exchanged(admission.kind, admission.subresource);
+            check_types(ty, kind, version, &view).map_err(|e| ApiError::internal(e.message))?;
+            ty.prune(&mut view);
+        }
+        keeps_identity(admission, &view, object)?;
+        *object = view;
+        Ok(())
+    }
+}
+
+/// Nothing turns an object into another one.
+fn keeps_identity(admission: &Admission<'_>, new: &Value, old: &Value) -> Result<(), ApiError> {
+    let facts = |v: &Value| {
+        let text = |key: &str| v[key].as_str().unwrap_or("").to_owned();
+        (text("apiVersion"), text("kind"), api::meta::namespace(v).to_owned(), api::meta::name(v).to_owned())
+    };
+    if facts(new) == facts(old) { Ok(()) } else { Err(not_the_same(admission)) }
+}
+
+fn not_the_same(admission: &Admission<'_>) -> ApiError {
+    ApiError::bad_request(format!(
+        "admission changed the kind, namespace or name of {} {:?}",
+        admission.kind.qualified_resource(),
+        admission.name
+    ))
+}
+
+/// Shows an object in the version of a kind. Of custom objects only the label differs between versions, and which fields
+/// they specify.
+pub(super) fn show(kind: &KindInfo, object: &mut Value) {
+    kind.from_storage(object);
+    if kind.custom.is_some() && object["apiVersion"] != kind.api_version() {
+        object["apiVersion"] = kind.api_version().into();
+        if let Some(ty) = kind.schema() {
+            ty.prune(object);
+        }
     }
 }
 
@@ -96,16 +225,22 @@ impl Match {
 
     /// As what the operation's object is meant by a rule.
     pub fn target<'a>(&self, admission: &Admission<'a>) -> Option<Target<'a>> {
+        let own = admission.kind;
         let fits = |kind: &KindInfo| self.rules.iter().any(|rule| rule.fits(admission, kind));
-        if fits(admission.kind) {
-            return Some(Target { kind: admission.kind });
+        if fits(own) {
+            return Some(Target::of(admission));
         }
-        if !self.equivalent || !admission.subresource.is_empty() {
+        if !self.equivalent {
             return None;
         }
-        let own = admission.kind;
-        let same = |k: &&KindInfo| k.storage_group == own.storage_group && k.plural == own.plural;
-        registry().all().iter().filter(same).find(|k| fits(k)).map(|kind| Target { kind })
+        let same = |k: &KindInfo| k.storage_group == own.storage_group && k.plural == own.plural;
+        let held = if own.custom.is_some() {
+            let custom = admission.caches().custom();
+            Held::Custom(custom.kinds().iter().find(|k| same(k) && fits(k))?.clone())
+        } else {
+            Held::BuiltIn(registry().all().iter().find(|k| same(k) && fits(k))?)
+        };
+        Some(Target::new(admission, held))
     }
 }
 

@@ -44,6 +44,7 @@ fn policy(admission: &Admission<'_>) -> Option<Policy> {
 }
 
 fn pod(admission: &Admission<'_>, policy: Policy, object: &Value) -> Result<(), ApiError> {
+    admission.warnings.annotate("pod-security.kubernetes.io/enforce-policy", policy.enforce.to_string());
     let found = security::violations(policy.enforce, &object["metadata"], &object["spec"]);
     audit(admission, policy.audit, &object["metadata"], &object["spec"]);
     if !found.is_empty() {
@@ -65,9 +66,9 @@ fn warn(admission: &Admission<'_>, standard: Standard, metadata: &Value, spec: &
 fn audit(admission: &Admission<'_>, standard: Standard, metadata: &Value, spec: &Value) {
     let found = security::violations(standard, metadata, spec);
     if !found.is_empty() {
-        let (kind, namespace, name) = (admission.kind.kind, admission.namespace, admission.name);
-        let violations = security::details(&found);
-        tracing::info!(target: "audit", kind, namespace, name, %standard, violations, "violates PodSecurity");
+        let standard = standard.to_string();
+        let violations = format!("would violate PodSecurity {standard:?}: {}", security::details(&found));
+        admission.warnings.annotate("pod-security.kubernetes.io/audit-violations", violations);
     }
 }
 

@@ -7,13 +7,20 @@ use std::sync::Arc;
 
 use api::status::{ApiError, FieldError};
 use base::instance::Cidr;
+use bytes::Bytes;
 use parking_lot::Mutex;
 use rand::Rng as _;
 use serde_json::{Value, json};
+use store::{Compare, Op, RangeRequest};
 
 use crate::cache::Caches;
 use crate::cache::entry::Claims;
 use crate::config::Config;
+use crate::handlers::write::store_error;
+
+/// Written by every Service that takes something, when several servers share the store: each sees by its revision whether it
+/// has seen what the others gave out.
+const TAKEN: &str = "/registry/allocations/services/newest";
 
 /// Random draws before the range is searched from one end.
 const DRAWS: usize = 32;
@@ -39,6 +46,35 @@ pub struct Reservation {
     reserved: Arc<Mutex<Reserved>>,
     ips: Vec<Ipv4Addr>,
     ports: Vec<u16>,
+}
+
+impl Reservation {
+    /// Other servers reserve in their own memory. With them on the same store, the write that takes something must carry this:
+    /// it fails when one of them has given out something that is not in the cache yet.
+    ///
+    /// # Errors
+    /// 409 when another server has given out the same meanwhile.
+    pub async fn guard(&self, caches: &Caches, own_key: &str) -> Result<Option<(Compare, Op)>, ApiError> {
+        if !caches.store().is_shared() || (self.ips.is_empty() && self.ports.is_empty()) {
+            return Ok(None);
+        }
+        let found = caches.store().range(RangeRequest::key(TAKEN)).await.map_err(|e| store_error(&e))?;
+        let newest = found.kvs.first().map_or(0, |kv| kv.mod_revision);
+        caches.written(newest).await?;
+        let clash = caches.core("services").find_map(|entry| {
+            let claims = &entry.facts.claims;
+            let same = self.ips.iter().any(|ip| claims.ips.contains(ip))
+                || self.ports.iter().any(|port| claims.ports.contains(port));
+            (same && *entry.key != *own_key).then(|| entry.key.to_string())
+        });
+        if let Some(other) = clash {
+            let (_, name) = own_key.split_once('/').unwrap_or_default();
+            let cause = format!("an address or port was given to {other} at the same time, please try again");
+            return Err(ApiError::conflict("services", "", name, &cause));
+        }
+        let op = Op::Put { key: TAKEN.into(), value: Bytes::new(), lease_ttl_s: None };
+        Ok(Some((Compare::ModRevision(TAKEN.into(), newest), op)))
+    }
 }
 
 impl Drop for Reservation {

@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
+use crate::admission::Note;
 use crate::authn::{Sender, UserInfo};
 use crate::http::body::Body;
 use crate::http::decode;
@@ -94,6 +95,8 @@ struct State {
     /// Whether the answer goes on for long.
     long: bool,
     impersonated: Option<Value>,
+    /// What allowed that, if it was a constrained right.
+    constraint: String,
     annotations: serde_json::Map<String, Value>,
     request: Option<Bytes>,
     response: BytesMut,
@@ -186,10 +189,12 @@ impl Trail {
         self.0.is_some()
     }
 
-    /// The request is made as another user.
-    pub fn acts_as(&self, user: &UserInfo) {
+    /// The request is made as another user, which a right of constrained impersonation allowed unless it is empty.
+    pub fn acts_as(&self, user: &UserInfo, constraint: &str) {
         if let Some(record) = &self.0 {
-            record.state.lock().impersonated = Some(user.to_json());
+            let mut state = record.state.lock();
+            state.impersonated = Some(user.to_json());
+            constraint.clone_into(&mut state.constraint);
         }
     }
 
@@ -200,6 +205,16 @@ impl Trail {
         let decision = if allowed { "allow" } else { "forbid" };
         annotations.insert("authorization.k8s.io/decision".into(), decision.into());
         annotations.insert("authorization.k8s.io/reason".into(), reason.into());
+    }
+
+    /// What admission notes. What repeats the content of the request is for events that have it.
+    pub fn annotate(&self, notes: Vec<Note>) {
+        let Some(record) = &self.0 else { return };
+        let content = record.level() >= Level::Request;
+        let annotations = &mut record.state.lock().annotations;
+        for note in notes.into_iter().filter(|n| content || !n.content) {
+            annotations.entry(note.key).or_insert_with(|| note.value.into());
+        }
     }
 
     /// The body of the request.
@@ -309,6 +324,9 @@ impl Record {
         event["stageTimestamp"] = stamp(Timestamp::now()).into();
         if let Some(user) = &state.impersonated {
             event["impersonatedUser"] = user.clone();
+        }
+        if !state.constraint.is_empty() {
+            event["authenticationMetadata"] = json!({"impersonationConstraint": state.constraint});
         }
         let mut annotations = state.annotations.clone();
         if stage != Stage::RequestReceived {

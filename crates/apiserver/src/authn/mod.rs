@@ -6,9 +6,12 @@ use std::sync::Arc;
 
 use rustls_pki_types::CertificateDer;
 
+mod bearer;
+mod bootstrap;
 pub mod oidc;
 pub mod token;
 
+pub(crate) use bearer::bearer;
 pub use oidc::{Oidc, OidcConfig, OidcError};
 pub use token::{TokenError, Tokens};
 

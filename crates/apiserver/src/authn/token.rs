@@ -165,6 +165,11 @@ impl Tokens {
         Ok(Arc::new(user(&claims)))
     }
 
+    /// Whom a good token addresses; nobody when it is not.
+    pub fn audiences(&self, token: &str) -> Vec<String> {
+        self.verified(token).map(|claims| claims.aud.clone()).unwrap_or_default()
+    }
+
     fn verified(&self, token: &str) -> Result<Arc<Claims>, TokenError> {
         let digest = ring::digest::digest(&ring::digest::SHA256, token.as_bytes());
         let key: [u8; 32] = digest.as_ref().try_into().map_err(|_| TokenError::Invalid)?;

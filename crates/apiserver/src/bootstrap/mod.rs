@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use store::{Compare, Op, Txn, TxnOutcome};
 
 use crate::admission::{SYSTEM_NAMESPACES, Warnings, system_classes};
+use crate::aggregation::{configmap, register};
 use crate::authn::UserInfo;
 use crate::handlers::Scope;
 use crate::handlers::write::{Commit, RETRIES, Writer, encode_stored, store_error};
@@ -51,9 +52,14 @@ pub(crate) async fn run(server: &ApiServer) -> Result<(), StartError> {
     };
     ensure(&writer, "", "v1", "endpoints", "default", endpoints(advertise), changed).await?;
     ensure(&writer, "discovery.k8s.io", "v1", "endpointslices", "default", slice(advertise), changed).await?;
+    let failed = |what: &str| {
+        let what = what.to_owned();
+        |source| StartError::Bootstrap { what, source }
+    };
+    register::built_in(&writer).await.map_err(failed("APIServices"))?;
+    configmap::ensure(server).await.map_err(failed("configmaps/extension-apiserver-authentication"))?;
     roles(&writer).await?;
-    let failed = |source| StartError::Bootstrap { what: "flow schemas and priority levels".into(), source };
-    crate::flow::keeper::pass(server).await.map(drop).map_err(failed)
+    crate::flow::keeper::pass(server).await.map(drop).map_err(failed("flow schemas and priority levels"))
 }
 
 /// Makes and completes the default roles and bindings, many in one transaction: a first start is not to wait for the disk a

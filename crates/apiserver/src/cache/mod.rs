@@ -12,6 +12,8 @@ use store::{RangeRequest, Store, StoreError};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::handlers::write::store_error;
+
 pub mod custom;
 pub mod entry;
 mod herald;
@@ -122,7 +124,10 @@ impl Caches {
     /// # Errors
     /// 504 when the cache does not get there.
     pub async fn consistent(&self) -> Result<u64, ApiError> {
-        let want = self.store.revision();
+        let want = match self.store.is_shared() {
+            true => self.store.latest().await.map_err(|e| store_error(&e))?,
+            false => self.store.revision(),
+        };
         if self.applied() >= want {
             return Ok(want);
         }

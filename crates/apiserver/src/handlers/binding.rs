@@ -1,6 +1,6 @@
 //! `pods/binding`, by which a scheduler places a pod, and `pods/eviction`.
 
-use api::kinds::registry;
+use api::kinds::{VIRTUAL, answered, registry};
 use api::status::{ApiError, FieldError};
 use http::StatusCode;
 use serde_json::{Value, json};
@@ -51,7 +51,19 @@ pub(crate) async fn serve(mut call: Call) -> Result<Reply, ApiError> {
     let writer = Writer { server: &server, user, manager: &manager, dry_run, now, warnings };
     server.caches.consistent().await?;
     let mut binding = binding;
-    let admission = Admission::new(&writer, &scope, Operation::Create, "binding");
+    if !binding["metadata"].is_object() {
+        binding["metadata"] = json!({});
+    }
+    binding["apiVersion"] = "v1".into();
+    binding["kind"] = "Binding".into();
+    binding["metadata"]["name"] = name.as_str().into();
+    binding["metadata"]["namespace"] = namespace.as_str().into();
+    // The old way to bind is a resource of its own.
+    let old = VIRTUAL.iter().find(|v| v.plural == "bindings" && call.path.name.is_empty()).and_then(answered);
+    let admission = match old {
+        Some(kind) => Admission::at(&writer, kind, [&namespace, &name], Operation::Create, ""),
+        None => Admission::new(&writer, &scope, Operation::Create, "binding"),
+    };
     admission.mutate(&mut binding, &Value::Null).await?;
     admission.validate(&binding, &Value::Null).await?;
     update::apply(&writer, &scope, Part::Binding, super::create::Tracking::Update, |old| {
@@ -91,6 +103,8 @@ pub(crate) async fn evict(mut call: Call, scope: Scope<'_>) -> Result<Reply, Api
     if !eviction["metadata"].is_object() {
         eviction["metadata"] = json!({});
     }
+    eviction["apiVersion"] = "policy/v1".into();
+    eviction["kind"] = "Eviction".into();
     eviction["metadata"]["name"] = scope.name.into();
     eviction["metadata"]["namespace"] = scope.namespace.into();
     admission.mutate(&mut eviction, &Value::Null).await?;

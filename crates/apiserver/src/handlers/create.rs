@@ -112,11 +112,12 @@ async fn attempt(writer: &Writer<'_>, scope: &Scope<'_>, mut object: Value) -> R
         if scope.cache.get(&key).is_some() {
             return Err(ApiError::already_exists(kind.plural, kind.group, &name));
         }
-        let charge = admission.charge(&object, &Value::Null).await?;
+        let mut charge = admission.charge(&object, &Value::Null).await?;
         let stored = scope.stored(&writer.server.caches, &object).await?;
         if writer.dry_run {
             return Ok(Written { bytes: encode_stored(&object), created: true });
         }
+        admission.guard(reserved.as_ref(), &key, &mut charge).await?;
         if let Commit::Done(revision) = writer.put_charged(scope, &key, stored.clone(), 0, open, &charge).await? {
             drop(reserved);
             if kind.kind == "ResourceQuota" {

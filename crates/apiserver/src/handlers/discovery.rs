@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::{health, openapi_v2};
+use crate::aggregation::merge;
 use crate::cache::custom::CustomCaches;
 use crate::http::accept::{self, Form};
 use crate::http::body::Body;
@@ -27,37 +28,96 @@ const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGrou
 #[derive(Default)]
 pub struct Documents {
     encoded: Mutex<Encoded>,
+    turn: tokio::sync::Mutex<()>,
 }
 
-/// The documents, and the custom kinds they were made with: others make all of them anew.
+/// The documents, and what they were made with: with anything else all of them are made anew.
 #[derive(Default)]
 struct Encoded {
     documents: HashMap<String, Document>,
-    of: Weak<CustomCaches>,
+    custom: Weak<CustomCaches>,
+    generation: u64,
+}
+
+/// What documents are made with, beside what is built in.
+pub(super) struct Sources {
+    custom: Arc<CustomCaches>,
+    /// Of what others serve.
+    generation: u64,
+}
+
+impl Sources {
+    /// Those of this moment.
+    pub fn of(server: &ApiServer) -> Self {
+        // The number first: a change between the two makes the documents be made once more, not stay as they are.
+        Sources { generation: server.aggregation.generation(), custom: server.caches.custom() }
+    }
+}
+
+impl Encoded {
+    fn is_of(&self, sources: &Sources) -> bool {
+        std::ptr::eq(self.custom.as_ptr(), Arc::as_ptr(&sources.custom)) && self.generation == sources.generation
+    }
 }
 
 impl Documents {
-    fn get(&self, custom: &Arc<CustomCaches>, key: &str) -> Option<Document> {
-        let encoded = self.encoded.lock();
-        let current = std::ptr::eq(encoded.of.as_ptr(), Arc::as_ptr(custom));
-        encoded.documents.get(key).filter(|_| current).cloned()
+    /// The turn of whoever makes a large document.
+    pub(super) async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.turn.lock().await
     }
 
-    fn put(&self, custom: &Arc<CustomCaches>, key: String, document: Document) {
+    pub(super) fn get(&self, sources: &Sources, key: &str) -> Option<Document> {
+        let encoded = self.encoded.lock();
+        encoded.documents.get(key).filter(|_| encoded.is_of(sources)).cloned()
+    }
+
+    pub(super) fn put(&self, sources: &Sources, key: String, document: Document) {
         let mut encoded = self.encoded.lock();
-        if !std::ptr::eq(encoded.of.as_ptr(), Arc::as_ptr(custom)) {
+        if !encoded.is_of(sources) {
             encoded.documents.clear();
             // A weak reference keeps the address from being used again.
-            encoded.of = Arc::downgrade(custom);
+            encoded.custom = Arc::downgrade(&sources.custom);
+            encoded.generation = sources.generation;
         }
         encoded.documents.insert(key, document);
     }
 }
 
+/// A document as it is sent.
 #[derive(Clone)]
-struct Document {
-    bytes: Bytes,
+pub(super) struct Document {
+    pub bytes: Bytes,
     etag: String,
+}
+
+impl Document {
+    /// With a tag made of its content.
+    pub fn new(bytes: Bytes) -> Self {
+        let digest = ring::digest::digest(&ring::digest::SHA256, &bytes);
+        let etag = format!("\"{}\"", URL_SAFE_NO_PAD.encode(&digest.as_ref()[..16]));
+        Document { bytes, etag }
+    }
+
+    /// Whether the client has it already.
+    pub fn is_known(&self, headers: &HeaderMap) -> bool {
+        let known = headers.get(IF_NONE_MATCH).and_then(|v| v.to_str().ok());
+        known.is_some_and(|known| known.split(',').any(|tag| tag.trim().trim_start_matches("W/") == self.etag))
+    }
+
+    /// 304.
+    pub fn unchanged(&self) -> Reply {
+        let mut reply = Response::new(Body::Empty);
+        *reply.status_mut() = StatusCode::NOT_MODIFIED;
+        self.tag(&mut reply);
+        reply
+    }
+
+    /// Says in the answer which content it is.
+    pub fn tag(&self, reply: &mut Reply) {
+        if let Ok(etag) = HeaderValue::from_str(&self.etag) {
+            reply.headers_mut().insert(ETAG, etag);
+        }
+    }
 }
 
 /// GET of a path that is not a resource.
@@ -75,7 +135,7 @@ pub(crate) async fn serve(
     let path = path.trim_end_matches('/');
     if path == "/openapi/v2" {
         // Its media types are its own.
-        return openapi_v2::serve(headers, style).ok_or_else(|| ApiError::not_acceptable(accept::MEDIA));
+        return openapi_v2::serve(server, headers, style).await;
     }
     let aggregated = match path {
         "/api" | "/apis" => accept::form(headers)? == Form::AggregatedDiscovery,
@@ -85,20 +145,18 @@ pub(crate) async fn serve(
         }
     };
     let key = if aggregated { format!("{path} aggregated") } else { path.to_owned() };
-    let custom = server.caches.custom();
-    let document = match server.documents.get(&custom, &key) {
+    let sources = Sources::of(server);
+    let custom = &sources.custom;
+    let document = match server.documents.get(&sources, &key) {
         Some(document) => document,
         None => {
             let value = make(server, path, aggregated, custom.kinds()).ok_or_else(ApiError::path_not_found)?;
-            let bytes = Bytes::from(value.to_string());
-            let digest = ring::digest::digest(&ring::digest::SHA256, &bytes);
-            let etag = format!("\"{}\"", URL_SAFE_NO_PAD.encode(&digest.as_ref()[..16]));
-            let document = Document { bytes, etag };
-            server.documents.put(&custom, key, document.clone());
+            let document = Document::new(Bytes::from(value.to_string()));
+            server.documents.put(&sources, key, document.clone());
             document
         }
     };
-    Ok(finish(&document, path, headers, query, aggregated, style, &custom))
+    Ok(finish(&document, path, headers, query, aggregated, style, custom))
 }
 
 fn finish(
@@ -110,19 +168,10 @@ fn finish(
     style: Style,
     custom: &CustomCaches,
 ) -> Reply {
-    let known = headers.get(IF_NONE_MATCH).and_then(|v| v.to_str().ok());
-    let unchanged =
-        known.is_some_and(|known| known.split(',').any(|tag| tag.trim().trim_start_matches("W/") == document.etag));
-    let mut reply = if unchanged {
-        let mut reply = Response::new(Body::Empty);
-        *reply.status_mut() = StatusCode::NOT_MODIFIED;
-        reply
-    } else {
-        respond::json(StatusCode::OK, document.bytes.clone(), style)
-    };
-    if let Ok(etag) = HeaderValue::from_str(&document.etag) {
-        reply.headers_mut().insert(ETAG, etag);
-    }
+    let unchanged = document.is_known(headers);
+    let mut reply =
+        if unchanged { document.unchanged() } else { respond::json(StatusCode::OK, document.bytes.clone(), style) };
+    document.tag(&mut reply);
     reply.headers_mut().append(VARY, HeaderValue::from_static("Accept"));
     if aggregated && !unchanged {
         reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(AGGREGATED));
@@ -137,15 +186,17 @@ fn finish(
 }
 
 fn make(server: &ApiServer, path: &str, aggregated: bool, custom: &[Arc<KindInfo>]) -> Option<Value> {
+    let others = server.aggregation.backends();
     match path {
         "" => Some(
             json!({"paths": ["/api", "/api/v1", "/apis", "/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]}),
         ),
-        "/api" | "/apis" if aggregated => Some(discovery::aggregated(path == "/api", custom)),
+        "/api" if aggregated => Some(discovery::aggregated(true, custom)),
+        "/apis" if aggregated => Some(merge::aggregated(discovery::aggregated(false, custom), &others)),
         "/api" => Some(discovery::api_versions(&server.config.advertise.to_string())),
-        "/apis" => Some(discovery::api_group_list(custom)),
+        "/apis" => Some(merge::group_list(discovery::api_group_list(custom), &others)),
         "/api/v1" => discovery::api_resource_list("", "v1", custom),
-        "/openapi/v3" => Some(openapi::index(custom)),
+        "/openapi/v3" => Some(merge::openapi_index(openapi::index(custom), &others)),
         "/openid/v1/jwks" => Some(keys(server)),
         "/.well-known/openid-configuration" => Some(issuer(server)),
         _ => {
@@ -153,7 +204,10 @@ fn make(server: &ApiServer, path: &str, aggregated: bool, custom: &[Arc<KindInfo
                 return openapi::document(group, version, &health::git_version(), custom);
             }
             match path.strip_prefix("/apis/")?.split_once('/') {
-                None => discovery::api_group(&path["/apis/".len()..], custom),
+                None => {
+                    let group = &path["/apis/".len()..];
+                    merge::group(group, discovery::api_group(group, custom), &others)
+                }
                 Some((group, version)) => discovery::api_resource_list(group, version, custom),
             }
         }

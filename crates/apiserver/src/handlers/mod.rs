@@ -12,7 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
 use crate::admission::Warnings;
 use crate::audit::Trail;
-use crate::authn::{Sender, UserInfo, same_secret};
+use crate::authn::{self, Sender, UserInfo};
 use crate::authz::{self, Attributes};
 use crate::cache::KindCache;
 use crate::flow::{self, Pass, Uids};
@@ -32,7 +32,9 @@ mod health;
 mod impersonate;
 mod input;
 mod list;
+pub(crate) mod metrics;
 mod openapi_v2;
+mod passing;
 mod patch;
 mod render;
 mod resource;
@@ -124,6 +126,7 @@ impl Call {
 }
 
 /// Answers a request.
+// allow-long: the steps of every request, in their order
 pub(crate) async fn handle(server: &Arc<ApiServer>, request: Request<RequestBody>, sender: Sender) -> Reply {
     let (mut parts, body) = request.into_parts();
     let raw_query = parts.uri.query().unwrap_or("");
@@ -141,11 +144,14 @@ pub(crate) async fn handle(server: &Arc<ApiServer>, request: Request<RequestBody
         let known = sent.as_deref().ok();
         trail = std::mem::take(&mut trail).known(known, &verb, target.as_ref(), parts.uri.path());
         let sent = sent?;
-        let user = impersonate::apply(server, sent.clone(), &parts.headers)?;
-        if !Arc::ptr_eq(&sent, &user) {
-            trail.acts_as(&user);
+        let user = acting(server, &sent, &verb, target.as_ref(), &parts.headers, &trail)?.unwrap_or(sent);
+        let target = target.ok_or_else(ApiError::path_not_found)?;
+        if let Some(way) = passing::way(server, &target) {
+            let head = (parts.method.clone(), parts.uri.clone(), std::mem::take(&mut parts.headers));
+            let onward = passing::onward(server, user, head, (body, upgrade), &sender);
+            return passing::serve(onward, way, &target, &trail, &warnings).await;
         }
-        match target.ok_or_else(ApiError::path_not_found)? {
+        match target {
             Target::Path(path) => {
                 let asked = Attributes { verb: &verb, path: &path, ..Attributes::blank(&user) };
                 let _pass = pass(server, &asked, &mut uids).await?;
@@ -191,7 +197,9 @@ pub(crate) async fn handle(server: &Arc<ApiServer>, request: Request<RequestBody
         trail.failed(&error);
         respond::error(&error, style)
     });
-    trail.answered(completed(reply, uids, &warnings.take(), head))
+    let told = warnings.take();
+    trail.annotate(warnings.take_notes());
+    trail.answered(completed(reply, uids, &told, head))
 }
 
 /// The answer with what stands beside it.
@@ -229,12 +237,44 @@ fn negotiate(
 
 /// The verb for the audit log, which is to know it also of requests that are not understood.
 fn verb_of(method: &Method, target: Option<&Target>, query: &str) -> String {
-    let watch = || url::form_urlencoded::parse(query.as_bytes()).any(|(k, v)| k == "watch" && v != "false" && v != "0");
     let resource = match target {
-        Some(Target::Resource(path)) => path::verb(method, path, watch()).map(str::to_owned),
+        Some(Target::Resource(path)) => path::verb(method, path, Query::asks_to_watch(query)).map(str::to_owned),
         _ => None,
     };
     resource.unwrap_or_else(|| method.as_str().to_ascii_lowercase())
+}
+
+/// Whom the sender acts as, if that is somebody else.
+fn acting(
+    server: &ApiServer,
+    sent: &UserInfo,
+    verb: &str,
+    target: Option<&Target>,
+    headers: &HeaderMap,
+    trail: &Trail,
+) -> Result<Option<Arc<UserInfo>>, ApiError> {
+    let guise = impersonate::apply(server, &asked_of(sent, verb, target), headers)?;
+    Ok(guise.map(|guise| {
+        trail.acts_as(&guise.user, &guise.constraint);
+        guise.user
+    }))
+}
+
+/// What is asked for, as far as the path says it.
+fn asked_of<'a>(user: &'a UserInfo, verb: &'a str, target: Option<&'a Target>) -> Attributes<'a> {
+    match target {
+        Some(Target::Resource(path)) => Attributes {
+            verb,
+            group: &path.group,
+            resource: &path.resource,
+            subresource: &path.subresource,
+            namespace: &path.namespace,
+            name: &path.name,
+            ..Attributes::blank(user)
+        },
+        Some(Target::Path(path)) => Attributes { verb, path, ..Attributes::blank(user) },
+        None => Attributes { verb, ..Attributes::blank(user) },
+    }
 }
 
 fn attributes<'a>(
@@ -285,19 +325,9 @@ async fn authenticate(server: &ApiServer, headers: &HeaderMap, sender: &Sender) 
     if !scheme.eq_ignore_ascii_case("bearer") || token.is_empty() {
         return Err(ApiError::unauthorized());
     }
-    if let Some(admin) = &server.config.admin_token
-        && same_secret(admin.as_bytes(), token.as_bytes())
-    {
-        return Ok(Arc::new(UserInfo::new("kubernetes-admin", &[crate::pki::MASTERS])));
-    }
-    if let Some(oidc) = server.oidc.as_ref().filter(|oidc| oidc.claims(token)) {
-        return oidc.check(token).await.map_err(|error| {
-            tracing::debug!(error = %base::chain(&error), "bearer token of the identity provider refused");
-            ApiError::unauthorized()
-        });
-    }
-    server.tokens.check(&server.caches, token, None).map_err(|error| {
-        tracing::debug!(%error, "bearer token refused");
+    let known = authn::bearer(server, token, None).await;
+    known.map(|bearer| bearer.user).map_err(|why| {
+        tracing::debug!(why, "bearer token refused");
         ApiError::unauthorized()
     })
 }

@@ -6,7 +6,8 @@ use http::Method;
 
 use super::update::Part;
 use super::{
-    Call, Scope, binding, collection, create, delete, kind_of, list, patch, review, scale, token, update, watch,
+    Call, Scope, binding, collection, create, delete, kind_of, list, metrics, patch, review, scale, token, update,
+    watch,
 };
 use crate::http::accept::{self, Form};
 use crate::http::respond::Reply;
@@ -16,6 +17,9 @@ use crate::proxy;
 pub(crate) async fn serve(call: Call) -> Result<Reply, ApiError> {
     let custom = call.server.caches.custom();
     let path = &call.path;
+    if path.is_deeper() {
+        return Err(ApiError::path_not_found());
+    }
     let built_in = kind_of(path).map(|kind| (kind, call.server.caches.of(kind).clone()));
     let defined = || custom.find(&path.group, &path.version, &path.resource).map(|(k, c)| (k.as_ref(), c.clone()));
     let Some((kind, cache)) = built_in.or_else(defined) else {
@@ -23,13 +27,14 @@ pub(crate) async fn serve(call: Call) -> Result<Reply, ApiError> {
             v.group == call.path.group && v.version == call.path.version && v.plural == call.path.resource
         };
         return match VIRTUAL.iter().find(named) {
+            Some(v) if v.verbs.contains(&"list") => metrics::serve(call, v).await,
             Some(_) if call.method != Method::POST || !call.path.name.is_empty() => {
                 Err(ApiError::method_not_allowed(&call.path.resource, &call.path.group, call.verb))
             }
             Some(v) if v.plural == "bindings" => binding::serve(call).await,
             // There is no table of what is answered once and never stored.
             Some(_) if call.form != Form::Object => Err(ApiError::not_acceptable(accept::MEDIA)),
-            Some(_) => review::serve(call).await,
+            Some(v) => review::serve(call, v).await,
             None => Err(ApiError::path_not_found()),
         };
     };
@@ -63,6 +68,8 @@ async fn dispatch(call: Call, scope: Scope<'_>, sub: &str) -> Result<Reply, ApiE
         ("approval", _) if kind.kind == "CertificateSigningRequest" => part(call, scope, Part::Approval).await,
         ("finalize", "update") if kind.kind == "Namespace" => update::serve(call, scope, Part::Finalize).await,
         ("scale", verb) if kind.scale.is_some() => scale::serve(call, scope, verb).await,
+        ("ephemeralcontainers", _) if kind.kind == "Pod" => part(call, scope, Part::Ephemeral).await,
+        ("resize", _) if kind.kind == "Pod" => part(call, scope, Part::Resize).await,
         ("binding", "create") if kind.kind == "Pod" => binding::serve(call).await,
         ("eviction", "create") if kind.kind == "Pod" => binding::evict(call, scope).await,
         ("token", "create") if kind.kind == "ServiceAccount" => token::serve(call, scope).await,
@@ -72,7 +79,7 @@ async fn dispatch(call: Call, scope: Scope<'_>, sub: &str) -> Result<Reply, ApiE
             }
             proxy::serve(call, scope, sub).await
         }
-        (sub, _) if kind.subresources.iter().any(|s| s.name == sub && sub != "proxy") => {
+        (sub, _) if kind.subresources.iter().any(|s| s.name == sub) => {
             Err(ApiError::method_not_allowed(kind.plural, kind.group, call.verb))
         }
         _ => Err(ApiError::path_not_found()),

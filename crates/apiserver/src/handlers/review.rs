@@ -2,60 +2,69 @@
 
 use std::collections::BTreeMap;
 
+use api::kinds::{KindInfo, VirtualKind, answered};
+use api::selectors::FieldSelector;
 use api::status::ApiError;
 use http::StatusCode;
 use serde_json::{Value, json};
 
 use super::Call;
 use super::binding::expect_kind;
-use crate::authn::UserInfo;
+use super::write::Writer;
+use crate::admission::{Admission, Operation};
+use crate::authn::{self, UserInfo};
 use crate::authz::{self, Attributes};
 use crate::http::decode;
 use crate::http::respond::Reply;
 
-const AUTHENTICATION: &str = "authentication.k8s.io/v1";
-const AUTHORIZATION: &str = "authorization.k8s.io/v1";
-
 /// POST of a review.
-pub(crate) async fn serve(mut call: Call) -> Result<Reply, ApiError> {
+pub(crate) async fn serve(mut call: Call, of: &VirtualKind) -> Result<Reply, ApiError> {
+    let kind = answered(of).ok_or_else(ApiError::path_not_found)?;
     let bytes = call.read_body().await?;
     let mut review = decode::object(&call.headers, &bytes)?.value;
-    call.server.caches.consistent().await?;
-    match call.path.resource.as_str() {
-        "selfsubjectreviews" => {
-            expect_kind(&mut review, AUTHENTICATION, "SelfSubjectReview")?;
-            review["status"] = json!({"userInfo": call.user.to_json()});
-        }
-        "tokenreviews" => {
-            expect_kind(&mut review, AUTHENTICATION, "TokenReview")?;
-            review["status"] = token(&call, &review["spec"]).await?;
-        }
-        "selfsubjectaccessreviews" => {
-            expect_kind(&mut review, AUTHORIZATION, "SelfSubjectAccessReview")?;
-            review["status"] = access(&call, &call.user, &review["spec"], None)?;
-        }
-        "subjectaccessreviews" => {
-            expect_kind(&mut review, AUTHORIZATION, "SubjectAccessReview")?;
-            review["status"] = access(&call, &subject(&review["spec"])?, &review["spec"], None)?;
-        }
-        "localsubjectaccessreviews" => {
-            expect_kind(&mut review, AUTHORIZATION, "LocalSubjectAccessReview")?;
-            let namespace = call.path.namespace.clone();
-            review["status"] = access(&call, &subject(&review["spec"])?, &review["spec"], Some(&namespace))?;
-        }
-        "selfsubjectrulesreviews" => {
-            expect_kind(&mut review, AUTHORIZATION, "SelfSubjectRulesReview")?;
-            review["status"] = rules(&call, &review["spec"])?;
-        }
-        _ => return Err(ApiError::path_not_found()),
-    }
-    if review["metadata"].is_null() {
+    expect_kind(&mut review, &kind.api_version(), kind.kind)?;
+    if !review["metadata"].is_object() {
         review["metadata"] = json!({});
     }
+    if kind.namespaced {
+        let (own, given) = (call.path.namespace.as_str(), api::meta::namespace(&review));
+        if !given.is_empty() && given != own {
+            return Err(ApiError::bad_request(
+                "the namespace of the provided object does not match the namespace sent on the request",
+            ));
+        }
+        review["metadata"]["namespace"] = own.into();
+    }
+    call.server.caches.consistent().await?;
+    admit(&call, kind, &mut review).await?;
+    review["status"] = match call.path.resource.as_str() {
+        "selfsubjectreviews" => json!({"userInfo": call.user.to_json()}),
+        "tokenreviews" => token(&call, &review["spec"]).await?,
+        "selfsubjectaccessreviews" => access(&call, &call.user, &review["spec"]),
+        "subjectaccessreviews" => access(&call, &subject(&review["spec"]), &review["spec"]),
+        "localsubjectaccessreviews" => access(&call, &subject(&review["spec"]), &review["spec"]),
+        "selfsubjectrulesreviews" => rules(&call, &review["spec"])?,
+        _ => return Err(ApiError::path_not_found()),
+    };
     if call.path.resource.starts_with("selfsubjectreview") {
         review["metadata"]["creationTimestamp"] = api::meta::format_time(jiff::Timestamp::now()).into();
     }
     Ok(call.reply(StatusCode::CREATED, &review))
+}
+
+/// A review is created like any object: admission may change it and refuse it.
+async fn admit(call: &Call, kind: &KindInfo, review: &mut Value) -> Result<(), ApiError> {
+    let manager = call.manager();
+    let (user, warnings, now) = (&call.user, &call.warnings, jiff::Timestamp::now());
+    let writer = Writer { server: &call.server, user, manager: &manager, dry_run: call.query.dry_run, now, warnings };
+    let name = api::meta::name(review).to_owned();
+    let admission = Admission::at(&writer, kind, [&call.path.namespace, &name], Operation::Create, "");
+    admission.mutate(review, &Value::Null).await?;
+    let errors = (kind.hooks.validate)(review);
+    if !errors.is_empty() {
+        return Err(ApiError::invalid(kind.kind, kind.group, "", errors));
+    }
+    admission.validate(review, &Value::Null).await
 }
 
 async fn token(call: &Call, spec: &Value) -> Result<Value, ApiError> {
@@ -68,30 +77,18 @@ async fn token(call: &Call, spec: &Value) -> Result<Value, ApiError> {
     if audiences.is_empty() {
         audiences.push(call.server.tokens.default_audience().to_owned());
     }
-    if let Some(oidc) = call.server.oidc.as_ref().filter(|oidc| oidc.claims(token)) {
-        // Their audience is this API server, and no other that could be asked about.
-        let ours = audiences.iter().any(|a| a == call.server.tokens.default_audience());
-        return Ok(match oidc.check(token).await {
-            Ok(user) if ours => {
-                let audience = call.server.tokens.default_audience();
-                json!({"authenticated": true, "user": user.to_json(), "audiences": [audience]})
-            }
-            Ok(_) => json!({"user": {}, "error": "token is not for any of the audiences asked for"}),
-            Err(error) => json!({"user": {}, "error": error.to_string()}),
-        });
-    }
-    Ok(match call.server.tokens.check(&call.server.caches, token, Some(&audiences)) {
-        Ok(user) => json!({"authenticated": true, "user": user.to_json(), "audiences": audiences}),
-        Err(error) => json!({"user": {}, "error": error.to_string()}),
+    Ok(match authn::bearer(&call.server, token, Some(&audiences)).await {
+        Ok(user) => json!({"authenticated": true, "user": user.user.to_json(), "audiences": user.audiences}),
+        Err(why) => json!({"user": {}, "error": why}),
     })
 }
 
 /// The user that a review asks about.
-fn subject(spec: &Value) -> Result<UserInfo, ApiError> {
+fn subject(spec: &Value) -> UserInfo {
     let strings = |v: &Value| -> Vec<String> {
         v.as_array().into_iter().flatten().filter_map(|s| s.as_str().map(str::to_owned)).collect()
     };
-    let user = UserInfo {
+    UserInfo {
         name: spec["user"].as_str().unwrap_or("").to_owned(),
         uid: spec["uid"].as_str().unwrap_or("").to_owned(),
         groups: strings(&spec["groups"]),
@@ -99,28 +96,17 @@ fn subject(spec: &Value) -> Result<UserInfo, ApiError> {
             .as_object()
             .map(|m| m.iter().map(|(k, v)| (k.clone(), strings(v))).collect::<BTreeMap<_, _>>())
             .unwrap_or_default(),
-    };
-    if user.name.is_empty() && user.groups.is_empty() {
-        return Err(ApiError::bad_request("at least one of user or group must be specified"));
     }
-    Ok(user)
 }
 
-fn access(call: &Call, user: &UserInfo, spec: &Value, local: Option<&str>) -> Result<Value, ApiError> {
+fn access(call: &Call, user: &UserInfo, spec: &Value) -> Value {
     let text = |v: &'_ Value, key: &str| v[key].as_str().unwrap_or("").to_owned();
     let (resource, other) = (&spec["resourceAttributes"], &spec["nonResourceAttributes"]);
-    if resource.is_object() == other.is_object() {
-        return Err(ApiError::bad_request(
-            "exactly one of nonResourceAttributes or resourceAttributes must be specified",
-        ));
-    }
     let of = if resource.is_object() { resource } else { other };
     let (verb, group, plural) = (text(of, "verb"), text(resource, "group"), text(resource, "resource"));
     let (sub, namespace, name) = (text(resource, "subresource"), text(resource, "namespace"), text(resource, "name"));
     let path = text(other, "path");
-    if local.is_some_and(|local| local != namespace) {
-        return Err(ApiError::bad_request("namespace must match the namespace of the request"));
-    }
+    let node = node_of(&resource["fieldSelector"]);
     let asked = Attributes {
         user,
         verb: &verb,
@@ -129,7 +115,7 @@ fn access(call: &Call, user: &UserInfo, spec: &Value, local: Option<&str>) -> Re
         subresource: &sub,
         namespace: &namespace,
         name: &name,
-        node: "",
+        node: &node,
         path: &path,
     };
     let (chain, caches) = (&call.server.authorizers, &call.server.caches);
@@ -138,7 +124,21 @@ fn access(call: &Call, user: &UserInfo, spec: &Value, local: Option<&str>) -> Re
     if !reason.is_empty() {
         status["reason"] = reason.into();
     }
-    Ok(status)
+    status
+}
+
+/// The one `spec.nodeName` that a field selector demands; empty when it demands none.
+fn node_of(selector: &Value) -> String {
+    if let Some(raw) = selector["rawSelector"].as_str() {
+        let fields = FieldSelector::parse(raw).ok();
+        return fields.and_then(|f| f.exact("spec.nodeName").map(str::to_owned)).unwrap_or_default();
+    }
+    let one = |r: &&Value| r["key"] == "spec.nodeName" && r["operator"] == "In";
+    let found = selector["requirements"].as_array().into_iter().flatten().find(one);
+    match found.and_then(|r| r["values"].as_array()).map(Vec::as_slice) {
+        Some([node]) => node.as_str().unwrap_or("").to_owned(),
+        _ => String::new(),
+    }
 }
 
 /// What can be listed of a user's rights in the namespace.

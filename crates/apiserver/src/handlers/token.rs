@@ -5,7 +5,9 @@ use http::StatusCode;
 use serde_json::Value;
 
 use super::binding::expect_kind;
+use super::write::Writer;
 use super::{Call, Scope};
+use crate::admission::{Admission, Operation};
 use crate::authn::token::{BoundRef, Kubernetes};
 use crate::http::decode;
 use crate::http::respond::Reply;
@@ -21,27 +23,16 @@ pub(crate) async fn serve(mut call: Call, scope: Scope<'_>) -> Result<Reply, Api
     let bytes = call.read_body().await?;
     let mut request = decode::object(&call.headers, &bytes)?.value;
     expect_kind(&mut request, "authentication.k8s.io/v1", "TokenRequest")?;
+    fill(&mut request, &scope)?;
     call.server.caches.consistent().await?;
+    let manager = call.manager();
+    let (user, warnings, now) = (&call.user, &call.warnings, jiff::Timestamp::now());
+    let writer = Writer { server: &call.server, user, manager: &manager, dry_run: call.query.dry_run, now, warnings };
+    let admission = Admission::new(&writer, &scope, Operation::Create, "token");
+    admission.mutate(&mut request, &Value::Null).await?;
     let entry = scope.cache.get(&scope.key()).ok_or_else(|| scope.not_found())?;
-    let spec = &request["spec"];
-    let ttl_s = spec["expirationSeconds"].as_i64().unwrap_or(DEFAULT_S);
-    let mut errors = Vec::new();
-    if ttl_s < MIN_S {
-        let detail = "may not specify a duration less than 10 minutes";
-        errors.push(FieldError::invalid("spec.expirationSeconds", ttl_s, detail));
-    }
-    if ttl_s > MAX_S {
-        let detail = "may not specify a duration larger than 2^32 seconds";
-        errors.push(FieldError::invalid("spec.expirationSeconds", ttl_s, detail));
-    }
-    let mut audiences: Vec<String> =
-        spec["audiences"].as_array().into_iter().flatten().filter_map(|a| a.as_str().map(str::to_owned)).collect();
-    if audiences.len() > AUDIENCES {
-        errors.push(FieldError::too_many("spec.audiences", audiences.len(), AUDIENCES));
-    }
-    if !errors.is_empty() {
-        return Err(ApiError::invalid("TokenRequest", "authentication.k8s.io", scope.name, errors));
-    }
+    let (ttl_s, mut audiences) = asked(&request["spec"], scope.name)?;
+    admission.validate(&request, &Value::Null).await?;
     if audiences.is_empty() {
         audiences.push(call.server.tokens.default_audience().to_owned());
     }
@@ -53,8 +44,7 @@ pub(crate) async fn serve(mut call: Call, scope: Scope<'_>) -> Result<Reply, Api
         secret: None,
         node: None,
     };
-    bind(&call, &scope, &spec["boundObjectRef"], &mut claim)?;
-    let now = jiff::Timestamp::now();
+    bind(&call, &scope, &request["spec"]["boundObjectRef"], &mut claim)?;
     let seconds = u64::try_from(now.as_second()).unwrap_or(0);
     let token = call
         .server
@@ -71,6 +61,51 @@ pub(crate) async fn serve(mut call: Call, scope: Scope<'_>) -> Result<Reply, Api
     request["spec"]["expirationSeconds"] = ttl_s.into();
     request["status"] = serde_json::json!({"token": token, "expirationTimestamp": api::meta::format_time(end)});
     Ok(call.reply(StatusCode::CREATED, &request))
+}
+
+/// Fills in what the path says and what is left to the server.
+fn fill(request: &mut Value, scope: &Scope<'_>) -> Result<(), ApiError> {
+    if !request["metadata"].is_object() {
+        request["metadata"] = serde_json::json!({});
+    }
+    for (key, own) in [("name", scope.name), ("namespace", scope.namespace)] {
+        match request["metadata"][key].as_str().unwrap_or("") {
+            "" => request["metadata"][key] = own.into(),
+            given if given != own => {
+                return Err(ApiError::bad_request(format!(
+                    "the {key} of the object ({given}) does not match the {key} on the URL ({own})"
+                )));
+            }
+            _ => {}
+        }
+    }
+    if request["spec"]["expirationSeconds"].is_null() {
+        request["spec"]["expirationSeconds"] = DEFAULT_S.into();
+    }
+    Ok(())
+}
+
+/// For how many seconds the token is wanted, and for whom.
+fn asked(spec: &Value, name: &str) -> Result<(i64, Vec<String>), ApiError> {
+    let ttl_s = spec["expirationSeconds"].as_i64().unwrap_or(DEFAULT_S);
+    let mut errors = Vec::new();
+    if ttl_s < MIN_S {
+        let detail = "may not specify a duration less than 10 minutes";
+        errors.push(FieldError::invalid("spec.expirationSeconds", ttl_s, detail));
+    }
+    if ttl_s > MAX_S {
+        let detail = "may not specify a duration larger than 2^32 seconds";
+        errors.push(FieldError::invalid("spec.expirationSeconds", ttl_s, detail));
+    }
+    let audiences: Vec<String> =
+        spec["audiences"].as_array().into_iter().flatten().filter_map(|a| a.as_str().map(str::to_owned)).collect();
+    if audiences.len() > AUDIENCES {
+        errors.push(FieldError::too_many("spec.audiences", audiences.len(), AUDIENCES));
+    }
+    match errors.is_empty() {
+        true => Ok((ttl_s, audiences)),
+        false => Err(ApiError::invalid("TokenRequest", "authentication.k8s.io", name, errors)),
+    }
 }
 
 /// Binds the token to what the request names, and checks that a node's agent asks for its own pods only.

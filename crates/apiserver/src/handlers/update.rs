@@ -30,6 +30,10 @@ pub(crate) enum Part {
     Finalize,
     /// What placing a pod sets; the change has decided already what that is.
     Binding,
+    /// The ephemeral containers of a pod.
+    Ephemeral,
+    /// The resources of a pod's containers.
+    Resize,
 }
 
 impl Part {
@@ -42,6 +46,8 @@ impl Part {
             Part::Approval => "approval",
             Part::Finalize => "finalize",
             Part::Binding => "binding",
+            Part::Ephemeral => "ephemeralcontainers",
+            Part::Resize => "resize",
         }
     }
 }
@@ -157,11 +163,13 @@ async fn attempt(
     if settled {
         return Ok(Some(Written { bytes: entry.bytes.clone(), created: false }));
     }
-    let charge = if part == Part::Main { admission.charge(&new, old).await? } else { Charge::default() };
+    let mut charge =
+        if matches!(part, Part::Main | Part::Resize) { admission.charge(&new, old).await? } else { Charge::default() };
     if writer.dry_run {
         return Ok(written(entry.revision));
     }
     let stored = scope.stored(caches, &new).await?;
+    admission.guard(reserved.as_ref(), &scope.key(), &mut charge).await?;
     let outcome = writer.put_charged(scope, &scope.key(), stored.clone(), entry.revision, None, &charge).await?;
     drop((reserved, charge));
     if matches!(outcome, Commit::Done(_)) {
@@ -208,6 +216,14 @@ async fn admitted(
             Vec::new()
         }
         Part::Binding => Vec::new(),
+        Part::Ephemeral => {
+            api::kinds::pod::prepare_ephemeral(new, old);
+            api::kinds::pod::validate_ephemeral_update(new, old)
+        }
+        Part::Resize => {
+            api::kinds::pod::prepare_resize(new, old);
+            api::kinds::pod::validate_resize(new, old)
+        }
     };
     if !errors.is_empty() {
         return Err(ApiError::invalid(kind.kind, kind.group, scope.name, errors));

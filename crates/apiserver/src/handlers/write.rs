@@ -109,8 +109,11 @@ impl Writer<'_> {
                 // Look again only when the cache shows what was in the way.
                 let newest = current.iter().flatten().map(|kv| kv.mod_revision).max().unwrap_or(0);
                 let removed = current.iter().any(Option::is_none);
-                let wait = if removed { caches.store().revision() } else { newest };
-                caches.written(wait).await?;
+                if removed {
+                    caches.consistent().await?;
+                } else {
+                    caches.written(newest).await?;
+                }
                 Ok(Commit::Again)
             }
         }
@@ -126,6 +129,8 @@ pub fn store_error(error: &StoreError) -> ApiError {
         StoreError::FutureRevision { requested, current } => ApiError::too_large_resource_version(*requested, *current),
         StoreError::TooLarge { .. } | StoreError::TooManyOps { .. } => ApiError::too_large(error.to_string()),
         StoreError::Stopped(_) => ApiError::service_unavailable(base::chain(error)),
+        StoreError::Unavailable(_) => ApiError::service_unavailable(error.to_string()).with_retry_after(1),
+        StoreError::OutcomeUnknown(_) => ApiError::timeout(error.to_string(), 1),
         _ => {
             tracing::error!(error = %base::chain(error), "the store failed");
             ApiError::internal(base::chain(error))

@@ -28,11 +28,20 @@ pub struct ResourcePath {
     pub name: String,
     /// Subresource; empty for the object itself.
     pub subresource: String,
+    /// What follows the subresource, as it came: empty, or with its leading slash. Only what is passed on has it.
+    pub rest: String,
     /// The old `/watch/` form of a path.
     pub watch: bool,
 }
 
-/// Splits a path. `None`: not well-formed percent encoding, or more segments than any resource has.
+impl ResourcePath {
+    /// Whether there are more segments than a resource of this server has.
+    pub fn is_deeper(&self) -> bool {
+        self.rest.bytes().any(|b| b != b'/')
+    }
+}
+
+/// Splits a path. `None`: not well-formed percent encoding.
 pub fn parse(path: &str) -> Option<Target> {
     let segments: Vec<&str> = path.split('/').filter(|s| !s.is_empty()).collect();
     let (group, version, rest) = match segments.as_slice() {
@@ -61,13 +70,23 @@ pub fn parse(path: &str) -> Option<Target> {
     out.resource = decode(parts.next()?)?;
     out.name = parts.next().map_or(Some(String::new()), |s| decode(s))?;
     out.subresource = parts.next().map_or(Some(String::new()), |s| decode(s))?;
-    if parts.next().is_some() {
-        return None;
+    if !out.subresource.is_empty() {
+        out.rest = after(path, segments.len() - parts.len()).to_owned();
     }
     if out.resource == "namespaces" {
         out.namespace.clone_from(&out.name);
     }
     Some(Target::Resource(out))
+}
+
+/// What is left of a path after so many segments.
+fn after(path: &str, segments: usize) -> &str {
+    let mut rest = path;
+    for _ in 0..segments {
+        rest = rest.trim_start_matches('/');
+        rest = &rest[rest.find('/').unwrap_or(rest.len())..];
+    }
+    rest
 }
 
 fn decode(segment: &str) -> Option<String> {
@@ -87,7 +106,7 @@ fn decode(segment: &str) -> Option<String> {
 pub fn verb(method: &Method, path: &ResourcePath, watch: bool) -> Option<&'static str> {
     let collection = path.name.is_empty();
     Some(match *method {
-        Method::GET | Method::HEAD if watch || path.watch => "watch",
+        Method::GET | Method::HEAD if watch && path.subresource.is_empty() || path.watch => "watch",
         Method::GET | Method::HEAD if collection => "list",
         Method::GET | Method::HEAD => "get",
         Method::POST => "create",
@@ -133,9 +152,23 @@ mod tests {
     }
 
     #[test]
-    fn a_hidden_slash_or_too_many_segments_are_refused() {
+    fn a_hidden_slash_is_refused_and_what_is_too_deep_is_seen() {
         assert_eq!(parse("/api/v1/namespaces/x%2Fy/pods"), None);
-        assert_eq!(parse("/api/v1/namespaces/x/pods/a/b/c"), None);
+        assert!(resource("/api/v1/namespaces/x/pods/a/b/c").is_deeper());
+        assert!(!resource("/api/v1/namespaces/x/pods/a/log/").is_deeper());
         assert_eq!(resource("/api/v1/namespaces/x/pods/a%3Ab").name, "a:b");
+    }
+
+    #[test]
+    fn what_follows_a_proxy_stays_as_it_came() {
+        for (path, rest) in [
+            ("/api/v1/namespaces/x/pods/a/proxy", ""),
+            ("/api/v1/namespaces/x/pods/a/proxy/", "/"),
+            ("/api/v1/namespaces/x/services/https:a:80/proxy/b%2Fc//d/", "/b%2Fc//d/"),
+            ("/api/v1/nodes/n/proxy/pods", "/pods"),
+            ("/apis/sub.example/v1/namespaces/x/machines/m/port/80/tcp", "/80/tcp"),
+        ] {
+            assert_eq!(resource(path).rest, rest, "{path}");
+        }
     }
 }

@@ -69,6 +69,11 @@ pub struct Query {
 }
 
 impl Query {
+    /// Whether the part of a URL after the question mark asks for a watch, whatever else is in it.
+    pub fn asks_to_watch(query: &str) -> bool {
+        url::form_urlencoded::parse(query.as_bytes()).any(|(k, v)| k == "watch" && v != "false" && v != "0")
+    }
+
     /// Parses the part of a URL after the question mark.
     ///
     /// # Errors

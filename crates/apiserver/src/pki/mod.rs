@@ -19,12 +19,14 @@ mod sign;
 
 use files::{make_private_dir, read, write_private};
 pub use kubeconfig::Kubeconfig;
-pub use sign::{CLIENT, SignError, SigningRequest, inspect};
+pub use sign::{CLIENT, SignError, SigningRequest, agent_of, inspect};
 
 /// The group that may do everything.
 pub const MASTERS: &str = "system:masters";
 /// The group of node agents.
 pub const NODES: &str = "system:nodes";
+/// The name in the certificate that vouches for users towards those that requests are passed on to.
+pub const FRONT_PROXY: &str = "front-proxy-client";
 
 const CA_DAYS: i64 = 3650;
 const LEAF_DAYS: i64 = 365;
@@ -99,6 +101,8 @@ pub struct Pki {
     server: KeyCert,
     admin: KeyCert,
     kubelet_client: KeyCert,
+    front_proxy_ca_pem: String,
+    front_proxy_client: KeyCert,
     service_account_key: KeyPair,
 }
 
@@ -115,7 +119,9 @@ struct Leaf<'a> {
 /// the API server; `localhost`, the loopback address and the in-cluster names are always there.
 pub fn ensure(dir: &Path, names: &[String], ips: &[IpAddr]) -> Result<Pki, PkiError> {
     make_private_dir(dir)?;
-    let (ca_pem, issuer) = ensure_authority(dir)?;
+    let (ca_pem, issuer) = ensure_authority(dir, "ca", "windlass-ca")?;
+    // An authority of its own: whoever has a certificate of it can be any user.
+    let (front_proxy_ca_pem, front_proxy_issuer) = ensure_authority(dir, "front-proxy-ca", "windlass-front-proxy-ca")?;
     let mut sans: Vec<String> = [
         "localhost",
         "kubernetes",
@@ -148,8 +154,20 @@ pub fn ensure(dir: &Path, names: &[String], ips: &[IpAddr]) -> Result<Pki, PkiEr
     let server = issue(&server)?;
     let admin = issue(&client("admin", "kubernetes-admin", MASTERS))?;
     let kubelet_client = issue(&client("kubelet-client", "windlass-apiserver", MASTERS))?;
+    let front_proxy = Leaf { organization: None, ..client(FRONT_PROXY, FRONT_PROXY, "") };
+    let front_proxy_client = ensure_leaf(dir, &front_proxy_ca_pem, &front_proxy_issuer, &front_proxy)?;
     let service_account_key = ensure_key(&dir.join("service-account.key"))?;
-    Ok(Pki { dir: dir.to_path_buf(), ca_pem, issuer, server, admin, kubelet_client, service_account_key })
+    Ok(Pki {
+        dir: dir.to_path_buf(),
+        ca_pem,
+        issuer,
+        server,
+        admin,
+        kubelet_client,
+        front_proxy_ca_pem,
+        front_proxy_client,
+        service_account_key,
+    })
 }
 
 impl Pki {
@@ -177,6 +195,16 @@ impl Pki {
     /// With what the API server calls the kubelet endpoints of nodes.
     pub fn kubelet_client(&self) -> &KeyCert {
         &self.kubelet_client
+    }
+
+    /// The certificate of the authority that vouches for users.
+    pub fn front_proxy_ca_pem(&self) -> &str {
+        &self.front_proxy_ca_pem
+    }
+
+    /// With what requests are passed on in the name of a user.
+    pub fn front_proxy_client(&self) -> &KeyCert {
+        &self.front_proxy_client
     }
 
     /// The client certificate of a node's agent: `system:node:NAME` of `system:nodes`.
@@ -229,15 +257,15 @@ impl Pki {
     }
 }
 
-fn ensure_authority(dir: &Path) -> Result<(String, Issuer<'static, KeyPair>), PkiError> {
-    let (cert_path, key_path) = (dir.join("ca.crt"), dir.join("ca.key"));
+fn ensure_authority(dir: &Path, stem: &str, common_name: &str) -> Result<(String, Issuer<'static, KeyPair>), PkiError> {
+    let (cert_path, key_path) = (dir.join(format!("{stem}.crt")), dir.join(format!("{stem}.key")));
     let cert_pem = match (read(&cert_path)?, read(&key_path)?) {
         (Some(cert), Some(_)) => cert,
         (Some(_), None) => return Err(PkiError::HalfAuthority(cert_path, key_path)),
         (None, Some(_)) => return Err(PkiError::HalfAuthority(key_path, cert_path)),
         (None, None) => {
-            let key = make_key("ca")?;
-            let cert = authority_params().self_signed(&key).map_err(|e| make("ca", e))?.pem();
+            let key = make_key(stem)?;
+            let cert = authority_params(common_name).self_signed(&key).map_err(|e| make(stem, e))?.pem();
             write_private(&key_path, &key.serialize_pem())?;
             write_private(&cert_path, &cert)?;
             cert
@@ -249,10 +277,10 @@ fn ensure_authority(dir: &Path) -> Result<(String, Issuer<'static, KeyPair>), Pk
     Ok((cert_pem, issuer))
 }
 
-fn authority_params() -> CertificateParams {
+fn authority_params(common_name: &str) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, "windlass-ca");
+    params.distinguished_name.push(DnType::CommonName, common_name);
     params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
     set_validity(&mut params, CA_DAYS);

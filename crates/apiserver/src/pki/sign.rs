@@ -77,6 +77,18 @@ pub fn inspect(pem: &[u8]) -> Result<Subject, String> {
     with_request(pem, subject_of)
 }
 
+/// The user of a node's agent for whom a request wants a client certificate; `None` when it is for anything else, or not
+/// as the signer of such certificates wants it.
+pub fn agent_of(asked: &SigningRequest<'_>) -> Option<String> {
+    if asked.signer != KUBELET_CLIENT {
+        return None;
+    }
+    let user = with_request(asked.pem, |request| {
+        accepted(asked, request).ok().and_then(|()| subject_of(request).names.into_iter().next())
+    });
+    user.ok().flatten()
+}
+
 fn with_request<T>(pem: &[u8], f: impl FnOnce(&X509CertificationRequest<'_>) -> T) -> Result<T, String> {
     let der = rustls_pki_types::CertificateSigningRequestDer::from_pem_slice(pem)
         .map_err(|_| "PEM block type must be CERTIFICATE REQUEST".to_owned())?;

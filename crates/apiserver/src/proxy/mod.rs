@@ -1,5 +1,6 @@
-//! Logs, exec, attach and port-forward: passed on to the kubelet endpoint of the pod's node, over TLS with this server's
-//! client certificate. What flows after an upgrade is an opaque stream of bytes.
+//! What others answer. Logs, exec, attach and port-forward are passed on to the kubelet endpoint of the pod's node, over TLS
+//! with this server's client certificate; what flows after an upgrade is an opaque stream of bytes. Requests for the `proxy` of
+//! a node, pod or Service go there as they are.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -16,14 +17,20 @@ use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
+use crate::cache::Caches;
 use crate::handlers::{Call, Scope};
 use crate::http::body::Body;
 use crate::http::listener::TlsError;
 use crate::http::respond::{self, Reply};
 use crate::pki::Pki;
 
+pub(crate) mod dial;
+mod links;
 mod messages;
+pub(crate) mod onward;
 mod pipe;
+pub(crate) mod resolve;
+pub(crate) mod subresource;
 mod target;
 
 /// How long a node has to accept a connection.
@@ -56,7 +63,11 @@ impl Kubelets {
     }
 
     /// Sends one request to a node on a connection of its own.
-    async fn send(&self, node: SocketAddr, request: Request<Empty<Bytes>>) -> std::io::Result<Response<Incoming>> {
+    pub(crate) async fn send(
+        &self,
+        node: SocketAddr,
+        request: Request<Empty<Bytes>>,
+    ) -> std::io::Result<Response<Incoming>> {
         let tcp = TcpStream::connect(node).await?;
         tcp.set_nodelay(true)?;
         let name = rustls_pki_types::ServerName::from(node.ip());
@@ -93,7 +104,7 @@ pub(crate) async fn serve(call: Call, scope: Scope<'_>, sub: &str) -> Result<Rep
 }
 
 async fn log(mut call: Call, node: String, path: String) -> Result<Reply, ApiError> {
-    let address = address(&call, &node)?;
+    let address = address(&call.server.caches, &node)?;
     let request = request(Method::GET, address, &path, &HeaderMap::new())?;
     let answer = reach(&call, &node, address, request).await?;
     let (parts, body) = answer.into_parts();
@@ -143,7 +154,7 @@ async fn upgrade(call: Call, node: String, path: String) -> Result<Reply, ApiErr
     let (Some(wanted), Some(client)) = (wanted, call.upgrade.take()) else {
         return Err(ApiError::bad_request("Upgrade request required"));
     };
-    let address = address(&call, &node)?;
+    let address = address(&call.server.caches, &node)?;
     let mut headers = HeaderMap::new();
     for (name, value) in call.headers.iter().filter(|(name, _)| is_passed(name.as_str())) {
         headers.append(name.clone(), value.clone());
@@ -221,8 +232,8 @@ fn request(
 }
 
 /// Where a node's kubelet endpoint is, by the node's own account.
-fn address(call: &Call, node: &str) -> Result<SocketAddr, ApiError> {
-    let entry = call.server.caches.core("nodes").get(node).ok_or_else(|| ApiError::not_found("nodes", "", node))?;
+pub(crate) fn address(caches: &Caches, node: &str) -> Result<SocketAddr, ApiError> {
+    let entry = caches.core("nodes").get(node).ok_or_else(|| ApiError::not_found("nodes", "", node))?;
     let node = entry.value();
     let addresses = node["status"]["addresses"].as_array().map_or(&[][..], Vec::as_slice);
     let of = |kind: &str| -> Option<IpAddr> {

@@ -23,12 +23,16 @@ impl Cluster {
     }
 
     pub async fn with(change: impl FnOnce(&mut Limits)) -> Self {
+        Self::configured(|config| change(&mut config.limits)).await
+    }
+
+    pub async fn configured(change: impl FnOnce(&mut Config)) -> Self {
         let pki = tempfile::tempdir().unwrap();
         let store: Arc<dyn store::Store> = Arc::new(MemoryStore::new());
         let advertise = "127.0.0.1:6443".parse().unwrap();
         let mut config = Config::new(pki.path().join("pki"), advertise, "10.96.0.0/20".parse().unwrap());
         config.admin_token = Some("the-admin-token".into());
-        change(&mut config.limits);
+        change(&mut config);
         let server = ApiServer::new(store.clone(), config).await.unwrap();
         Cluster { server, store, pki }
     }

@@ -22,6 +22,10 @@ use crate::cache::Cache;
 const ROLES: &str = "/apis/rbac.authorization.k8s.io/v1/clusterroles";
 const REQUESTS: &str = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
 
+const REVIEWS: &str = "/apis/authorization.k8s.io/v1/subjectaccessreviews";
+/// How long until a request is looked at again whose author had no right: rights come without an event of the request.
+const ASK_AGAIN: Duration = Duration::from_secs(60);
+
 /// Why an authority does not sign.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NotSigned {
@@ -46,6 +50,10 @@ pub trait Authority: Debug + Send + Sync {
         usages: &[String],
         expiration_seconds: Option<i64>,
     ) -> Result<String, NotSigned>;
+
+    /// The user of a node's agent for whom a request (PEM) wants a client certificate; `None` when it is for anything
+    /// else.
+    fn agent(&self, request: &[u8], signer: &str, usages: &[String]) -> Option<String>;
 }
 
 struct Access {
@@ -121,6 +129,13 @@ fn written(answer: &serde_json::Value) -> u64 {
     answer["metadata"]["resourceVersion"].as_str().and_then(|v| v.parse().ok()).unwrap_or(0)
 }
 
+fn document(request: &CertificateSigningRequest) -> serde_json::Value {
+    let mut out = serde_json::to_value(request).unwrap_or_default();
+    out["apiVersion"] = "certificates.k8s.io/v1".into();
+    out["kind"] = "CertificateSigningRequest".into();
+    out
+}
+
 impl Access {
     /// A pass over a ClusterRole that collects.
     async fn collect(&self, name: &str) -> Result<Option<Duration>, ActError> {
@@ -142,7 +157,7 @@ impl Access {
     async fn certify(&self, name: &str) -> Result<Option<Duration>, ActError> {
         let Some(request) = self.requests.get("", name) else { return Ok(None) };
         match reconcile::certificates::step(&request, Timestamp::now()) {
-            Step::Wait(wait) => Ok(Some(wait)),
+            Step::Wait(wait) => self.approve(name, &request).await.map(|again| Some(again.unwrap_or(wait).min(wait))),
             Step::Delete => {
                 let body = json!({"apiVersion": "v1", "kind": "DeleteOptions",
                     "preconditions": {"uid": request.metadata.uid}});
@@ -155,14 +170,46 @@ impl Access {
         }
     }
 
+    /// Approves the request of a node's agent whose author has the right to that.
+    async fn approve(&self, name: &str, request: &CertificateSigningRequest) -> Result<Option<Duration>, ActError> {
+        let spec = &request.spec;
+        let usages = spec.usages.as_deref().unwrap_or_default();
+        let agent = self.authority.as_ref().and_then(|a| a.agent(&spec.request.0, &spec.signer_name, usages));
+        let approvals = reconcile::certificates::approvals(request, agent.as_deref());
+        for approval in approvals {
+            let review = json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "spec": {
+                "user": spec.username, "uid": spec.uid, "groups": spec.groups, "extra": spec.extra,
+                "resourceAttributes": {
+                    "group": "certificates.k8s.io", "resource": "certificatesigningrequests", "verb": "create",
+                    "subresource": approval.subresource, "version": "*",
+                },
+            }});
+            let answer = self.actuator.call(Method::POST, REVIEWS, Some(&review), None).await?;
+            if answer["status"]["allowed"] != true {
+                continue;
+            }
+            let mut new = document(request);
+            let approved =
+                json!({"type": "Approved", "status": "True", "reason": "AutoApproved", "message": approval.message});
+            if let Some(conditions) = new["status"]["conditions"].as_array_mut() {
+                conditions.push(approved);
+            } else {
+                new["status"]["conditions"] = json!([approved]);
+            }
+            let path = format!("{REQUESTS}/{name}/approval");
+            let answer = self.actuator.call(Method::PUT, &path, Some(&new), None).await?;
+            self.requests.wait_for(written(&answer)).await;
+            return Ok(Some(Duration::ZERO));
+        }
+        Ok((!approvals.is_empty()).then_some(ASK_AGAIN))
+    }
+
     async fn sign(&self, name: &str, request: &CertificateSigningRequest) -> Result<Option<Duration>, ActError> {
         let Some(authority) = &self.authority else { return Ok(None) };
         let spec = &request.spec;
         let usages = spec.usages.as_deref().unwrap_or_default();
         let seconds = spec.expiration_seconds.map(i64::from);
-        let mut new = serde_json::to_value(request).unwrap_or_default();
-        new["apiVersion"] = "certificates.k8s.io/v1".into();
-        new["kind"] = "CertificateSigningRequest".into();
+        let mut new = document(request);
         match authority.sign(&spec.request.0, &spec.signer_name, usages, seconds) {
             Ok(certificate) => {
                 let certificate = k8s_openapi::ByteString(certificate.into_bytes());

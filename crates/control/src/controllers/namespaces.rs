@@ -13,6 +13,7 @@ use crate::actuator::{ActError, is_not_found};
 use crate::cache::Key;
 
 const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+const API_SERVICES: &str = "/apis/apiregistration.k8s.io/v1/apiservices";
 
 /// While content goes away by itself (graceful pods, finalizers), how soon to count again.
 const RECOUNT: Duration = Duration::from_secs(1);
@@ -24,7 +25,7 @@ pub(super) fn pass(c: Arc<Context>, (_, name): Key) -> Pass {
             return Ok(None);
         }
         let remaining = empty(&c, &name).await?;
-        let left = !remaining.objects.is_empty();
+        let left = !remaining.is_empty();
         // The cached object may lag: the finalizer is taken off the newest.
         let newest = match c.actuator.call(Method::GET, &format!("/api/v1/namespaces/{name}"), None, None).await {
             Ok(v) => serde_json::from_value::<Namespace>(v).ok(),
@@ -52,7 +53,9 @@ async fn empty(c: &Context, namespace: &str) -> Result<Remaining, ActError> {
     let definitions = c.actuator.call(Method::GET, DEFINITIONS, None, None).await?;
     let definitions = definitions["items"].as_array().into_iter().flatten().filter_map(api::crd::place);
     let custom = definitions.filter(|p| p.namespaced).map(|p| (p.group, p.version, p.plural));
-    for resource in built_in.chain(custom) {
+    let foreign = foreign(c, &mut remaining).await?;
+    let foreign = foreign.iter().map(|(group, version, plural)| (group.as_str(), version.as_str(), plural.as_str()));
+    for resource in built_in.chain(custom).chain(foreign) {
         empty_of(c, namespace, resource, &mut remaining).await?;
     }
     Ok(remaining)
@@ -85,6 +88,35 @@ async fn empty_of(
     Ok(())
 }
 
+/// Namespaced resources that other servers have, by group, version and plural. A server that cannot be asked may have content:
+/// the namespace waits for it.
+async fn foreign(c: &Context, remaining: &mut Remaining) -> Result<Vec<(String, String, String)>, ActError> {
+    let services = c.actuator.call(Method::GET, API_SERVICES, None, None).await?;
+    let mut out = Vec::new();
+    for service in services["items"].as_array().into_iter().flatten().filter(|s| s["spec"]["service"].is_object()) {
+        let text = |key: &str| service["spec"][key].as_str().unwrap_or_default();
+        let (group, version) = (text("group"), text("version"));
+        let path = format!("/apis/{group}/{version}");
+        let list = match c.actuator.call(Method::GET, &path, None, None).await {
+            Ok(list) => list,
+            Err(error) => {
+                remaining.unknown.push((format!("{group}/{version}"), base::chain(&error)));
+                continue;
+            }
+        };
+        out.extend(deletable(&list).map(|name| (group.to_owned(), version.to_owned(), name.to_owned())));
+    }
+    Ok(out)
+}
+
+/// Of an `APIResourceList`, the namespaced resources that can be listed and deleted as a collection.
+fn deletable(list: &Value) -> impl Iterator<Item = &str> {
+    let has = |r: &Value, verb: &str| r["verbs"].as_array().is_some_and(|verbs| verbs.iter().any(|v| v == verb));
+    let resources = list["resources"].as_array().into_iter().flatten();
+    let resources = resources.filter(move |r| r["namespaced"] == true && has(r, "list") && has(r, "deletecollection"));
+    resources.filter_map(|r| r["name"].as_str()).filter(|name| !name.contains('/'))
+}
+
 fn count_finalizers(items: &[Value], remaining: &mut Remaining) {
     let names = items.iter().flat_map(|i| i["metadata"]["finalizers"].as_array().into_iter().flatten());
     for finalizer in names.filter_map(Value::as_str) {
@@ -92,5 +124,23 @@ fn count_finalizers(items: &[Value], remaining: &mut Remaining) {
             Some((_, count)) => *count += 1,
             None => remaining.finalizers.push((finalizer.to_owned(), 1)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn only_what_a_namespace_can_hold_and_lose_is_emptied() {
+        let list = json!({"resources": [
+            {"name": "flunders", "namespaced": true, "verbs": ["list", "deletecollection"]},
+            {"name": "flunders/status", "namespaced": true, "verbs": ["list", "deletecollection"]},
+            {"name": "fischers", "namespaced": false, "verbs": ["list", "deletecollection"]},
+            {"name": "pods", "namespaced": true, "verbs": ["get", "list"]},
+        ]});
+        assert_eq!(deletable(&list).collect::<Vec<_>>(), ["flunders"]);
+        assert_eq!(deletable(&json!({})).count(), 0);
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use image::{ImageInfo, RootFs};
-use shim::proto::{ContainerInit, Fault, Reply, Request};
+use shim::proto::{ContainerInit, ContainerPhase, Fault, Reply, Request};
 
 use super::teardown::mounts_below;
 use super::{Driver, Kill};
@@ -40,6 +40,9 @@ impl Driver {
         }
         validate(&spec)?;
         let id = spec.id.clone();
+        if let Some(target) = spec.pid_of.clone().filter(|_| own_processes(&sandbox)) {
+            self.share_processes(&link, &id, &target).await?;
+        }
         let made = self.make_container(&sandbox, spec).await;
         let registered = match made {
             Ok(init) => link.call("create container", &id, Request::Create(Box::new(init))).await.map(drop),
@@ -53,6 +56,32 @@ impl Driver {
         }
         self.set_phase(&id, Phase::Created);
         Ok(())
+    }
+
+    /// Pins the process namespace of a running container for another one. The shim reaps: what it says runs before and
+    /// after had that number all the while.
+    async fn share_processes(&self, link: &Link, id: &str, target: &str) -> Result<(), RuntimeError> {
+        let before = self.pid_of(link, target).await?;
+        let (pod_dir, name) = (self.cx.pod_dir(&self.id), id.to_owned());
+        blocking("share process namespace", move || {
+            shim::sandbox::pin_pid(&pod_dir, &name, before).map_err(failed("share process namespace"))
+        })
+        .await?;
+        let after = self.pid_of(link, target).await;
+        if !matches!(&after, Ok(pid) if *pid == before) {
+            shim::sandbox::unpin_pid(&self.cx.pod_dir(&self.id), id);
+            return Err(after.err().unwrap_or_else(|| not_running(target)));
+        }
+        Ok(())
+    }
+
+    async fn pid_of(&self, link: &Link, id: &str) -> Result<i32, RuntimeError> {
+        let state = self.shim_state(link).await?;
+        let found = state.containers.into_iter().find(|(c, _)| c == id);
+        match found {
+            Some((_, ContainerPhase::Running { pid, .. })) => Ok(pid),
+            _ => Err(not_running(id)),
+        }
     }
 
     /// All but telling the shim: image, record, root file system, `config.json`.
@@ -173,7 +202,13 @@ impl Driver {
         }
         let (cx, bundle) = (self.cx.clone(), bundle_dir(&self.cx.pod_dir(&self.id), id));
         let (cgroup, key) = (self.cgroup_of(id), snapshot_key(id));
-        blocking("remove container", move || take_apart(&cx, cgroup.as_deref(), &bundle, &key)).await?;
+        let (pod_dir, name) = (self.cx.pod_dir(&self.id), id.to_owned());
+        blocking("remove container", move || {
+            take_apart(&cx, cgroup.as_deref(), &bundle, &key)?;
+            shim::sandbox::unpin_pid(&pod_dir, &name);
+            Ok(())
+        })
+        .await?;
         self.cx.records.remove_container(id).map_err(failed("remove record"))
     }
 
@@ -186,7 +221,7 @@ impl Driver {
         }
         if let (Phase::Running(_), Some(path)) = (&container.phase, self.cgroup_of(id)) {
             let (cx, limits) = (self.cx.clone(), resources.clone());
-            blocking("update limits", move || limits::apply(&path, &limits, &cx.host)).await?;
+            blocking("update limits", move || limits::change(&path, &limits, &cx.host)).await?;
         } else {
             let message = "limits of a container that was not started cannot be changed".to_owned();
             return Err(RuntimeError::Conflict { id: id.to_owned(), message });
@@ -198,6 +233,15 @@ impl Driver {
         self.publish();
         Ok(())
     }
+}
+
+/// Whether the containers of a sandbox have process namespaces of their own.
+pub(crate) fn own_processes(sandbox: &SandboxSpec) -> bool {
+    !sandbox.host_pid && !sandbox.share_process_namespace
+}
+
+fn not_running(id: &str) -> RuntimeError {
+    RuntimeError::Conflict { id: id.to_owned(), message: "the container is not running".to_owned() }
 }
 
 /// No such container in this sandbox.
@@ -288,7 +332,7 @@ fn lay_out(
         uid: user.uid,
         gid: user.gid,
         cgroup: cgroup.clone(),
-        own_pid_ns: !sandbox.host_pid && !sandbox.share_process_namespace,
+        own_pid_ns: own_processes(sandbox) && spec.pid_of.is_none(),
         oom_score_adj: spec.resources.oom_score_adj,
     })
 }

@@ -44,6 +44,8 @@ pub enum Command {
     RemoveContainer(String, Answer<()>),
     /// Change its limits.
     Update(String, Resources, Answer<()>),
+    /// Change the limits of the sandbox.
+    UpdateSandbox(Resources, Answer<()>),
 }
 
 /// How hard to signal.
@@ -179,6 +181,7 @@ impl Driver {
             Command::Start(id, tx) => drop(tx.send(self.start_container(&id).await)),
             Command::Signal(id, kill, tx) => drop(tx.send(self.signal_container(&id, kill).await)),
             Command::RemoveContainer(id, tx) => drop(tx.send(self.remove_container(&id).await)),
+            Command::UpdateSandbox(resources, tx) => drop(tx.send(self.update_sandbox(resources).await)),
             Command::Update(id, resources, tx) => drop(tx.send(self.update_container(&id, resources).await)),
         }
     }

@@ -13,7 +13,7 @@ use crate::files;
 use crate::link::{Link, ShimEvent};
 use crate::oci::limits;
 use crate::record::{Phase, SandboxRecord};
-use crate::runtime::{ExitRecord, RuntimeError, SandboxSpec, SandboxStatus};
+use crate::runtime::{ExitRecord, Resources, RuntimeError, SandboxSpec, SandboxStatus};
 
 /// How long killed processes may take to be gone: a process in the kernel (a hung disk) dies when it comes back.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
@@ -122,6 +122,19 @@ impl Driver {
         let netns = shim::sandbox::pin(pod_dir, "net");
         let attached = self.cx.network.attach(&self.id, &netns, &ports).await.map_err(failed("attach network"))?;
         Ok(Some(IpAddr::V4(attached.ip)))
+    }
+
+    /// Gives the sandbox other limits. Those of its containers may not be above them at any time.
+    pub(super) async fn update_sandbox(&mut self, resources: Resources) -> Result<(), RuntimeError> {
+        self.drain_events().await;
+        self.live()?;
+        let Some(record) = &mut self.record else { return Err(self.not_found("sandbox")) };
+        let (cx, path, limits) = (self.cx.clone(), self.cx.sandbox_cgroup(&record.spec), resources.clone());
+        blocking("update limits", move || limits::change(&path, &limits, &cx.host)).await?;
+        record.spec.resources = resources;
+        self.cx.records.put_sandbox(record).map_err(failed("write record"))?;
+        self.publish();
+        Ok(())
     }
 
     /// Kills what runs, takes the network away, ends the shim. Its containers can still be asked for.

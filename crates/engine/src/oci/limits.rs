@@ -43,6 +43,17 @@ fn add_limits(value: &mut Value, limits: &Resources, host: &Host) {
     }
 }
 
+/// Changes the limits of a cgroup in use: unlike in a new one, what is not limited any more has to be said.
+///
+/// # Errors
+/// As [`apply`].
+pub fn change(path: &str, limits: &Resources, host: &Host) -> Result<(), RuntimeError> {
+    let mut whole = limits.clone();
+    whole.cpu_quota_us.get_or_insert(-1);
+    whole.memory_limit_bytes.get_or_insert(-1);
+    apply(path, &whole, host)
+}
+
 /// Sets limits on a cgroup that exists. Blocks for a few writes.
 ///
 /// # Errors

@@ -214,6 +214,9 @@ impl Inputs<'_> {
         if !self.sandbox.host_pid {
             list.push(match self.sandbox.share_process_namespace {
                 true => json!({ "type": "pid", "path": pinned("pid") }),
+                false if self.container.pid_of.is_some() => {
+                    json!({ "type": "pid", "path": pinned(&shim::sandbox::shared_with(&self.container.id)) })
+                }
                 false => json!({ "type": "pid" }),
             });
         }

@@ -87,5 +87,13 @@ fn chosen_mount(wanted: &Mount, privileged: bool) -> Result<Value, RuntimeError>
         }
     };
     let mode = if wanted.read_only { "ro" } else { "rw" };
-    Ok(mount(&wanted.target, "bind", &wanted.source, &["rbind", propagation, mode]))
+    let mut options = vec!["rbind", propagation, mode];
+    if wanted.recursive_read_only {
+        // mount_setattr(2) with AT_RECURSIVE: what is mounted below becomes read-only too.
+        options.push("rro");
+    }
+    if wanted.inert {
+        options.extend(["noexec", "nosuid", "nodev"]);
+    }
+    Ok(mount(&wanted.target, "bind", &wanted.source, &options))
 }

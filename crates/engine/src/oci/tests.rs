@@ -120,6 +120,8 @@ fn a_mount_of_the_pod_replaces_ours_and_bidirectional_needs_privilege() {
         source: "/src".into(),
         target: target.into(),
         read_only: true,
+        recursive_read_only: target == "/data",
+        inert: false,
         propagation,
     };
     let mounts = vec![wanted("/etc/hosts", Propagation::Private), wanted("/data", Propagation::HostToContainer)];

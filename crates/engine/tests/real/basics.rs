@@ -100,6 +100,8 @@ pub async fn mounts_are_seen_and_read_only_ones_cannot_be_written(w: Arc<World>)
         source: host.clone(),
         target: target.into(),
         read_only,
+        recursive_read_only: false,
+        inert: false,
         propagation: Propagation::Private,
     };
     let file = Mount { source: host.join("file"), ..mount("/one", true) };

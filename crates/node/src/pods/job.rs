@@ -5,9 +5,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use engine::runtime::RuntimeError;
+use engine::runtime::{ContainerState, ContainerStatus, Resources, RuntimeError};
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::node::v1::RuntimeClass;
 use kube::api::{Api, DeleteParams, Preconditions};
 use reconcile::pod::Failure;
 use reconcile::probe::{Kind, Outcome};
@@ -22,7 +23,8 @@ use crate::paths::PodId;
 use crate::probes::{self, Target};
 use crate::spec::downward::Facts;
 use crate::spec::{self, ConfigError, Lookup};
-use crate::volumes::{Volumes, mounts};
+use crate::supported::{RUNTIME_HANDLERS, refusal_of_added};
+use crate::volumes::{Volumes, mounts, usage};
 
 /// After the preStop hook a container has at least this long, however long the hook took.
 const LEAST_GRACE: Duration = Duration::from_secs(2);
@@ -31,7 +33,10 @@ const LEAST_GRACE: Duration = Duration::from_secs(2);
 #[derive(Clone)]
 pub(crate) struct Job {
     pub(crate) ctx: Arc<Context>,
+    /// With the resources that are allocated to it.
     pub(crate) pod: Arc<Pod>,
+    /// Its ephemeral containers.
+    pub(crate) added: Arc<Vec<Container>>,
     pub(crate) id: PodId,
     pub(crate) volumes: Arc<Volumes>,
     pub(crate) handles: Arc<BTreeMap<Key, Handle>>,
@@ -69,7 +74,8 @@ impl Job {
     }
 
     fn container(&self, name: &str) -> Option<&Container> {
-        reconcile::pod::find(self.pod.spec.as_ref()?, name).map(|(_, c)| c)
+        let ordinary = reconcile::pod::find(self.pod.spec.as_ref()?, name).map(|(_, c)| c);
+        ordinary.or_else(|| self.added.iter().find(|c| c.name == name))
     }
 
     fn named(&self, name: &str) -> Result<&Container, Failure> {
@@ -97,7 +103,7 @@ impl Job {
             host_dns: &host_dns,
             host_name: &self.ctx.host.hostname,
         };
-        let made = match spec::sandbox::of_pod(&self.pod, &cluster) {
+        let made = match self.check_runtime().await.and_then(|()| spec::sandbox::of_pod(&self.pod, &cluster)) {
             Ok(spec) => self.ctx.runtime.run_sandbox(spec).await.map_err(|e| base::chain(&e)),
             Err(e) => Err(e.0),
         };
@@ -106,6 +112,19 @@ impl Job {
             self.warn(&failure, "FailedCreatePodSandBox");
             failure
         })
+    }
+
+    /// Whether the node has the runtime that the pod's class names (KEP-585).
+    async fn check_runtime(&self) -> Result<(), ConfigError> {
+        let class = self.pod.spec.as_ref().and_then(|s| s.runtime_class_name.as_deref());
+        let Some(class) = class.filter(|n| !n.is_empty()) else { return Ok(()) };
+        let api: Api<RuntimeClass> = Api::all(self.ctx.client());
+        let failed = |why: String| ConfigError::new(format!("failed to get sandbox runtime: {why}"));
+        let found = api.get(class).await.map_err(|e| failed(format!("RuntimeClass {class:?}: {e}")))?;
+        match found.handler.as_str() {
+            handler if handler.is_empty() || RUNTIME_HANDLERS.contains(&handler) => Ok(()),
+            handler => Err(failed(format!("no runtime for {handler:?} is configured"))),
+        }
     }
 
     pub(super) async fn remove_sandbox(&self) -> Result<(), Failure> {
@@ -140,6 +159,14 @@ impl Job {
 
     pub(super) async fn create(&self, name: &str, attempt: u32, image: Present) -> Result<(), Failure> {
         let c = self.named(name)?;
+        if let Some(failure) = self.added.iter().find(|a| a.name == name).and_then(|a| refusal_of_added(&self.pod, a)) {
+            self.ctx.recorder.warn(
+                container_reference(&self.pod, name),
+                "Failed",
+                format!("Error: {}", failure.message),
+            );
+            return Err(failure);
+        }
         let made = match self.container_spec(c, attempt, image).await {
             Ok(spec) => match self.ctx.runtime.create_container(spec).await {
                 Ok(()) => Ok(()),
@@ -183,8 +210,61 @@ impl Job {
             log_max_files: self.ctx.config.log_max_files,
             termination_log,
             profiles: &profiles,
+            pid_of: self.target_of(&c.name).await?,
         };
         spec::container::spec(c, &facts, parts)
+    }
+
+    /// The running container whose processes an ephemeral one is to see, if it names one.
+    async fn target_of(&self, name: &str) -> Result<Option<String>, ConfigError> {
+        let added = self.pod.spec.iter().flat_map(|s| s.ephemeral_containers.iter().flatten());
+        let mut targets = added.filter(|e| e.name == name).filter_map(|e| e.target_container_name.as_deref());
+        let Some(target) = targets.next().filter(|t| !t.is_empty()) else { return Ok(None) };
+        let all = self.ctx.runtime.containers(Some(&self.id.uid)).await;
+        let running = |c: &ContainerStatus| matches!(c.state, ContainerState::Running { .. }) && c.spec.name == target;
+        match all.into_iter().find(running) {
+            Some(found) => Ok(Some(found.spec.id)),
+            None => Err(ConfigError::new(format!("unable to find target container {target:?}"))),
+        }
+    }
+
+    /// Gives the pod and these of its containers, by name and id, what is allocated to them. A limit of the pod is never
+    /// below one of its containers on the way: the kernel would refuse it.
+    pub(super) async fn resize(&self, containers: &[(String, String)]) -> Result<(), Failure> {
+        let (runtime, uid) = (&self.ctx.runtime, &self.id.uid);
+        let failed = |e: RuntimeError| Failure::new("Error", base::chain(&e));
+        let sandboxes = runtime.sandboxes().await;
+        let held = sandboxes.into_iter().find(|s| s.spec.id == *uid).map(|s| s.spec.resources);
+        let held = held.ok_or_else(|| Failure::new("Error", "the sandbox of the pod is not there"))?;
+        let wanted = spec::resources::of_pod(&self.pod);
+        let wide = spec::resources::wider(&held, &wanted);
+        if wide != held {
+            runtime.update_sandbox(uid, wide.clone()).await.map_err(failed)?;
+        }
+        for (name, id) in containers {
+            let resources = spec::resources::of_container(&self.pod, self.named(name)?, self.ctx.host.memory_bytes);
+            self.check_usage(name, id, &resources).await?;
+            runtime.update_resources(id, resources).await.map_err(failed)?;
+        }
+        if wide != wanted {
+            runtime.update_sandbox(uid, wanted).await.map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// A limit below what is in use would have the kernel kill rather than refuse.
+    async fn check_usage(&self, name: &str, id: &str, resources: &Resources) -> Result<(), Failure> {
+        let Some(limit) = resources.memory_limit_bytes.and_then(|b| u64::try_from(b).ok()) else { return Ok(()) };
+        match self.ctx.runtime.usage(id).await {
+            Ok(usage) if usage.working_set_bytes > limit => Err(Failure::new(
+                "Error",
+                format!(
+                    "attempting to set memory limit of container {name:?} ({limit}) below its current usage ({})",
+                    usage.working_set_bytes
+                ),
+            )),
+            _ => Ok(()),
+        }
     }
 
     pub(super) async fn start(&self, name: &str, id: &str) -> Result<(), Failure> {
@@ -200,6 +280,19 @@ impl Job {
                 Err(failure)
             }
         }
+    }
+
+    /// Why the pod is to be evicted, if it takes more of the disk than it may.
+    pub(super) async fn measure(&self, limits: usage::Limits) -> Option<Failure> {
+        let mut written = BTreeMap::new();
+        for c in self.ctx.runtime.containers(Some(&self.id.uid)).await {
+            // One that is being removed counts no more.
+            let bytes = self.ctx.runtime.written(&c.spec.id).await.unwrap_or(0);
+            *written.entry(c.spec.name).or_insert(0) += bytes;
+        }
+        let (ctx, id) = (self.ctx.clone(), self.id.clone());
+        let measured = tokio::task::spawn_blocking(move || usage::exceeded(&ctx.paths, &id, &limits, &written));
+        measured.await.ok().flatten()
     }
 
     fn target<'a>(&'a self, c: &'a Container, id: &'a str) -> Target<'a> {

@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::Api;
 use kube::runtime::{WatchStreamExt, watcher};
 use parking_lot::Mutex;
+use reconcile::scheduler::Amounts;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
@@ -23,9 +24,21 @@ use crate::paths::PodId;
 type ByName = HashMap<(String, String), Arc<Pod>>;
 
 /// The pods this node knows, for the parts that answer questions about them.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(crate) struct Pods {
     by_name: Arc<Mutex<ByName>>,
+    /// Tells those who wait for room on the node that there may be some.
+    room: Arc<watch::Sender<()>>,
+}
+
+impl Default for Pods {
+    fn default() -> Self {
+        Pods { by_name: Arc::default(), room: Arc::new(watch::channel(()).0) }
+    }
+}
+
+fn is_over(pod: &Pod) -> bool {
+    matches!(pod.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed"))
 }
 
 impl Pods {
@@ -34,8 +47,26 @@ impl Pods {
         self.by_name.lock().values().cloned().collect()
     }
 
+    /// What the pods have, all but one.
+    pub(super) fn used(&self, but: &str) -> Amounts {
+        let mut used = Amounts::default();
+        let all = self.by_name.lock();
+        let others = all.values().filter(|p| p.metadata.uid.as_deref() != Some(but) && !is_over(p));
+        others.for_each(|p| used.add(&Amounts::of_pod(p)));
+        used
+    }
+
+    /// Changes whenever a pod went, ended, or changed what it asks for.
+    pub(super) fn room(&self) -> watch::Receiver<()> {
+        self.room.subscribe()
+    }
+
     fn set(&self, id: &PodId, pod: Arc<Pod>) {
-        self.by_name.lock().insert((id.namespace.clone(), id.name.clone()), pod);
+        let news = (is_over(&pod), pod.metadata.generation);
+        let before = self.by_name.lock().insert((id.namespace.clone(), id.name.clone()), pod);
+        if before.is_some_and(|p| (is_over(&p), p.metadata.generation) != news) {
+            self.room.send_replace(());
+        }
     }
 
     fn remove(&self, id: &PodId) {
@@ -43,6 +74,8 @@ impl Pods {
         let mut all = self.by_name.lock();
         if all.get(&key).is_some_and(|p| p.metadata.uid.as_deref() == Some(&id.uid)) {
             all.remove(&key);
+            drop(all);
+            self.room.send_replace(());
         }
     }
 }
@@ -134,7 +167,8 @@ impl Manager {
         }
         let (updates, seen) = watch::channel(Update { pod, gone: false });
         let nudge = Arc::new(Notify::new());
-        let worker = Worker::new(self.ctx.clone(), id.clone(), seen, nudge.clone(), self.drain.clone());
+        let (ctx, pods) = (self.ctx.clone(), self.pods.clone());
+        let worker = Worker::new(ctx, pods, id.clone(), seen, nudge.clone(), self.drain.clone());
         let uid = id.uid.clone();
         self.tasks.spawn(async move {
             worker.run().await;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use engine::runtime::ContainerState;
 
 use crate::context::Context;
-use crate::volumes::mounts;
+use crate::volumes::{image, mounts};
 
 /// A container whose pod is gone has this long.
 const GRACE: Duration = Duration::from_secs(2);
@@ -24,14 +24,16 @@ pub(super) async fn remove(ctx: Arc<Context>, wanted: BTreeSet<String>) {
     });
     futures::future::join_all(removals).await;
     let (pods, logs) = (ctx.paths.pods(), ctx.paths.logs());
+    let known = wanted.clone();
     let swept = tokio::task::spawn_blocking(move || {
         for folder in [pods, logs] {
-            sweep(&folder, &wanted);
+            sweep(&folder, &known);
         }
     });
     if let Err(error) = swept.await {
         tracing::warn!(%error, "folders of former pods not swept");
     }
+    image::forget_all_but(&ctx, &wanted).await;
 }
 
 /// Folders are named by the pod's UID, or end with it after an underscore.

@@ -94,7 +94,7 @@ fn credentials(pod: &Pod, objects: &Lookup, registry: &str, repository: &str) ->
 }
 
 /// Makes a container's image present, as its policy says.
-pub(super) async fn ensure(ctx: &Context, pod: &Pod, c: &Container, objects: &Lookup) -> Result<Present, Failure> {
+pub(crate) async fn ensure(ctx: &Context, pod: &Pod, c: &Container, objects: &Lookup) -> Result<Present, Failure> {
     let image = c.image.as_deref().unwrap_or_default();
     let about = || container_reference(pod, &c.name);
     let invalid = |message: String| {

@@ -50,12 +50,26 @@ impl Report {
     }
 }
 
+/// Conditions that are there only while they are true, by type, that were written and are not wanted any more.
+fn vanished<'a>(
+    sent: &'a serde_json::Map<String, Value>,
+    wanted: Option<&'a Value>,
+) -> impl Iterator<Item = &'static str> + use<'a> {
+    let has = |list: Option<&Value>, kind: &str| {
+        list.and_then(Value::as_array).is_some_and(|l| l.iter().any(|c| c["type"] == kind))
+    };
+    ["PodResizePending", "PodResizeInProgress"]
+        .into_iter()
+        .filter(move |kind| has(sent.get("conditions"), kind) && !has(wanted, kind))
+}
+
 /// Whether writing `wanted` would change nothing in `sent`, which may hold more (other writers' conditions).
 fn covers(sent: &Value, wanted: &Value) -> bool {
     let (Value::Object(sent), Value::Object(wanted)) = (sent, wanted) else { return false };
     let gone =
         ["reason", "message", "podIP", "podIPs"].iter().any(|k| sent.contains_key(*k) && !wanted.contains_key(*k));
     !gone
+        && vanished(sent, wanted.get("conditions")).next().is_none()
         && wanted.iter().all(|(key, value)| match (key.as_str(), sent.get(key)) {
             (_, None) => false,
             ("conditions", Some(before)) => {
@@ -82,6 +96,11 @@ fn patch(uid: &str, wanted: &Value, sent: Option<&Value>) -> Value {
                 c[key] = Value::Null;
             }
         }
+    }
+    let old = sent.and_then(Value::as_object);
+    let gone: Vec<&str> = old.map(|old| vanished(old, wanted.get("conditions")).collect()).unwrap_or_default();
+    if let Some(list) = status["conditions"].as_array_mut() {
+        list.extend(gone.into_iter().map(|kind| json!({"$patch": "delete", "type": kind})));
     }
     // Addresses are merged by their value: a new one must replace the old.
     if let Some(ips) = status.get("podIPs").and_then(Value::as_array)
@@ -131,6 +150,17 @@ mod tests {
         assert!(r.next("u", &s).is_some());
         r.done(&Written::No("busy".into()));
         assert!(r.next("u", &s).is_some());
+    }
+
+    #[test]
+    fn the_conditions_of_a_resize_go_when_it_is_over() {
+        let resizing = json!({"conditions": [{"type": "Ready", "status": "True"}, {"type": "PodResizePending", "status": "True"}]});
+        let mut r = Report::new(Some(&status(resizing)));
+        let done = status(json!({"conditions": [{"type": "Ready", "status": "True"}]}));
+        let patch = r.next("u", &done).expect("a patch");
+        assert_eq!(patch["status"]["conditions"][1], json!({"$patch": "delete", "type": "PodResizePending"}));
+        r.done(&Written::Yes);
+        assert!(r.next("u", &done).is_none());
     }
 
     #[test]

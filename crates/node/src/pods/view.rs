@@ -50,9 +50,9 @@ impl Messages {
         if let Some(message) = self.read.get(&status.spec.id) {
             return message.clone();
         }
-        let c = pod.spec.as_ref().and_then(|s| reconcile::pod::find(s, &status.spec.name)).map(|(_, c)| c);
+        let c = pod.spec.as_ref().and_then(|s| reconcile::pod::find_any(s, &status.spec.name)).map(|(_, c)| c);
         let path = label(status, TERMINATION_LABEL).map(PathBuf::from);
-        let message = read_message(path.as_deref(), c, &status.spec.log_path, exit_code);
+        let message = read_message(path.as_deref(), c.as_deref(), &status.spec.log_path, exit_code);
         self.read.insert(status.spec.id.clone(), message.clone());
         message
     }

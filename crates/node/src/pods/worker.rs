@@ -10,19 +10,25 @@ use base::rt::Drain;
 use futures::StreamExt;
 use futures::stream::{BoxStream, SelectAll};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Pod, PodStatus};
-use reconcile::pod::{Action, ContainerView, Failure, Memory, Op, Plan, Sandbox, Snapshot, plan};
+use k8s_openapi::api::core::v1::{Container, Pod, PodStatus};
+use reconcile::pod::{
+    Action, Allocation, ContainerView, Failure, Memory, Op, Plan, Room, Sandbox, Snapshot, allocated_pod, ephemeral,
+    is_wanted, plan,
+};
 use reconcile::probe::{Kind, Outcome};
+use reconcile::scheduler::Amounts;
 use tokio::sync::{Notify, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
 use super::job::Job;
+use super::manager::Pods;
 use super::report::{self, Report, Written};
 use super::view::{self, Messages, Seen};
 use crate::context::Context;
 use crate::events::{container_reference, pod_reference};
 use crate::images::Present;
+use crate::node_object;
 use crate::objects::{Handle, Key};
 use crate::paths::PodId;
 use crate::spec::refs;
@@ -57,15 +63,24 @@ enum Done {
     Finished(Result<(), Failure>),
     Written(Written),
     Measured(Option<Failure>),
+    Resized(Vec<(String, u32)>, Allocation, Result<(), Failure>),
 }
 
 pub(super) struct Worker {
     ctx: Arc<Context>,
+    pods: Pods,
     id: PodId,
     updates: watch::Receiver<Update>,
     nudge: Arc<Notify>,
     drain: Drain,
     pod: Arc<Pod>,
+    /// The pod with the resources that are allocated to it.
+    allocated: Arc<Pod>,
+    /// Its ephemeral containers.
+    added: Arc<Vec<Container>>,
+    /// Why its resize waits, and when there may be more room.
+    pending: Option<Failure>,
+    room: watch::Receiver<()>,
     memory: Memory,
     previous: PodStatus,
     seen: Seen,
@@ -84,7 +99,7 @@ pub(super) struct Worker {
     renew_at: Option<Timestamp>,
     over: bool,
     /// Limits on volumes that are measured, and when they are next.
-    limits: Vec<usage::Limit>,
+    limits: usage::Limits,
     measure_at: Option<Instant>,
 }
 
@@ -95,12 +110,14 @@ enum Next {
     Nudged,
     ObjectChanged,
     Time,
+    Room,
     Drain,
 }
 
 impl Worker {
     pub(super) fn new(
         ctx: Arc<Context>,
+        pods: Pods,
         id: PodId,
         updates: watch::Receiver<Update>,
         nudge: Arc<Notify>,
@@ -126,6 +143,11 @@ impl Worker {
             renew_at: None,
             over: false,
             measure_at: None,
+            allocated: pod.clone(),
+            added: Arc::new(added(&pod)),
+            pending: None,
+            room: pods.room(),
+            pods,
             limits: usage::limits(&pod),
             ctx,
             id,
@@ -190,19 +212,24 @@ impl Worker {
     /// Decides and starts what is to be done. Returns when to look again at the latest.
     fn step(&mut self) -> Option<Instant> {
         let now = Timestamp::now();
+        let room = self.room();
         let plan = plan(&Snapshot {
             pod: &self.pod,
             previous: &self.previous,
             sandbox: self.seen.sandbox.clone(),
             containers: &self.seen.containers,
             memory: &self.memory,
+            added: &self.added,
+            room: room.as_ref(),
             host_ips: &self.ctx.host_ips,
             now,
         });
         self.previous = plan.status.clone();
         let killing: BTreeSet<Op> = self.running.keys().filter(|op| matches!(op, Op::Kill(_))).cloned().collect();
-        self.memory.accept(&plan, now);
         self.tell(&plan);
+        self.memory.accept(&plan, now);
+        let allocated = allocated_pod(&self.pod, self.memory.allocated());
+        self.allocated = allocated.map_or_else(|| self.pod.clone(), Arc::new);
         let finishing = plan.actions.contains(&Action::Finish);
         if !finishing && !self.memory.in_flight(&Op::Finish) {
             self.write();
@@ -216,8 +243,31 @@ impl Worker {
         [wake, self.report_retry, self.measure_at].into_iter().flatten().min()
     }
 
+    /// What the node has for a pod that asks for other amounts than are allocated to it.
+    fn room(&mut self) -> Option<Room> {
+        is_wanted(&self.pod, self.memory.allocated()).then(|| {
+            self.room.mark_unchanged();
+            let allocatable = Amounts::of_list(&node_object::capacity(&self.ctx, true));
+            Room { allocatable, used: self.pods.used(&self.id.uid) }
+        })
+    }
+
+    /// Events of a resize, in the kubelet's words.
+    fn tell_resize(&mut self, plan: &Plan) {
+        let about = || pod_reference(&self.pod);
+        if let Some(why) = plan.resize_pending.as_ref().filter(|why| self.pending.as_ref() != Some(why)) {
+            let reason = if why.reason == "Infeasible" { "ResizeInfeasible" } else { "ResizeDeferred" };
+            self.ctx.recorder.warn(about(), reason, format!("Pod resize {}: {}", why.reason, why.message));
+        }
+        if is_wanted(&self.pod, self.memory.allocated()) && plan.resize_pending.is_none() {
+            self.ctx.recorder.normal(about(), "ResizeStarted", "Pod resize started".to_owned());
+        }
+        self.pending.clone_from(&plan.resize_pending);
+    }
+
     /// Events for containers that a crash back-off begins to hold back.
     fn tell(&mut self, plan: &Plan) {
+        self.tell_resize(plan);
         for (name, message) in &plan.held_back {
             let attempt = self.seen.containers.iter().filter(|v| v.name == *name).map(|v| v.attempt).max().unwrap_or(0);
             if self.told.insert((name.clone(), attempt)) {
@@ -250,7 +300,8 @@ impl Worker {
     fn job(&self) -> Job {
         Job {
             ctx: self.ctx.clone(),
-            pod: self.pod.clone(),
+            pod: self.allocated.clone(),
+            added: self.added.clone(),
             id: self.id.clone(),
             volumes: self.volumes.clone(),
             handles: self.handles.clone(),
@@ -287,7 +338,7 @@ impl Worker {
             Action::StopSandbox => self.tasks.spawn(async move { Done::SandboxDown(job.stop_sandbox().await) }),
             Action::Pull { name, attempt } => {
                 let spec = self.pod.spec.as_ref();
-                let found = spec.and_then(|s| reconcile::pod::find(s, &name)).and_then(|(_, c)| c.image.clone());
+                let found = spec.and_then(|s| reconcile::pod::find_any(s, &name)).and_then(|(_, c)| c.image.clone());
                 let image = found.unwrap_or_default();
                 self.tasks.spawn(async move {
                     let result = job.pull(&name).await;
@@ -320,6 +371,15 @@ impl Worker {
                 let result = job.kill(&name, &id, grace, message, again).await;
                 Done::Killed(name, result)
             }),
+            Action::Resize { containers } => {
+                let attempt = |id: &str| self.seen.containers.iter().find(|v| v.id == id).map_or(0, |v| v.attempt);
+                let done = containers.iter().map(|(name, id)| (name.clone(), attempt(id))).collect();
+                let allocation = self.memory.allocated().clone();
+                self.tasks.spawn(async move {
+                    let result = job.resize(&containers).await;
+                    Done::Resized(done, allocation, result)
+                })
+            }
             Action::Remove { name, id, attempt } => self.tasks.spawn(async move {
                 job.remove_container(&name, &id, attempt).await;
                 Done::Removed(id)
@@ -351,8 +411,8 @@ impl Worker {
             return;
         }
         self.measure_at = None;
-        let (ctx, uid, limits) = (self.ctx.clone(), self.id.uid.clone(), self.limits.clone());
-        self.tasks.spawn_blocking(move || Done::Measured(usage::exceeded(&ctx.paths, &uid, &limits)));
+        let (job, limits) = (self.job(), self.limits.clone());
+        self.tasks.spawn(async move { Done::Measured(job.measure(limits).await) });
     }
 
     async fn wait(&mut self, wake: Option<Instant>) -> Next {
@@ -362,6 +422,7 @@ impl Worker {
             () = self.drain.cancelled() => Next::Drain,
             Some(done) = self.tasks.join_next() => Next::Done(done),
             Ok(()) = self.updates.changed() => Next::Updated,
+            Ok(()) = self.room.changed(), if self.pending.is_some() => Next::Room,
             () = self.nudge.notified() => Next::Nudged,
             Some(()) = self.changes.next() => Next::ObjectChanged,
             () = tokio::time::sleep_until(wake.unwrap_or(far)) => Next::Time,
@@ -372,7 +433,7 @@ impl Worker {
     async fn take(&mut self, next: Next) -> bool {
         match next {
             Next::Drain => return false,
-            Next::Time => {}
+            Next::Time | Next::Room => {}
             Next::Nudged => self.observe().await,
             Next::ObjectChanged => {
                 self.stale_volumes = true;
@@ -401,14 +462,14 @@ impl Worker {
         if update.gone {
             self.memory.object_gone();
         }
-        let debugged = |p: &Pod| p.spec.as_ref().and_then(|s| s.ephemeral_containers.as_ref()).map_or(0, Vec::len);
-        if debugged(&update.pod) > debugged(&self.pod) {
-            let message = "spec.ephemeralContainers is not supported by this node: they will not run";
-            self.ctx.recorder.warn(pod_reference(&update.pod), "UnsupportedPodSpec", message);
-        }
         let meta = |p: &Pod| (p.metadata.labels.clone(), p.metadata.annotations.clone());
         self.stale_volumes |= meta(&update.pod) != meta(&self.pod);
         self.pod = update.pod;
+        let added = added(&self.pod);
+        if added != *self.added {
+            self.added = Arc::new(added);
+            self.refer();
+        }
         // Somebody else may declare the pod failed: that is not taken back.
         let declared = self.pod.status.as_ref().and_then(|s| s.phase.clone());
         let ended = |p: &Option<String>| matches!(p.as_deref(), Some("Succeeded" | "Failed"));
@@ -475,6 +536,14 @@ impl Worker {
                 self.ctx.recorder.warn(pod_reference(&self.pod), "Evicted", failure.message.clone());
                 m.evict(failure);
             }
+            Done::Resized(containers, allocation, result) => {
+                let about = pod_reference(&self.pod);
+                match &result {
+                    Ok(()) => self.ctx.recorder.normal(about, "ResizeCompleted", "Pod resize completed".to_owned()),
+                    Err(f) => self.ctx.recorder.warn(about, "ResizeError", format!("Pod resize error: {}", f.message)),
+                }
+                m.resized(&containers, allocation, result, now);
+            }
             Done::Written(written) => {
                 if let Written::No(error) = &written {
                     tracing::debug!(pod = %self.id, error, "status not written");
@@ -484,6 +553,10 @@ impl Worker {
             }
         }
     }
+}
+
+fn added(pod: &Pod) -> Vec<Container> {
+    pod.spec.as_ref().map(ephemeral).unwrap_or_default()
 }
 
 fn instant(at: Timestamp, now: Timestamp) -> Instant {

@@ -7,6 +7,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use super::access::User;
 use super::{ServerConfig, ServerError};
 
 const GROUP: &str = "system:masters";
@@ -19,8 +20,8 @@ pub enum Identity {
     Nobody,
     /// It may use the server.
     Trusted,
-    /// It may not: its name.
-    Stranger(String),
+    /// Somebody else, who may what the API server says.
+    Stranger(User),
 }
 
 /// TLS settings.
@@ -59,6 +60,9 @@ pub fn identity(certificate: Option<&CertificateDer<'_>>) -> Identity {
     let Ok((_, parsed)) = X509Certificate::from_der(certificate) else { return Identity::Nobody };
     let subject = parsed.subject();
     let name = subject.iter_common_name().next().and_then(|name| name.as_str().ok()).unwrap_or_default();
-    let in_group = subject.iter_organization().any(|group| group.as_str().is_ok_and(|group| group == GROUP));
-    if in_group || name == API_SERVER { Identity::Trusted } else { Identity::Stranger(name.to_owned()) }
+    let groups: Vec<String> = subject.iter_organization().filter_map(|g| g.as_str().ok().map(str::to_owned)).collect();
+    if groups.iter().any(|g| g == GROUP) || name == API_SERVER {
+        return Identity::Trusted;
+    }
+    Identity::Stranger(User::of_certificate(name.to_owned(), groups))
 }

@@ -1,5 +1,7 @@
-//! The node's HTTPS server, which answers the API server as a kubelet does: logs, exec, attach, port-forward.
+//! The node's HTTPS server, which answers as a kubelet does: logs, exec, attach and port-forward for the API server, pods,
+//! usage and metrics for those it allows.
 
+mod access;
 mod auth;
 mod channel;
 mod find;
@@ -13,6 +15,7 @@ mod remote;
 mod route;
 mod session;
 mod spdy;
+mod stats;
 mod status;
 mod streaming;
 mod ws;
@@ -65,6 +68,23 @@ pub struct ServerConfig {
     pub cert_pem: String,
     /// Its key.
     pub key_pem: String,
+    /// The node, and the way to ask about users; without it, only the API server and administrators are served.
+    pub node: Option<NodeFacts>,
+}
+
+/// What the server says of the node it is on.
+#[derive(Clone)]
+pub struct NodeFacts {
+    /// Its name.
+    pub name: String,
+    /// Asks the API server who somebody is and what he may.
+    pub client: kube::Client,
+    /// Logical processors.
+    pub cpus: u64,
+    /// Memory, bytes.
+    pub memory_bytes: u64,
+    /// A folder on the file system that pods write to.
+    pub data: std::path::PathBuf,
 }
 
 /// Why the server cannot be set up.
@@ -93,6 +113,9 @@ pub enum ServerError {
 struct Shared {
     runtime: Arc<dyn Runtime>,
     pods: PodSource,
+    node: Option<NodeFacts>,
+    access: Option<access::Access>,
+    samples: stats::Samples,
     /// Sessions and logs under way.
     tasks: TaskTracker,
     /// Ends them.
@@ -126,7 +149,15 @@ impl Server {
         pods: PodSource,
     ) -> Result<Self, ServerError> {
         let tls = TlsAcceptor::from(auth::tls(config)?);
-        let shared = Shared { runtime, pods, tasks: TaskTracker::new(), end: CancellationToken::new() };
+        let shared = Shared {
+            runtime,
+            pods,
+            access: config.node.as_ref().map(|n| access::Access::new(n.client.clone(), &n.name)),
+            node: config.node.clone(),
+            samples: stats::Samples::default(),
+            tasks: TaskTracker::new(),
+            end: CancellationToken::new(),
+        };
         Ok(Server { listener, tls, shared: Arc::new(shared) })
     }
 

@@ -6,13 +6,14 @@ use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use jiff::Timestamp;
 use k8s_openapi::List;
+use k8s_openapi::api::core::v1::Pod;
 
 use super::auth::Identity;
 use super::find::{PodRef, valid_name};
 use super::query::Query;
 use super::refusal::{Body, Refusal, answer, text};
 use super::session::Kind;
-use super::{Peer, Shared, logs, streaming};
+use super::{Peer, Shared, logs, stats, streaming};
 
 /// Answers a request.
 pub async fn handle(shared: &Arc<Shared>, peer: &Peer, request: Request<Incoming>) -> Response<Body> {
@@ -37,11 +38,12 @@ async fn serve(
         only(&request, &[Method::GET])?;
         return Ok(text(StatusCode::OK, "ok"));
     }
-    match &peer.identity {
-        Identity::Trusted => {}
-        Identity::Nobody => return Err(Refusal::new(StatusCode::UNAUTHORIZED, "Unauthorized")),
-        Identity::Stranger(user) => {
-            let message = format!("Forbidden (user={user}, verb={}, resource=nodes)", request.method());
+    match (&shared.access, &peer.identity) {
+        (_, Identity::Trusted) => {}
+        (Some(access), identity) => access.check(identity, request.headers(), request.method(), path).await?,
+        (None, Identity::Nobody) => return Err(Refusal::new(StatusCode::UNAUTHORIZED, "Unauthorized")),
+        (None, Identity::Stranger(user)) => {
+            let message = format!("Forbidden (user={}, verb={}, resource=nodes)", user.name, request.method());
             return Err(Refusal::new(StatusCode::FORBIDDEN, message));
         }
     }
@@ -49,6 +51,28 @@ async fn serve(
         ["pods"] => {
             only(&request, &[Method::GET])?;
             pods(shared)
+        }
+        ["runningpods"] => {
+            only(&request, &[Method::GET])?;
+            running(shared).await
+        }
+        ["stats", "summary"] => {
+            only(&request, &[Method::GET])?;
+            let brief = Query::of(request.uri()).flag("only_cpu_and_memory");
+            let look = stats::look(shared, true).await;
+            json(&stats::summary(shared, &look, brief).await)
+        }
+        ["metrics"] => {
+            only(&request, &[Method::GET])?;
+            Ok(metrics(stats::own(&stats::look(shared, false).await, shared.node.as_ref())))
+        }
+        ["metrics", "resource"] => {
+            only(&request, &[Method::GET])?;
+            Ok(metrics(stats::resource(&stats::look(shared, false).await)))
+        }
+        ["metrics", "cadvisor"] => {
+            only(&request, &[Method::GET])?;
+            Ok(metrics(stats::cadvisor(&stats::look(shared, false).await, shared.node.as_ref())))
         }
         ["containerLogs", namespace, pod, container] => {
             only(&request, &[Method::GET])?;
@@ -89,7 +113,21 @@ fn pod_ref(namespace: &str, name: &str, uid: Option<&str>) -> Result<PodRef, Ref
 }
 
 fn pods(shared: &Shared) -> Result<Response<Body>, Refusal> {
-    let list = List { items: (shared.pods)(), ..List::default() };
-    let body = serde_json::to_vec(&list).map_err(|error| Refusal::fault(error.to_string()))?;
+    json(&List { items: (shared.pods)(), ..List::default() })
+}
+
+/// The pods that have a sandbox.
+async fn running(shared: &Shared) -> Result<Response<Body>, Refusal> {
+    let sandboxes = shared.runtime.sandboxes().await;
+    let ready = |pod: &Pod| sandboxes.iter().any(|s| s.ready && pod.metadata.uid.as_ref() == Some(&s.spec.id));
+    json(&List { items: (shared.pods)().into_iter().filter(ready).collect(), ..List::<Pod>::default() })
+}
+
+fn json(value: &impl serde::Serialize) -> Result<Response<Body>, Refusal> {
+    let body = serde_json::to_vec(value).map_err(|error| Refusal::fault(error.to_string()))?;
     Ok(answer(StatusCode::OK, "application/json", body))
+}
+
+fn metrics(text: String) -> Response<Body> {
+    answer(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text)
 }

@@ -31,6 +31,13 @@ pub(crate) fn id(uid: &str, name: &str, attempt: u32) -> String {
 pub(crate) struct Source {
     pub(crate) path: PathBuf,
     pub(crate) read_only: bool,
+    /// It is an image: nothing in it is run.
+    pub(crate) inert: bool,
+}
+
+/// Whether nothing below the mount may be written either (KEP-3857). `IfPossible` always is: the runtime can do it.
+fn recursive(m: &VolumeMount) -> bool {
+    matches!(m.recursive_read_only.as_deref(), Some("Enabled" | "IfPossible"))
 }
 
 /// What goes into a container besides its spec.
@@ -46,6 +53,8 @@ pub(crate) struct Parts<'a> {
     pub(crate) log_max_files: u32,
     pub(crate) termination_log: PathBuf,
     pub(crate) profiles: &'a std::path::Path,
+    /// The container whose processes it sees.
+    pub(crate) pid_of: Option<String>,
 }
 
 fn propagation(m: &VolumeMount) -> Propagation {
@@ -66,6 +75,8 @@ fn mounts(c: &Container, parts: &Parts<'_>) -> Vec<Mount> {
             source: source.path.clone(),
             target: PathBuf::from(&m.mount_path),
             read_only: source.read_only || m.read_only == Some(true),
+            inert: source.inert,
+            recursive_read_only: m.read_only == Some(true) && recursive(m),
             propagation: propagation(m),
         })
         .collect();
@@ -75,6 +86,8 @@ fn mounts(c: &Container, parts: &Parts<'_>) -> Vec<Mount> {
         source: parts.termination_log.clone(),
         target: PathBuf::from(termination_path(c)),
         read_only: false,
+        recursive_read_only: false,
+        inert: false,
         propagation: Propagation::Private,
     });
     mounts
@@ -107,6 +120,7 @@ pub(crate) fn spec(c: &Container, facts: &Facts<'_>, parts: Parts<'_>) -> Result
         mounts: mounts(c, &parts),
         resources: resources::of_container(pod, c, facts.node_memory),
         security: security::of_container(pod, c, parts.profiles)?,
+        pid_of: parts.pid_of,
         tty: c.tty == Some(true),
         stdin: c.stdin == Some(true),
         stdin_once: c.stdin_once == Some(true),

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use k8s_openapi::api::core::v1::{Container, Pod, Volume};
-use reconcile::pod::each;
+use reconcile::pod::{each, ephemeral};
 
 use crate::objects::{Key, Kind};
 
@@ -66,6 +66,9 @@ pub(crate) fn keys(pod: &Pod) -> BTreeSet<Key> {
     let Some(spec) = &pod.spec else { return refs.keys };
     for (_, c) in each(spec) {
         refs.container(c);
+    }
+    for c in ephemeral(spec) {
+        refs.container(&c);
     }
     for v in spec.volumes.iter().flatten() {
         refs.volume(v);

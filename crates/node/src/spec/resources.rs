@@ -78,6 +78,8 @@ pub(crate) fn of_pod(pod: &Pod) -> Resources {
         match role {
             Role::Sidecar => add(&mut sidecars, a),
             Role::Main => add(&mut main, a),
+            // They have no resources of their own.
+            Role::Ephemeral => {}
             Role::Init => {
                 let mut beside = sidecars;
                 add(&mut beside, a);
@@ -93,6 +95,19 @@ pub(crate) fn of_pod(pod: &Pod) -> Resources {
     most.cpu_limit = own.cpu_limit.or(most.cpu_limit);
     most.memory_limit = own.memory_limit.or(most.memory_limit);
     settings(most)
+}
+
+/// Of two settings the wider one in everything: what both fit into.
+pub(crate) fn wider(a: &Resources, b: &Resources) -> Resources {
+    let quota = a.cpu_quota_us.zip(b.cpu_quota_us).map(|(x, y)| x.max(y));
+    Resources {
+        cpu_shares: a.cpu_shares.max(b.cpu_shares),
+        cpu_quota_us: quota,
+        cpu_period_us: quota.map(|_| PERIOD_US.unsigned_abs()),
+        memory_limit_bytes: a.memory_limit_bytes.zip(b.memory_limit_bytes).map(|(x, y)| x.max(y)),
+        pids_limit: a.pids_limit.zip(b.pids_limit).map(|(x, y)| x.max(y)),
+        oom_score_adj: b.oom_score_adj,
+    }
 }
 
 /// The cgroup of a pod below the instance's.

@@ -67,6 +67,7 @@ pub(crate) fn of_container(pod: &Pod, c: &Container, profiles: &Path) -> Result<
         run_as_group: id("runAsGroup", s.run_as_group.or(p.run_as_group))?,
         run_as_non_root,
         supplemental_groups: groups,
+        strict_groups: p.supplemental_groups_policy.as_deref() == Some("Strict"),
         cap_add,
         cap_drop: caps(capabilities.and_then(|c| c.drop.as_ref())),
         no_new_privileges: s.allow_privilege_escalation == Some(false) && !strong,

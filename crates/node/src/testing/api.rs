@@ -74,6 +74,7 @@ fn is_name_of_collection(word: &str) -> bool {
         "serviceaccounts",
         "ingresses",
         "ingressclasses",
+        "runtimeclasses",
     ]
     .contains(&word)
 }
@@ -134,6 +135,18 @@ impl FakeApi {
     pub(crate) fn put(&self, collection: &str, object: Value) -> Value {
         let path = format!("{collection}/{}", object["metadata"]["name"].as_str().expect("a name"));
         self.store(&path, object)
+    }
+
+    /// Changes an object as another client would, on top of what is there now.
+    pub(crate) fn change(&self, path: &str, change: impl FnOnce(&mut Value)) {
+        let mut state = self.state.lock();
+        state.revision += 1;
+        let revision = state.revision.to_string();
+        let object = state.objects.get_mut(path).expect("an object");
+        change(object);
+        object["metadata"]["resourceVersion"] = json!(revision);
+        let object = object.clone();
+        let _nobody = self.changes.send(Change { kind: "MODIFIED", path: path.to_owned(), object });
     }
 
     fn store(&self, path: &str, mut object: Value) -> Value {
@@ -314,7 +327,9 @@ fn merge(to: &mut Value, patch: &Value) {
                 let mut all = to[key].as_array().cloned().unwrap_or_default();
                 for c in new {
                     all.retain(|o| o["type"] != c["type"]);
-                    all.push(c.clone());
+                    if c["$patch"] != "delete" {
+                        all.push(c.clone());
+                    }
                 }
                 to[key] = Value::Array(all);
             }

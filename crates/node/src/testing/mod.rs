@@ -1,6 +1,7 @@
 //! A world for tests: an API server and a runtime in memory, and an agent between them.
 
 pub(crate) mod api;
+mod changes;
 pub(crate) mod runtime;
 mod scenarios;
 
@@ -52,6 +53,20 @@ impl Images for FakeImages {
             self.pulled.lock().push(reference.to_owned());
             Ok(present(reference))
         })
+    }
+
+    fn mount<'a>(
+        &'a self,
+        reference: &'a str,
+        _: &'a str,
+        target: &'a std::path::Path,
+    ) -> BoxFuture<'a, Result<(), ImageFailure>> {
+        let written = std::fs::write(target.join("of-image"), reference);
+        Box::pin(async move { written.map_err(|e| ImageFailure::Pull(e.to_string())) })
+    }
+
+    fn forget<'a>(&'a self, _: &'a (dyn Fn(&str) -> bool + Send + Sync)) -> BoxFuture<'a, Result<(), ImageFailure>> {
+        Box::pin(async { Ok(()) })
     }
 
     fn list(&self) -> BoxFuture<'_, Vec<Present>> {

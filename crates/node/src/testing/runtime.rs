@@ -217,8 +217,25 @@ impl ContainerRuntime for FakeRuntime {
         state.containers.values().filter(of).cloned().collect()
     }
 
-    async fn update_resources(&self, _: &str, _: Resources) -> Result<(), RuntimeError> {
+    async fn update_resources(&self, id: &str, r: Resources) -> Result<(), RuntimeError> {
+        let mut state = self.state.lock();
+        let c = state.containers.get_mut(id).ok_or_else(|| missing("container", id))?;
+        c.spec.resources = r.clone();
+        let line = format!("update {} {:?}", c.spec.name, r.cpu_quota_us.unwrap_or(0));
+        state.log.push(line);
         Ok(())
+    }
+
+    async fn update_sandbox(&self, id: &str, r: Resources) -> Result<(), RuntimeError> {
+        let mut state = self.state.lock();
+        let s = state.sandboxes.get_mut(id).ok_or_else(|| missing("sandbox", id))?;
+        s.spec.resources = r.clone();
+        state.log.push(format!("update pod {:?}", r.cpu_quota_us.unwrap_or(0)));
+        Ok(())
+    }
+
+    async fn written(&self, _: &str) -> Result<u64, RuntimeError> {
+        Ok(0)
     }
 
     async fn exec(&self, spec: ExecSpec) -> Result<Session, RuntimeError> {

@@ -3,6 +3,7 @@
 pub(crate) mod atomic;
 pub(crate) mod claim;
 pub(crate) mod hostpath;
+pub(crate) mod image;
 pub(crate) mod mounts;
 pub(crate) mod ownership;
 pub(crate) mod payload;
@@ -37,6 +38,7 @@ use ownership::Owner;
 struct Mounted {
     path: PathBuf,
     read_only: bool,
+    inert: bool,
 }
 
 #[derive(Default)]
@@ -124,7 +126,7 @@ impl Volumes {
             atomic::write(&at, &files, &owner).map(drop)
         })
         .await?;
-        Ok(Mounted { path, read_only: true })
+        Ok(Mounted { path, read_only: true, inert: false })
     }
 
     async fn other(&self, pod: &Pod, v: &Volume, objects: &Lookup) -> Result<Mounted, Failure> {
@@ -135,7 +137,10 @@ impl Volumes {
             let path = PathBuf::from(&h.path);
             let (at, kind) = (path.clone(), h.type_.clone().unwrap_or_default());
             blocking(&v.name, move || hostpath::check(&at, &kind)).await?;
-            return Ok(Mounted { path, read_only: false });
+            return Ok(Mounted { path, read_only: false, inert: false });
+        }
+        if let Some(i) = &v.image {
+            return self.image(pod, v, i, objects).await;
         }
         if let Some(c) = &v.persistent_volume_claim {
             let mounted = self.claim(pod, v, &c.claim_name, objects).await?;
@@ -167,7 +172,7 @@ impl Volumes {
             Ok(())
         })
         .await?;
-        Ok(Mounted { path, read_only: false })
+        Ok(Mounted { path, read_only: false, inert: false })
     }
 
     async fn claim(&self, pod: &Pod, v: &Volume, claim: &str, objects: &Lookup) -> Result<Mounted, Failure> {
@@ -191,7 +196,7 @@ impl Volumes {
             Ok(found.path)
         })
         .await?;
-        Ok(Mounted { path, read_only: false })
+        Ok(Mounted { path, read_only: false, inert: false })
     }
 
     /// Where the volume mounts of a container are found, in their order; subpaths are bound for it.
@@ -221,7 +226,7 @@ impl Volumes {
                     target
                 }
             };
-            sources.push(Source { path, read_only: mounted.read_only });
+            sources.push(Source { path, read_only: mounted.read_only, inert: mounted.inert });
         }
         Ok(sources)
     }
@@ -234,7 +239,7 @@ impl Volumes {
         match result {
             Ok(Ok(())) => {
                 *state = State::default();
-                Ok(())
+                image::forget(&self.ctx, &self.id.uid).await
             }
             Ok(Err(e)) => Err(Failure::new("FailedUnmount", e.to_string())),
             Err(e) => Err(Failure::new("FailedUnmount", e.to_string())),

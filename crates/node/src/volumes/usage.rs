@@ -1,6 +1,7 @@
-//! `emptyDir.sizeLimit` on disk: nothing in the kernel holds a folder to a size, so it is measured, as the kubelet does.
+//! Limits on local disk, of `emptyDir` volumes and of `ephemeral-storage`: nothing in the kernel holds a folder to a size,
+//! so it is measured, as the kubelet does.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -10,7 +11,7 @@ use api::quantity::Quantity;
 use k8s_openapi::api::core::v1::Pod;
 use reconcile::pod::Failure;
 
-use crate::paths::Paths;
+use crate::paths::{Paths, PodId};
 
 /// How often a pod with such a limit is measured (the kubelet's eviction interval).
 pub(crate) const EVERY: Duration = Duration::from_secs(10);
@@ -20,13 +21,56 @@ const DEPTH: usize = 256;
 /// A limit on a volume.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Limit {
+    /// The volume, or the container.
     volume: String,
     bytes: u64,
     text: String,
 }
 
+/// The limits of a pod that are measured.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Limits {
+    volumes: Vec<Limit>,
+    /// Of containers: what they write to their own file system and to their log.
+    containers: Vec<Limit>,
+    /// Of all of it together, with the volumes on disk.
+    pod: Option<Limit>,
+    /// Volumes on disk.
+    on_disk: Vec<String>,
+}
+
+impl Limits {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.volumes.is_empty() && self.containers.is_empty()
+    }
+}
+
+fn on_disk(pod: &Pod) -> Vec<String> {
+    let volumes = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
+    let disk = volumes.filter(|v| v.empty_dir.as_ref().is_some_and(|e| e.medium.as_deref() != Some("Memory")));
+    disk.map(|v| v.name.clone()).collect()
+}
+
+/// All limits of a pod.
+pub(crate) fn limits(pod: &Pod) -> Limits {
+    let containers: Vec<Limit> = pod
+        .spec
+        .iter()
+        .flat_map(|s| s.init_containers.iter().flatten().chain(&s.containers))
+        .filter_map(|c| {
+            let text = c.resources.as_ref()?.limits.as_ref()?.get("ephemeral-storage")?.0.clone();
+            let bytes = u64::try_from(Quantity::parse(&text).ok()?.value()).ok().filter(|b| *b > 0)?;
+            Some(Limit { volume: c.name.clone(), bytes, text })
+        })
+        .collect();
+    let sum = containers.iter().map(|l| l.bytes).sum::<u64>();
+    let text = if containers.len() == 1 { containers[0].text.clone() } else { sum.to_string() };
+    let pod_limit = (!containers.is_empty()).then(|| Limit { volume: String::new(), bytes: sum, text });
+    Limits { volumes: volume_limits(pod), containers, pod: pod_limit, on_disk: on_disk(pod) }
+}
+
 /// The limits a pod's volumes on disk have. Those in memory are held by their file system.
-pub(crate) fn limits(pod: &Pod) -> Vec<Limit> {
+fn volume_limits(pod: &Pod) -> Vec<Limit> {
     let volumes = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
     volumes
         .filter_map(|v| {
@@ -62,8 +106,43 @@ fn measure(folder: &Path, enough: u64, depth: usize, seen: &mut BTreeSet<(u64, u
     Ok(sum)
 }
 
-/// The first limit that is exceeded, as the reason to evict the pod. Blocks.
-pub(crate) fn exceeded(paths: &Paths, uid: &str, limits: &[Limit]) -> Option<Failure> {
+/// The first limit that is exceeded, as the reason to evict the pod. `written` is what its containers wrote to their own
+/// file systems, bytes by name. Blocks.
+pub(crate) fn exceeded(
+    paths: &Paths,
+    pod: &PodId,
+    limits: &Limits,
+    written: &BTreeMap<String, u64>,
+) -> Option<Failure> {
+    let uid = pod.uid.as_str();
+    volume_exceeded(paths, uid, &limits.volumes).or_else(|| storage_exceeded(paths, pod, limits, written))
+}
+
+fn storage_exceeded(paths: &Paths, pod: &PodId, limits: &Limits, written: &BTreeMap<String, u64>) -> Option<Failure> {
+    let whole = limits.pod.as_ref()?;
+    let size = |folder: &Path, enough: u64| measure(folder, enough, 0, &mut BTreeSet::new()).unwrap_or(0);
+    let logs = paths.pod_logs(&pod.namespace, &pod.name, &pod.uid);
+    for Limit { volume: name, bytes, text } in &limits.containers {
+        let used = written.get(name).copied().unwrap_or(0);
+        let used = used.saturating_add(size(&logs.join(name), bytes.saturating_sub(used)));
+        if used > *bytes {
+            let message = format!("Container {name} exceeded its local ephemeral storage limit {text:?}. ");
+            return Some(Failure::new("Evicted", message));
+        }
+    }
+    let mut used = written.values().sum::<u64>();
+    let folders = limits.on_disk.iter().map(|name| paths.volume(&pod.uid, name)).chain([logs]);
+    for folder in folders {
+        used = used.saturating_add(size(&folder, whole.bytes.saturating_sub(used)));
+    }
+    let text = &whole.text;
+    (used > whole.bytes).then(|| {
+        let message = format!("Pod ephemeral local storage usage exceeds the total limit of containers {text}. ");
+        Failure::new("Evicted", message)
+    })
+}
+
+fn volume_exceeded(paths: &Paths, uid: &str, limits: &[Limit]) -> Option<Failure> {
     limits.iter().find_map(|limit| {
         let folder = paths.volume(uid, &limit.volume);
         let used = measure(&folder, limit.bytes, 0, &mut BTreeSet::new()).unwrap_or(0);
@@ -87,7 +166,38 @@ mod tests {
             {"name": "c", "emptyDir": {"sizeLimit": "1Mi", "medium": "Memory"}},
         ]}}))
         .expect("a pod");
-        assert_eq!(limits(&pod), [Limit { volume: "a".into(), bytes: 1 << 20, text: "1Mi".into() }]);
+        assert_eq!(volume_limits(&pod), [Limit { volume: "a".into(), bytes: 1 << 20, text: "1Mi".into() }]);
+    }
+
+    #[test]
+    fn what_containers_write_counts_with_their_logs_and_the_pods_volumes() {
+        let dir = tempfile::tempdir().expect("dir");
+        let instance = base::instance::Instance::new("t").expect("a name").with_data_dir(dir.path());
+        let paths = Paths::of(&instance);
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": {"name": "p", "namespace": "ns", "uid": "u"},
+            "spec": {
+                "containers": [{"name": "a", "resources": {"limits": {"ephemeral-storage": "1Mi"}}}, {"name": "b"}],
+                "volumes": [{"name": "v", "emptyDir": {}}],
+            },
+        }))
+        .expect("a pod");
+        let (id, limits) = (PodId::of(&pod), limits(&pod));
+        let told = |a: u64, b: u64| {
+            let written = BTreeMap::from([("a".to_owned(), a), ("b".to_owned(), b)]);
+            exceeded(&paths, &id, &limits, &written).map(|f| f.message).unwrap_or_default()
+        };
+        assert_eq!(told(1000, 1000), "");
+        assert_eq!(told(2 << 20, 0), "Container a exceeded its local ephemeral storage limit \"1Mi\". ");
+        let log = paths.log(&id, "a", 0);
+        std::fs::create_dir_all(log.parent().expect("a folder")).expect("dir");
+        std::fs::write(&log, vec![b'x'; 600 << 10]).expect("log");
+        assert!(told(500 << 10, 0).starts_with("Container a"));
+        assert_eq!(told(0, 0), "");
+        let volume = paths.volume("u", "v");
+        std::fs::create_dir_all(&volume).expect("dir");
+        std::fs::write(volume.join("f"), vec![b'x'; 600 << 10]).expect("file");
+        assert_eq!(told(0, 0), "Pod ephemeral local storage usage exceeds the total limit of containers 1Mi. ");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1::{ContainerStatus, PodCondition, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::stop::{Stop, StopCause};
-use super::{Role, Sandbox, Snapshot};
+use super::{Plan, Role, Sandbox, Snapshot};
 
 /// Status, reason and message of a condition.
 type Verdict = (bool, Option<String>, Option<String>);
@@ -26,7 +26,7 @@ fn initialized(phase: &str, statuses: &[(Role, ContainerStatus)]) -> Verdict {
     let incomplete: Vec<&str> = statuses
         .iter()
         .filter(|(role, c)| match role {
-            Role::Main => false,
+            Role::Main | Role::Ephemeral => false,
             Role::Sidecar => c.started != Some(true),
             Role::Init => !c.ready,
         })
@@ -49,8 +49,11 @@ fn containers_ready(phase: &str, statuses: &[(Role, ContainerStatus)]) -> Verdic
         "Failed" => return because("PodFailed"),
         _ => {}
     }
-    let unready: Vec<&str> =
-        statuses.iter().filter(|(role, c)| *role != Role::Init && !c.ready).map(|(_, c)| c.name.as_str()).collect();
+    let unready: Vec<&str> = statuses
+        .iter()
+        .filter(|(role, c)| matches!(role, Role::Main | Role::Sidecar) && !c.ready)
+        .map(|(_, c)| c.name.as_str())
+        .collect();
     if unready.is_empty() {
         return truth();
     }
@@ -86,6 +89,7 @@ pub(super) fn of(
     stop: Option<&Stop>,
     phase: &str,
     statuses: &[(Role, ContainerStatus)],
+    plan: &Plan,
 ) -> Vec<PodCondition> {
     let containers = containers_ready(phase, statuses);
     let sandbox = matches!(s.sandbox, Sandbox::Ready { .. }) && !s.memory.sandbox_stopped;
@@ -104,8 +108,23 @@ pub(super) fn of(
         _ => None,
     };
     let generation = s.pod.metadata.generation;
-    let all = verdicts.into_iter().chain(evicted);
+    let all =
+        verdicts.into_iter().chain(evicted).chain(resize(s, plan).into_iter().filter(|_| stop.is_none()).flatten());
     all.map(|(kind, verdict)| condition(s.previous, kind, verdict, generation, s.now)).collect()
+}
+
+/// What stands between the amounts a pod asks for and those it has.
+fn resize(s: &Snapshot<'_>, plan: &Plan) -> [Option<(&'static str, Verdict)>; 2] {
+    let pending = plan.resize_pending.as_ref();
+    let pending = pending.map(|why| {
+        ("PodResizePending", (true, Some(why.reason.clone()), Some(why.message.clone()).filter(|m| !m.is_empty())))
+    });
+    let error = s.memory.resize.error.as_ref();
+    let progress = super::resize::in_progress(s, &plan.allocated).then(|| {
+        let reason = error.map(|_| "Error".to_owned());
+        ("PodResizeInProgress", (true, reason, error.map(|e| e.message.clone())))
+    });
+    [pending, progress]
 }
 
 fn condition(

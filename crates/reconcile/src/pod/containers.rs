@@ -1,6 +1,8 @@
 //! Reading a pod's containers: their roles and restart rules.
 
-use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
+use std::borrow::Cow;
+
+use k8s_openapi::api::core::v1::{Container, EphemeralContainer, Pod, PodSpec};
 
 /// What part a container has in the pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,6 +13,8 @@ pub enum Role {
     Sidecar,
     /// An ordinary container.
     Main,
+    /// Added to the running pod for somebody to look around in it: runs once.
+    Ephemeral,
 }
 
 /// `restartPolicy`.
@@ -59,9 +63,44 @@ pub fn find<'a>(spec: &'a PodSpec, name: &str) -> Option<(Role, &'a Container)> 
     each(spec).find(|(_, c)| c.name == name)
 }
 
+/// The containers that were added to a running pod, as containers like the others.
+pub fn ephemeral(spec: &PodSpec) -> Vec<Container> {
+    let plain = |e: &EphemeralContainer| Container {
+        name: e.name.clone(),
+        image: e.image.clone(),
+        image_pull_policy: e.image_pull_policy.clone(),
+        command: e.command.clone(),
+        args: e.args.clone(),
+        working_dir: e.working_dir.clone(),
+        env: e.env.clone(),
+        env_from: e.env_from.clone(),
+        volume_mounts: e.volume_mounts.clone(),
+        volume_devices: e.volume_devices.clone(),
+        security_context: e.security_context.clone(),
+        termination_message_path: e.termination_message_path.clone(),
+        termination_message_policy: e.termination_message_policy.clone(),
+        stdin: e.stdin,
+        stdin_once: e.stdin_once,
+        tty: e.tty,
+        ..Container::default()
+    };
+    spec.ephemeral_containers.iter().flatten().map(plain).collect()
+}
+
+/// The container of that name, those that were added to the running pod included.
+pub fn find_any<'a>(spec: &'a PodSpec, name: &str) -> Option<(Role, Cow<'a, Container>)> {
+    if let Some((role, c)) = find(spec, name) {
+        return Some((role, Cow::Borrowed(c)));
+    }
+    ephemeral(spec).into_iter().find(|c| c.name == name).map(|c| (Role::Ephemeral, Cow::Owned(c)))
+}
+
 /// Whether a container that ended with that code is started again. A container's own policy and rules come before the
 /// pod's; an ordinary init container of an `Always` pod is repeated only until it succeeds.
 pub fn restarts(pod: Policy, role: Role, c: &Container, exit_code: i32) -> bool {
+    if role == Role::Ephemeral {
+        return false;
+    }
     if let Some(rule) = c.restart_policy_rules.iter().flatten().find(|r| {
         r.exit_codes.as_ref().is_some_and(|e| {
             let listed = e.values.iter().flatten().any(|v| *v == exit_code);
@@ -73,6 +112,7 @@ pub fn restarts(pod: Policy, role: Role, c: &Container, exit_code: i32) -> bool 
     let policy = Policy::parse(c.restart_policy.as_deref()).unwrap_or(pod);
     match (role, policy) {
         (Role::Sidecar, _) => true,
+        (Role::Ephemeral, _) => false,
         (_, Policy::Never) => false,
         (Role::Init, _) | (_, Policy::OnFailure) => exit_code != 0,
         (Role::Main, Policy::Always) => true,

@@ -6,9 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{
-    Container, ContainerStateTerminated, ContainerStatus, Pod, PodStatus, Probe as ProbeSpec,
+    Container, ContainerStateTerminated, ContainerStatus, Pod, PodStatus, Probe as ProbeSpec, ResourceRequirements,
 };
 
+use super::resize::{self, Allocation};
 use super::stop::Stop;
 use super::{Action, CONTAINER_ID_SCHEME, ContainerView, Failure, Op, Plan, Run, status};
 use crate::probe::{Kind, Outcome, Settings, Tracker, later};
@@ -99,6 +100,10 @@ pub struct ContainerMemory {
     pub(super) doomed: Option<(String, String)>,
     pub(super) probes: Probes,
     pub(super) carried: Option<Carried>,
+    /// What the run of that attempt has.
+    pub(super) given: Option<(u32, ResourceRequirements)>,
+    /// The run that is ended to be made anew with other amounts.
+    pub(super) resizing: Option<String>,
 }
 
 impl ContainerMemory {
@@ -153,6 +158,10 @@ pub struct Memory {
     pub(super) evicted: Option<Failure>,
     pub(super) gone: bool,
     pub(super) containers: BTreeMap<String, ContainerMemory>,
+    pub(super) allocated: Allocation,
+    /// The allocation that the pod as a whole was last given.
+    pub(super) pod_given: Option<Allocation>,
+    pub(super) resize: Step,
 }
 
 impl Memory {
@@ -171,6 +180,9 @@ impl Memory {
             evicted: None,
             gone: false,
             containers: BTreeMap::new(),
+            allocated: Allocation::new(),
+            pod_given: None,
+            resize: Step::default(),
         }
     }
 
@@ -183,7 +195,9 @@ impl Memory {
             m.post_start = Some(view.id.clone());
             m.probes.id = view.id.clone();
         }
+        memory.allocated = resize::adopted(status);
         let all = status.init_container_statuses.iter().flatten().chain(status.container_statuses.iter().flatten());
+        let all = all.chain(status.ephemeral_container_statuses.iter().flatten());
         for reported in all {
             memory.adopt_container(reported, views, now);
         }
@@ -197,6 +211,7 @@ impl Memory {
         let attempt = reported.restart_count.max(0).unsigned_abs();
         let m = self.containers.entry(reported.name.clone()).or_default();
         if m.probes.id == id {
+            m.given = reported.resources.clone().map(|r| (attempt, r));
             if reported.started == Some(true) {
                 m.probes.startup = Tracker::adopted(true);
             }
@@ -247,11 +262,26 @@ impl Memory {
                     self.inflight.remove(op);
                     continue;
                 }
-                Action::Create { name, after: Some(finished), .. } => self.entry(name).count_crash(*finished, now),
+                Action::Create { name, attempt, after } => {
+                    let given = plan.allocated.get(name).cloned();
+                    let m = self.entry(name);
+                    m.given = given.map(|r| (*attempt, r));
+                    if let Some(finished) = after {
+                        m.count_crash(*finished, now);
+                    }
+                }
                 Action::Kill { name, grace, .. } => self.entry(name).kill_deadline = Some(later(now, *grace)),
                 _ => {}
             }
             self.inflight.insert(action.op());
+        }
+        for (name, id) in &plan.resizing {
+            self.entry(name).resizing = Some(id.clone());
+        }
+        if self.allocated != plan.allocated {
+            self.allocated.clone_from(&plan.allocated);
+            // What was in the way of the last resize says nothing of this one.
+            self.resize = Step::default();
         }
         if plan.stop.is_some() {
             self.stop.clone_from(&plan.stop);
@@ -382,6 +412,31 @@ impl Memory {
         let m = self.entry(name);
         m.kill_deadline = None;
         m.kill.record(result, now, STEP_BASE_S, STEP_CAP_S);
+    }
+
+    /// What is allocated to the pod.
+    pub fn allocated(&self) -> &Allocation {
+        &self.allocated
+    }
+
+    /// The pod and these of its containers (names and attempts) were given what `allocation` says, or not.
+    pub fn resized(
+        &mut self,
+        containers: &[(String, u32)],
+        allocation: Allocation,
+        result: Result<(), Failure>,
+        now: Timestamp,
+    ) {
+        self.inflight.remove(&Op::Resize);
+        if result.is_ok() {
+            for (name, attempt) in containers {
+                if let Some(given) = allocation.get(name) {
+                    self.entry(name).given = Some((*attempt, given.clone()));
+                }
+            }
+            self.pod_given = Some(allocation);
+        }
+        self.resize.record(result, now, STEP_BASE_S, STEP_CAP_S);
     }
 
     /// An ended container was removed, or not (then it is tried again later).

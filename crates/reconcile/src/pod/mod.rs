@@ -9,6 +9,7 @@ mod containers;
 mod memory;
 mod phase;
 mod qos;
+mod resize;
 mod start;
 mod status;
 mod stop;
@@ -20,9 +21,11 @@ use std::net::IpAddr;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, Pod, PodStatus};
 
-pub use containers::{Policy, Role, each, find, grace_seconds, init_role, restarts};
+pub use containers::{Policy, Role, each, ephemeral, find, find_any, grace_seconds, init_role, restarts};
 pub use memory::{ContainerMemory, Memory};
 pub use qos::{QosClass, oom_score_adj, qos_class};
+pub use resize::{Allocation, Room, allocated_pod, is_wanted};
+use start::doom_grace;
 pub use stop::{Stop, StopCause};
 
 use crate::probe::Kind;
@@ -136,6 +139,10 @@ pub struct Snapshot<'a> {
     pub containers: &'a [ContainerView],
     /// What the agent did and saw.
     pub memory: &'a Memory,
+    /// The pod's ephemeral containers, from [`ephemeral`].
+    pub added: &'a [Container],
+    /// What the node has for a pod that asks for other amounts than it has; `None` when there is as much as one likes.
+    pub room: Option<&'a Room>,
     /// The node's addresses, first the primary one.
     pub host_ips: &'a [IpAddr],
     /// Now.
@@ -165,7 +172,8 @@ impl<'a> Snapshot<'a> {
     }
 
     fn containers_of_spec(&self) -> impl Iterator<Item = (Role, &'a Container)> {
-        self.pod.spec.iter().flat_map(each)
+        let added = self.added.iter().map(|c| (Role::Ephemeral, c));
+        self.pod.spec.iter().flat_map(each).chain(added)
     }
 }
 
@@ -186,6 +194,8 @@ pub enum Op {
     Kill(String),
     /// Probing a container.
     Probe(String, Kind),
+    /// Giving containers other amounts of resources.
+    Resize,
     /// Removing a container, by id.
     Remove(String),
     /// Removing the pod's last traces and its object.
@@ -251,6 +261,11 @@ pub enum Action {
         /// For the `Killing` event.
         message: String,
     },
+    /// Give the pod as a whole, and these of its running containers, what is allocated to them.
+    Resize {
+        /// Names and ids.
+        containers: Vec<(String, String)>,
+    },
     /// Remove an ended container and its log.
     Remove {
         /// Its name.
@@ -281,6 +296,7 @@ impl Action {
             Action::PostStart { name, .. } => Op::PostStart(name.clone()),
             Action::Probe { name, kind, .. } => Op::Probe(name.clone(), *kind),
             Action::Kill { name, .. } => Op::Kill(name.clone()),
+            Action::Resize { .. } => Op::Resize,
             Action::Remove { id, .. } => Op::Remove(id.clone()),
             Action::Abort(op) => op.clone(),
             Action::Finish => Op::Finish,
@@ -301,6 +317,12 @@ pub struct Plan {
     pub stop: Option<Stop>,
     /// Containers held back by a crash back-off, with the event's message.
     pub held_back: Vec<(String, String)>,
+    /// What is allocated to the pod from now on.
+    pub allocated: Allocation,
+    /// Why the node does not allocate what the pod asks for.
+    pub resize_pending: Option<Failure>,
+    /// Containers killed to be made anew with other amounts: names and ids.
+    pub resizing: Vec<(String, String)>,
 }
 
 impl Plan {
@@ -312,13 +334,17 @@ impl Plan {
 /// Decides.
 pub fn plan(s: &Snapshot<'_>) -> Plan {
     let mut out = Plan::default();
+    resize::allocate(s, &mut out);
     let stop = stop::decide(s);
     match &stop {
         Some(stop) => stop::plan(s, stop, &mut out),
-        None => start::plan(s, &mut out),
+        None => {
+            start::plan(s, &mut out);
+            resize::plan(s, &mut out);
+        }
     }
     start::collect_garbage(s, &mut out);
-    out.status = status::of(s, stop.as_ref());
+    out.status = status::of(s, stop.as_ref(), &out);
     out.stop = stop;
     out
 }

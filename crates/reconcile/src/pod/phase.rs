@@ -45,6 +45,7 @@ impl Count {
                     self.waiting += 1;
                 }
             }
+            Role::Ephemeral => {}
             Role::Main => match (now, before) {
                 _ if is_running(status) => self.running += 1,
                 (Some(t), _) => {

@@ -20,7 +20,14 @@ pub(super) fn plan(s: &Snapshot<'_>, out: &mut Plan) {
         out.wake(at);
     }
     ground(s, out);
-    if s.sandbox == Sandbox::Lost || !init(s, out) {
+    if s.sandbox == Sandbox::Lost {
+        return;
+    }
+    // Before the others: somebody may want to see why an init container does not end.
+    for c in s.added {
+        container(s, out, Role::Ephemeral, c, true);
+    }
+    if !init(s, out) {
         return;
     }
     let mut next = Next::May;
@@ -64,7 +71,7 @@ fn init(s: &Snapshot<'_>, out: &mut Plan) -> bool {
     for (role, c) in s.containers_of_spec() {
         let latest = s.latest(&c.name);
         match role {
-            Role::Main => {}
+            Role::Main | Role::Ephemeral => {}
             Role::Init if began => {}
             Role::Init => {
                 if latest.and_then(|v| v.exit()).is_some_and(|e| e.code == 0) {
@@ -114,6 +121,9 @@ fn container(s: &Snapshot<'_>, out: &mut Plan, role: Role, c: &Container, may_cr
         }
         Run::Running { started_at } => running(s, out, role, c, view, *started_at),
         Run::Exited(exit) => {
+            if resized(s, view) {
+                return make(s, out, c, view.attempt + 1, None, may_create);
+            }
             if !restarts(Policy::of(s.pod), role, c, exit.code) {
                 return Next::May;
             }
@@ -122,12 +132,17 @@ fn container(s: &Snapshot<'_>, out: &mut Plan, role: Role, c: &Container, may_cr
     }
 }
 
+/// Whether a run was ended to be made anew with other amounts of resources: no crash, whatever it said at its end.
+pub(super) fn resized(s: &Snapshot<'_>, view: &ContainerView) -> bool {
+    s.memory.of(&view.name).is_some_and(|m| m.resizing.as_deref() == Some(&view.id))
+}
+
 /// A container that has not run in this sandbox, though perhaps in one before.
 fn first_run(s: &Snapshot<'_>, out: &mut Plan, role: Role, c: &Container, may_create: bool) -> Next {
     let Some(carried) = s.memory.of(&c.name).and_then(|m| m.carried.as_ref()) else {
         return make(s, out, c, 0, None, may_create);
     };
-    if role == Role::Main && !restarts(Policy::of(s.pod), role, c, carried.ended.exit_code) {
+    if matches!(role, Role::Main | Role::Ephemeral) && !restarts(Policy::of(s.pod), role, c, carried.ended.exit_code) {
         return Next::May;
     }
     let finished = carried.ended.finished_at.as_ref().map_or(s.now, |t| t.0);
@@ -216,14 +231,14 @@ fn running(
     if hook && !hook_runs {
         out.actions.push(Action::PostStart { name: c.name.clone(), id: view.id.clone() });
     }
-    if role != Role::Init {
+    if matches!(role, Role::Main | Role::Sidecar) {
         probes(s, out, c, view, started_at, true);
     }
     if hook { Next::Wait } else { Next::May }
 }
 
 /// A failed startup or liveness probe may give less (or more) grace than the pod.
-fn doom_grace(s: &Snapshot<'_>, c: &Container, view: &ContainerView) -> SignedDuration {
+pub(super) fn doom_grace(s: &Snapshot<'_>, c: &Container, view: &ContainerView) -> SignedDuration {
     let failed = [Kind::Startup, Kind::Liveness]
         .into_iter()
         .find(|kind| s.memory.of(&c.name).is_some_and(|m| m.tracker(&view.id, *kind).verdict() == Some(false)));

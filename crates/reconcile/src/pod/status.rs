@@ -12,8 +12,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use super::memory::ContainerMemory;
 use super::stop::{Stop, StopCause, alive};
 use super::{
-    CONTAINER_ID_SCHEME, ContainerView, Exit, Failure, Op, Policy, Role, Run, Sandbox, Snapshot, conditions, phase,
-    qos_class, restarts, start,
+    CONTAINER_ID_SCHEME, ContainerView, Exit, Failure, Op, Plan, Policy, Role, Run, Sandbox, Snapshot, conditions,
+    phase, qos_class, restarts, start,
 };
 use crate::probe::{Kind, later};
 
@@ -117,7 +117,7 @@ fn states(
     };
     let Some(view) = s.latest(&c.name) else {
         let Some(carried) = carried else { return (waiting(waiting_for(s, c, initializing)), None) };
-        if (role == Role::Main && !again(carried.ended.exit_code)) || stop.is_some() {
+        if (matches!(role, Role::Main | Role::Ephemeral) && !again(carried.ended.exit_code)) || stop.is_some() {
             return (ended(carried.ended.clone()), None);
         }
         return (
@@ -169,7 +169,14 @@ fn is_ready(s: &Snapshot<'_>, c: &Container, view: &ContainerView) -> bool {
     probed && start::started(s, c, view)
 }
 
-fn container(s: &Snapshot<'_>, stop: Option<&Stop>, role: Role, c: &Container, initializing: bool) -> ContainerStatus {
+fn container(
+    s: &Snapshot<'_>,
+    stop: Option<&Stop>,
+    plan: &Plan,
+    role: Role,
+    c: &Container,
+    initializing: bool,
+) -> ContainerStatus {
     let (state, last) = states(s, stop, role, c, initializing);
     let view = s.latest(&c.name);
     let carried = s.memory.of(&c.name).and_then(|m| m.carried.as_ref());
@@ -177,24 +184,30 @@ fn container(s: &Snapshot<'_>, stop: Option<&Stop>, role: Role, c: &Container, i
     let started = running.is_some_and(|v| start::started(s, c, v));
     let ready = match role {
         Role::Init => view.and_then(ContainerView::exit).is_some_and(|e| e.code == 0),
+        Role::Ephemeral => false,
         _ => running.is_some_and(|v| is_ready(s, c, v)),
     };
     let attempt = view.map(|v| v.attempt).or(carried.map(|c| c.attempt)).unwrap_or(0);
     let id = view
         .map(|v| format!("{CONTAINER_ID_SCHEME}{}", v.id))
         .or_else(|| carried.and_then(|c| c.ended.container_id.clone()));
+    let resources = running.and_then(|v| {
+        let given = s.memory.of(&c.name).and_then(|m| m.given.as_ref()).filter(|(attempt, _)| *attempt == v.attempt);
+        given.map(|(_, r)| r.clone()).or_else(|| c.resources.clone())
+    });
+    let allocated = plan.allocated.get(&c.name).and_then(|r| r.requests.clone());
     ContainerStatus {
         name: c.name.clone(),
         state: Some(state),
         last_state: Some(last.map(ended).unwrap_or_default()),
         ready,
-        started: Some(started),
+        started: (role != Role::Ephemeral).then_some(started),
         restart_count: i32::try_from(attempt).unwrap_or(i32::MAX),
         image: view.map(|v| v.image.clone()).or_else(|| c.image.clone()).unwrap_or_default(),
         image_id: view.map(|v| v.image_id.clone()).unwrap_or_default(),
         container_id: id,
-        allocated_resources: c.resources.as_ref().and_then(|r| r.requests.clone()),
-        resources: c.resources.clone().filter(|_| running.is_some()),
+        allocated_resources: allocated,
+        resources,
         ..ContainerStatus::default()
     }
 }
@@ -228,23 +241,24 @@ fn reason(s: &Snapshot<'_>, stop: Option<&Stop>) -> (Option<String>, Option<Stri
 }
 
 /// The status of the pod now.
-pub(super) fn of(s: &Snapshot<'_>, stop: Option<&Stop>) -> PodStatus {
+pub(super) fn of(s: &Snapshot<'_>, stop: Option<&Stop>, plan: &Plan) -> PodStatus {
     // As the kubelet has it: with init containers, whatever has not been made yet waits for `PodInitializing`.
-    let initializing = s.containers_of_spec().any(|(role, _)| role != Role::Main);
+    let initializing = s.containers_of_spec().any(|(role, _)| matches!(role, Role::Init | Role::Sidecar));
     // A pod that was refused never had containers: to say that they wait would be wrong.
     let refused = matches!(stop.map(|s| &s.cause), Some(StopCause::Refused(_))) && s.containers.is_empty();
     let mut statuses: Vec<(Role, ContainerStatus)> = s
         .containers_of_spec()
         .filter(|_| !refused)
-        .map(|(role, c)| (role, container(s, stop, role, c, initializing)))
+        .map(|(role, c)| (role, container(s, stop, plan, role, c, initializing && role != Role::Ephemeral)))
         .collect();
     let phase = phase::of(s, stop, &statuses);
     if stop.is_some() && !alive(s) {
         settle(s, &mut statuses);
     }
-    let conditions = conditions::of(s, stop, &phase, &statuses);
+    let conditions = conditions::of(s, stop, &phase, &statuses, plan);
     let ips = addresses(s);
     let (reason, message) = reason(s, stop);
+    let (added, statuses): (Vec<_>, Vec<_>) = statuses.into_iter().partition(|(role, _)| *role == Role::Ephemeral);
     let (init, main): (Vec<_>, Vec<_>) = statuses.into_iter().partition(|(role, _)| *role != Role::Main);
     let strip = |v: Vec<(Role, ContainerStatus)>| v.into_iter().map(|(_, c)| c).collect::<Vec<_>>();
     PodStatus {
@@ -259,6 +273,7 @@ pub(super) fn of(s: &Snapshot<'_>, stop: Option<&Stop>) -> PodStatus {
         start_time: Some(s.previous.start_time.clone().unwrap_or(Time(s.memory.first_seen))),
         init_container_statuses: Some(strip(init)).filter(|v| !v.is_empty()),
         container_statuses: Some(strip(main)).filter(|v| !v.is_empty()),
+        ephemeral_container_statuses: Some(strip(added)).filter(|v| !v.is_empty()),
         qos_class: Some(s.previous.qos_class.clone().unwrap_or_else(|| qos_class(s.pod).as_str().to_owned())),
         observed_generation: s.pod.metadata.generation,
         ..PodStatus::default()

@@ -116,9 +116,10 @@ fn completed(s: &Snapshot<'_>) -> bool {
                     return true;
                 }
             }
-            Role::Sidecar => {}
+            Role::Sidecar | Role::Ephemeral => {}
             Role::Main => {
-                let busy = s.memory.in_flight(&Op::Container(c.name.clone()));
+                let resized = s.latest(&c.name).is_some_and(|v| super::start::resized(s, v));
+                let busy = resized || s.memory.in_flight(&Op::Container(c.name.clone()));
                 all &= !busy && ended(s, c).is_some_and(|code| !restarts(policy, role, c, code));
             }
         }

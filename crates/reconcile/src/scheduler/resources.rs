@@ -23,16 +23,51 @@ impl Amounts {
         Amounts(map.into_iter().flatten().map(|(k, v)| (k.clone(), amount(k, v))).collect())
     }
 
+    /// The amounts of a resource list.
+    pub fn of_list(list: &BTreeMap<String, Typed>) -> Self {
+        Amounts(list.iter().map(|(k, v)| (k.clone(), amount(k, v))).collect())
+    }
+
     fn requests(resources: Option<&ResourceRequirements>) -> Self {
         let map = resources.and_then(|r| r.requests.as_ref());
         Amounts(map.into_iter().flatten().map(|(k, v)| (k.clone(), amount(k, v))).collect())
     }
 
     /// What a pod needs at its most: its containers and sidecars together, or an init container with the sidecars before
-    /// it, plus overhead (KEP-753). One pod counts as one of `pods`.
+    /// it, plus overhead (KEP-753). One pod counts as one of `pods`. While a pod is being resized, a container counts
+    /// with the more of what it asks for and what it has (KEP-1287).
     pub fn of_pod(pod: &Pod) -> Self {
+        let status = pod.status.as_ref();
+        let main = status.and_then(|s| s.container_statuses.as_ref());
+        let init = status.and_then(|s| s.init_container_statuses.as_ref());
+        let pending = status.and_then(|s| s.conditions.as_ref()).into_iter().flatten();
+        let infeasible =
+            pending.into_iter().any(|c| c.type_ == "PodResizePending" && c.reason.as_deref() == Some("Infeasible"));
+        let held = |name: &str| {
+            let all = main.into_iter().flatten().chain(init.into_iter().flatten());
+            let found = all.into_iter().find(|c| c.name == name)?.allocated_resources.as_ref()?;
+            Some(Amounts(found.iter().map(|(k, v)| (k.clone(), amount(k, v))).collect()))
+        };
+        Amounts::of(pod, |c| {
+            let mut asked = Amounts::requests(c.resources.as_ref());
+            match held(&c.name) {
+                Some(held) if infeasible => held,
+                Some(held) => {
+                    asked.raise_to(&held);
+                    asked
+                }
+                None => asked,
+            }
+        })
+    }
+
+    /// What a pod asks for, whatever it has.
+    pub fn asked_by(pod: &Pod) -> Self {
+        Amounts::of(pod, |c| Amounts::requests(c.resources.as_ref()))
+    }
+
+    fn of(pod: &Pod, of: impl Fn(&Container) -> Amounts) -> Self {
         let Some(spec) = &pod.spec else { return Amounts::default() };
-        let of = |c: &Container| Amounts::requests(c.resources.as_ref());
         let mut running = Amounts::default();
         spec.containers.iter().for_each(|c| running.add(&of(c)));
         let mut sidecars = Amounts::default();
@@ -83,7 +118,8 @@ impl Amounts {
         }
     }
 
-    fn get(&self, resource: &str) -> i64 {
+    /// The amount of one resource; CPU in thousandths.
+    pub fn get(&self, resource: &str) -> i64 {
         self.0.get(resource).copied().unwrap_or(0)
     }
 

@@ -1,6 +1,7 @@
 //! What the tests of the store share.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub mod etcd;
 pub mod ledger;
 
 use std::sync::Arc;
@@ -8,27 +9,29 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use store::{
-    AutoCompact, Batch, Compare, Event, EventKind, MemoryStore, Op, Options, RangeRequest, RedbStore, Store,
+    AutoCompact, Batch, BoxFuture, Compare, Event, EventKind, MemoryStore, Op, Options, RangeRequest, RedbStore, Store,
     StoreError, Txn, TxnOutcome, Watch,
 };
 
 /// Nothing here takes as long unless it hangs.
-pub const LIMIT: Duration = Duration::from_secs(30);
+pub const LIMIT: Duration = Duration::from_secs(60);
 
 /// A store and what it lives in.
 pub struct Fixture {
     pub store: Arc<dyn Store>,
     dir: Option<tempfile::TempDir>,
+    etcd: Option<etcd::Etcd>,
 }
 
-pub fn memory(options: Options) -> Fixture {
-    Fixture { store: Arc::new(MemoryStore::with_options(options)), dir: None }
+pub fn memory(options: Options) -> BoxFuture<'static, Fixture> {
+    let store = Arc::new(MemoryStore::with_options(options));
+    Box::pin(async { Fixture { store, dir: None, etcd: None } })
 }
 
-pub fn redb(options: Options) -> Fixture {
+pub fn redb(options: Options) -> BoxFuture<'static, Fixture> {
     let dir = tempfile::tempdir().unwrap();
-    let store = RedbStore::open(&dir.path().join("store.redb"), options).unwrap();
-    Fixture { store: Arc::new(store), dir: Some(dir) }
+    let store = Arc::new(RedbStore::open(&dir.path().join("store.redb"), options).unwrap());
+    Box::pin(async { Fixture { store, dir: Some(dir), etcd: None } })
 }
 
 /// Nothing happens of its own accord.

@@ -88,12 +88,26 @@ fn remove(dir: &std::path::Path) -> anyhow::Result<()> {
 /// Removes what Windlass keeps in the data directory, and the directory if nothing else is in it.
 fn purge_data(instance: &Instance) -> anyhow::Result<()> {
     let dir = instance.data_dir();
-    let ours = ["pki", "store.redb", "images"].iter().any(|f| dir.join(f).exists());
-    if !ours && dir.exists() && std::fs::read_dir(dir)?.next().is_some() {
+    let is_there = |file: &str| dir.join(file).exists();
+    // With the store in etcd and the keys elsewhere, the kubeconfigs are what a server leaves; one that was refused leaves less.
+    let ours = ["pki", "store.redb", "images"].into_iter().any(is_there)
+        || ["admin.kubeconfig", "agent.kubeconfig"].into_iter().all(is_there)
+        || dir.exists() && only_traces(dir)?;
+    if !ours && dir.exists() {
         return Err(Unfit::error(
             format!("{} does not look like a data directory of Windlass", dir.display()),
             "check --name and --data-dir; nothing was removed",
         ));
     }
     remove(dir)
+}
+
+/// Whether nothing is in it but what a server that did not get far leaves.
+fn only_traces(dir: &std::path::Path) -> anyhow::Result<bool> {
+    for entry in std::fs::read_dir(dir)? {
+        if !["server.lock", "logs"].iter().any(|name| entry.as_ref().is_ok_and(|e| e.file_name() == *name)) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }

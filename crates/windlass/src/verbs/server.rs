@@ -1,6 +1,7 @@
 //! `windlass server`: the store, the API, the controllers, and the node agent as a child process.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +23,7 @@ mod authority;
 mod child;
 mod detach;
 pub mod sealing;
+mod shared;
 
 pub use child::serving_dir;
 
@@ -41,14 +43,16 @@ pub struct Settings {
     pub agent: bool,
     pub audit: Option<apiserver::AuditConfig>,
     pub oidc: Option<apiserver::OidcConfig>,
+    pub etcd: Option<store::EtcdConfig>,
+    pub pki_dir: PathBuf,
     pub log_format: &'static str,
     pub log_level: String,
 }
 
 /// Runs the server in the foreground, or starts it in the background and waits until it is ready.
-pub fn run(instance: Instance, args: ServerArgs, global: &Global) -> anyhow::Result<ExitCode> {
+pub fn run(instance: Instance, args: &ServerArgs, global: &Global) -> anyhow::Result<ExitCode> {
     let detached = std::env::var_os(DETACHED).is_some();
-    let settings = settle(instance, &args, global)?;
+    let settings = settle(instance, args, global)?;
     if args.detach && !detached {
         return detach::start(&settings);
     }
@@ -92,6 +96,11 @@ fn settle(instance: Instance, args: &ServerArgs, global: &Global) -> anyhow::Res
         agent: !args.no_agent,
         audit: access::audit(&args.audit)?,
         oidc: access::oidc(&args.oidc)?,
+        etcd: shared::config(&args.etcd)?,
+        pki_dir: match &args.pki_dir {
+            Some(dir) => std::path::absolute(dir)?,
+            None => instance.data_dir().join("pki"),
+        },
         log_format: if matches!(global.log_format, crate::cli::LogFormat::Json) { "json" } else { "text" },
         log_level: global.log_level.clone(),
         instance,
@@ -140,13 +149,16 @@ async fn serve(s: &Settings, detached: bool) -> anyhow::Result<()> {
     let drain = CancellationToken::new();
     stop_on_signal(drain.clone())?;
     let data = s.instance.data_dir();
-    let store = Arc::new(store::RedbStore::open(&data.join("store.redb"), store::Options::default())?);
+    let store: Arc<dyn store::Store> = match &s.etcd {
+        Some(config) => shared::open(s, config).await?,
+        None => Arc::new(store::RedbStore::open(&data.join("store.redb"), store::Options::default())?),
+    };
     let gateway = s.instance.pod_cidr().nth(1).context("the range of pods is too small")?;
     let advertise = SocketAddr::new(gateway.into(), s.api.port());
-    let mut config = apiserver::Config::new(data.join("pki"), advertise, s.instance.service_cidr());
+    let mut config = apiserver::Config::new(s.pki_dir.clone(), advertise, s.instance.service_cidr());
     config.server_ips.push(s.api.ip());
     config.server_names.push(s.node_name.clone());
-    let store = sealing::open(store, &s.instance, drain.clone())?;
+    let store = sealing::open(store, s, drain.clone())?;
     config.audit.clone_from(&s.audit);
     config.oidc.clone_from(&s.oidc);
     let server = ApiServer::new(store, config).await?;
@@ -171,7 +183,7 @@ async fn serve(s: &Settings, detached: bool) -> anyhow::Result<()> {
         local_volume_root: data.join("volumes").display().to_string(),
         authority: Some(Arc::new(authority::Cluster(server.clone()))),
     };
-    let controllers = tokio::spawn(control::run(client, control, drain.clone()));
+    let controllers = tokio::spawn(shared::controllers(s, client, control, drain.clone()));
     let agent = s.agent.then(|| tokio::spawn(child::keep_agent(child::command(s), drain.clone())));
     drain.cancelled().await;
     tracing::info!("stopping; containers go on running");
@@ -182,9 +194,7 @@ async fn serve(s: &Settings, detached: bool) -> anyhow::Result<()> {
         for listener in listeners {
             let _ = listener.await;
         }
-        if let Ok(Err(error)) = controllers.await {
-            tracing::error!(error = %base::chain(&error), "the controllers failed");
-        }
+        let _ = controllers.await;
     };
     if tokio::time::timeout(DRAIN_MAX, ended).await.is_err() {
         tracing::warn!("some work did not end in time and is cut off");
@@ -227,6 +237,7 @@ fn announce(s: &Settings) -> anyhow::Result<()> {
         pid,
         start_ticks: start_ticks(pid).context("read /proc/self/stat")?,
         data_dir: s.instance.data_dir().to_path_buf(),
+        pki_dir: Some(s.pki_dir.clone()),
         api: s.api,
         http: s.agent.then_some(s.http),
         pod_cidr: s.instance.pod_cidr().to_string(),

@@ -1,5 +1,6 @@
 //! What a pod's manifest promises its processes.
 
+mod debug;
 mod lifecycle;
 mod limits;
 mod security;
@@ -48,6 +49,14 @@ fn main() -> ExitCode {
             security::the_host_is_masked_from_an_ordinary_container,
             security::privileged_and_host_namespaces_are_what_they_say,
             security::an_unsupported_field_is_refused_by_name,
+            debug::an_ephemeral_container_sees_the_processes_of_its_target,
+            debug::kubectl_debug_starts_a_container_and_attaches_to_it,
+            debug::a_resize_changes_the_cgroup_without_a_restart,
+            debug::a_resize_policy_restarts_the_container,
+            debug::kubectl_top_tells_what_pods_and_nodes_use,
+            debug::an_image_is_a_volume,
+            debug::a_runtime_class_names_a_handler_of_the_node,
+            debug::a_container_that_fills_the_disk_is_evicted,
         ])
         .main()
 }

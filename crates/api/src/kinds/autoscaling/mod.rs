@@ -20,14 +20,11 @@ const MAX_PERIOD_S: i64 = 1800;
 /// Wanted share of the requested processor time when nothing else is asked for.
 const DEFAULT_UTILIZATION: i64 = 80;
 
-const NOT_MEASURED: &str = "this release has no metrics of pods unless the API metrics.k8s.io is served: until then the autoscaler changes nothing";
-
 pub(super) const V2: Hooks = Hooks {
     default,
     validate: |o| validate(o, None),
     validate_update: |new, old| validate(new, Some(old)),
     validate_status_update,
-    warnings: |_| vec![NOT_MEASURED.to_owned()],
     ..Hooks::NONE
 };
 

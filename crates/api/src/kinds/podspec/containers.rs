@@ -10,6 +10,7 @@ use crate::json::{at, bool_at, int_at, list_at, str_at};
 use crate::kinds::check::{Check, PORT_RANGE};
 use crate::kinds::resources::validate_requirements;
 use crate::names;
+use crate::status::FieldError;
 
 /// What the container rules need to know of the pod.
 pub(super) struct PodContext<'a> {
@@ -17,6 +18,22 @@ pub(super) struct PodContext<'a> {
     /// Volumes that are block devices when mounted: claims may be either, so these are claim and ephemeral volumes.
     pub(super) claims: BTreeSet<&'a str>,
     pub(super) host_network: bool,
+    /// Its containers may be started again.
+    pub(super) restarts: bool,
+}
+
+impl<'a> PodContext<'a> {
+    /// What a spec says of itself.
+    pub(super) fn of(spec: &'a Value) -> Self {
+        let volumes = list_at(spec, &["volumes"]);
+        let is_claim = |v: &&Value| at(v, &["persistentVolumeClaim"]).is_some() || at(v, &["ephemeral"]).is_some();
+        PodContext {
+            volumes: volumes.iter().map(|v| str_at(v, &["name"])).collect(),
+            claims: volumes.iter().filter(is_claim).map(|v| str_at(v, &["name"])).collect(),
+            host_network: bool_at(spec, &["hostNetwork"]),
+            restarts: str_at(spec, &["restartPolicy"]) != "Never",
+        }
+    }
 }
 
 /// Checks all containers of a spec.
@@ -60,7 +77,7 @@ fn validate_init(check: &mut Check, container: &Value, field: &str) {
     }
 }
 
-fn validate_container(check: &mut Check, container: &Value, field: &str, context: &PodContext<'_>) {
+pub(super) fn validate_container(check: &mut Check, container: &Value, field: &str, context: &PodContext<'_>) {
     if check.need_str(container, "name", field) {
         let name = str_at(container, &["name"]);
         check.syntax(&format!("{field}.name"), name, names::dns1123_label(name));
@@ -74,7 +91,32 @@ fn validate_container(check: &mut Check, container: &Value, field: &str, context
     validate_mounts(check, container, field, context);
     validate_devices(check, container, field, context);
     validate_requirements(check, container, field);
+    validate_resize_policy(check, container, field, context.restarts);
     validate_container_context(check, container, field);
+}
+
+fn validate_resize_policy(check: &mut Check, container: &Value, field: &str, restarts: bool) {
+    let mut seen = BTreeSet::new();
+    for (i, policy) in list_at(container, &["resizePolicy"]).iter().enumerate() {
+        let at = format!("{field}.resizePolicy");
+        let resource = str_at(policy, &["resourceName"]);
+        if !seen.insert(resource) {
+            check.duplicate(format!("{at}[{i}]"), resource);
+        }
+        for (key, known) in
+            [("resourceName", &["cpu", "memory"][..]), ("restartPolicy", &["NotRequired", "RestartContainer"])]
+        {
+            match str_at(policy, &[key]) {
+                "" => check.required(at.clone(), ""),
+                value if !known.contains(&value) => check.errors.push(FieldError::not_supported(&at, value, known)),
+                _ => {}
+            }
+        }
+        let choice = str_at(policy, &["restartPolicy"]);
+        if !restarts && choice != "NotRequired" {
+            check.invalid(at, choice, "must be 'NotRequired' when pod `restartPolicy` is 'Never'");
+        }
+    }
 }
 
 fn validate_image(check: &mut Check, container: &Value, field: &str) {

@@ -2,7 +2,9 @@
 
 mod containers;
 mod defaults;
+mod ephemeral;
 mod probes;
+mod resize;
 mod scheduling;
 mod security;
 mod update;
@@ -11,6 +13,8 @@ mod volumes;
 
 pub(super) use defaults::default_pv_source;
 pub(super) use defaults::{default_pod_level, default_spec, default_template};
+pub use ephemeral::{prepare_ephemeral, validate_ephemeral_update};
+pub use resize::{prepare_resize, validate_resize};
 pub(super) use scheduling::{validate_node_selector, validate_toleration};
 pub(super) use update::validate_update;
 pub(super) use validate::{validate_spec, validate_template};

@@ -8,7 +8,7 @@ use super::containers::{PodContext, validate_containers};
 use super::scheduling::validate_scheduling;
 use super::security::{validate_pod_context, validate_times};
 use super::volumes::validate_volumes;
-use crate::json::{at, bool_at, list_at, map_at, str_at};
+use crate::json::{at, list_at, map_at, str_at};
 use crate::kinds::check::Check;
 use crate::kinds::resources::validate_requirements;
 use crate::meta::{validate_annotations, validate_labels};
@@ -34,14 +34,9 @@ pub(in crate::kinds) fn validate_template(check: &mut Check, template: &Value, f
 /// Checks a pod spec.
 pub(in crate::kinds) fn validate_spec(check: &mut Check, spec: &Value, field: &str) {
     validate_volumes(check, spec, field);
-    let volumes = list_at(spec, &["volumes"]);
-    let is_claim = |v: &&Value| at(v, &["persistentVolumeClaim"]).is_some() || at(v, &["ephemeral"]).is_some();
-    let context = PodContext {
-        volumes: volumes.iter().map(|v| str_at(v, &["name"])).collect(),
-        claims: volumes.iter().filter(is_claim).map(|v| str_at(v, &["name"])).collect(),
-        host_network: bool_at(spec, &["hostNetwork"]),
-    };
+    let context = PodContext::of(spec);
     validate_containers(check, spec, field, &context);
+    super::ephemeral::validate_list(check, spec, field, &context);
     check.need_one_of(spec, "restartPolicy", field, &["Always", "OnFailure", "Never"]);
     check.need_one_of(spec, "dnsPolicy", field, &["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"]);
     if at(spec, &["terminationGracePeriodSeconds"]).is_none() {

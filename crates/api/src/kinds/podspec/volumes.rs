@@ -62,6 +62,10 @@ fn validate_source(check: &mut Check, kind: &str, source: &Value, field: &str) {
         "ephemeral" if at(source, &["volumeClaimTemplate"]).is_none() => {
             check.required(format!("{field}.volumeClaimTemplate"), "");
         }
+        "image" => {
+            check.need_str(source, "reference", field);
+            check.one_of(source, "pullPolicy", field, &["Always", "IfNotPresent", "Never"]);
+        }
         "nfs" => validate_nfs(check, source, field),
         "csi" => {
             check.need_str(source, "driver", field);

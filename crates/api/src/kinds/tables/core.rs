@@ -34,6 +34,7 @@ pub(super) fn kinds() -> Vec<KindInfo> {
             status_on_create: true,
             namespaced: false,
             has_status: true,
+            subresources: NODE_SUBRESOURCES,
             ..kind!("" "v1" "Node" "nodes" "node", c::NODE, core_kinds::NODE)
         },
         KindInfo {
@@ -67,6 +68,7 @@ pub(super) fn kinds() -> Vec<KindInfo> {
             has_status: true,
             create_on_update: true,
             name_rule: NameRule::Label1035,
+            subresources: SERVICE_SUBRESOURCES,
             ..kind!("" "v1" "Service" "services" "service", c::SERVICE, service::HOOKS)
         },
         KindInfo {

@@ -64,11 +64,19 @@ const fn sub(name: &'static str, kind: &'static str, verbs: &'static [&'static s
 const POD_SUBRESOURCES: &[Subresource] = &[
     sub("attach", "PodAttachOptions", &["create", "get"]),
     sub("binding", "Binding", &["create"]),
+    sub("ephemeralcontainers", "Pod", &["get", "patch", "update"]),
     Subresource { name: "eviction", kind: "Eviction", group: "policy", version: "v1", verbs: &["create"] },
     sub("exec", "PodExecOptions", &["create", "get"]),
     sub("log", "Pod", &["get"]),
     sub("portforward", "PodPortForwardOptions", &["create", "get"]),
+    sub("resize", "Pod", &["get", "patch", "update"]),
+    sub("proxy", "PodProxyOptions", PROXY_VERBS),
 ];
+
+/// Every method is passed on.
+const PROXY_VERBS: &[&str] = &["create", "delete", "get", "patch", "update"];
+const NODE_SUBRESOURCES: &[Subresource] = &[sub("proxy", "NodeProxyOptions", PROXY_VERBS)];
+const SERVICE_SUBRESOURCES: &[Subresource] = &[sub("proxy", "ServiceProxyOptions", PROXY_VERBS)];
 
 const FINALIZE: &[Subresource] = &[sub("finalize", "Namespace", &["update"])];
 

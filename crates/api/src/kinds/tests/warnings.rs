@@ -83,8 +83,6 @@ fn kinds_without_effect_say_so_and_others_are_silent() {
         ("resource.k8s.io/v1", "ResourceSlice"),
         ("storage.k8s.io/v1", "CSIDriver"),
         ("storage.k8s.io/v1", "VolumeAttachment"),
-        ("autoscaling/v2", "HorizontalPodAutoscaler"),
-        ("autoscaling/v1", "HorizontalPodAutoscaler"),
     ] {
         let warnings = kind(api_version, k).warnings(&json!({}));
         assert_eq!(warnings.len(), 1, "{k}");

@@ -7,12 +7,15 @@ use serde_json::Value;
 
 use super::super::Admission;
 use super::super::conditions::Conditions;
+use super::super::expression::Given;
 use super::super::review::Failure;
 use super::super::rules::{Match, Target};
 use crate::webhook::Client;
 
 /// A webhook.
 pub(super) struct Hook {
+    /// The object that configures it.
+    pub configuration: String,
     pub name: String,
     pub client: Client,
     /// How long it has.
@@ -31,10 +34,11 @@ pub(super) struct Hook {
 
 /// Reads the webhooks of a configuration.
 pub(super) fn compile(configuration: &Value) -> Vec<Hook> {
-    configuration["webhooks"].as_array().into_iter().flatten().map(read).collect()
+    let name = api::meta::name(configuration);
+    configuration["webhooks"].as_array().into_iter().flatten().map(|webhook| read(name, webhook)).collect()
 }
 
-fn read(webhook: &Value) -> Hook {
+fn read(configuration: &str, webhook: &Value) -> Hook {
     let is = |key: &str, value: &str| webhook[key] == value;
     // What cannot be read selects everything: the webhook is asked rather than passed by.
     let selector = |key: &str| match &webhook[key] {
@@ -43,6 +47,7 @@ fn read(webhook: &Value) -> Hook {
     };
     let ignore = is("failurePolicy", "Ignore");
     Hook {
+        configuration: configuration.to_owned(),
         name: webhook["name"].as_str().unwrap_or("").to_owned(),
         client: Client::new(&webhook["clientConfig"]),
         timeout: Duration::from_secs(webhook["timeoutSeconds"].as_u64().unwrap_or(10).clamp(1, 30)),
@@ -67,7 +72,17 @@ impl Hook {
 
     /// Whether its conditions hold. What cannot be said is for the failure policy: it keeps the webhook out, or refuses.
     pub fn concerns(&self, admission: &Admission<'_>, request: &Value) -> Result<bool, Failure> {
-        let given = [("object", &request["object"]), ("oldObject", &request["oldObject"]), ("request", request)];
+        if self.conditions.is_empty() {
+            return Ok(true);
+        }
+        let authorizer = super::super::authorizer::of(admission);
+        let values = vec![
+            ("object", &request["object"]),
+            ("oldObject", &request["oldObject"]),
+            ("request", request),
+            ("namespaceObject", &Value::Null),
+        ];
+        let given = Given { values, authorizer: &authorizer, made: None };
         match self.conditions.hold(&given) {
             Err(_) if self.ignore => Ok(false),
             Err(why) => Err(Failure::Refused(admission.forbidden(&why))),

@@ -9,13 +9,12 @@ use std::sync::Arc;
 use api::status::ApiError;
 use futures::future::join_all;
 use parking_lot::Mutex;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
 use super::rules::{self, Target};
-use super::{Admission, Operation, review};
+use super::{Admission, review};
 use crate::cache::Caches;
-use crate::handlers::write::{check_types, storage_schema_of};
 
 mod hook;
 
@@ -87,93 +86,120 @@ pub(super) fn are_none(admission: &Admission<'_>) -> bool {
     empty(Type::Mutating) && empty(Type::Validating) || rules::is_exempt(admission)
 }
 
-/// Lets webhooks change an object, and says whether any did.
-pub(super) async fn mutate(admission: &Admission<'_>, object: &mut Value, old: &Value) -> Result<bool, ApiError> {
+/// The webhooks that were asked for changes.
+#[derive(Default)]
+pub(super) struct Called<'a> {
+    hooks: Arc<Vec<Hook>>,
+    /// Which of them, as what each saw the object, and whether it changed something.
+    which: Vec<(usize, Target<'a>, bool)>,
+}
+
+impl Called<'_> {
+    /// Whether any changed something.
+    pub fn changed(&self) -> bool {
+        self.which.iter().any(|(.., changed)| *changed)
+    }
+}
+
+/// Lets webhooks change an object.
+pub(super) async fn mutate<'a>(
+    admission: &Admission<'a>,
+    object: &mut Value,
+    old: &Value,
+) -> Result<Called<'a>, ApiError> {
+    if rules::is_exempt(admission) {
+        return Ok(Called::default());
+    }
     let hooks = admission.server.admission.webhooks.of(Type::Mutating, admission.caches());
-    if hooks.is_empty() {
-        return Ok(false);
-    }
-    // Which were called, and whether each changed something.
-    let mut called: Vec<(&Hook, Target<'_>, bool)> = Vec::new();
-    for hook in hooks.iter() {
+    let mut which = Vec::new();
+    for (i, hook) in hooks.iter().enumerate() {
         if let Some(target) = hook.selects(admission, object, old)
-            && let Some(changed) = change(admission, hook, &target, object, old).await?
+            && let Some(changed) = change(admission, (hook, Turn { round: 0, index: i }), &target, object, old).await?
         {
-            called.push((hook, target, changed));
+            which.push((i, target, changed));
         }
     }
-    if !called.iter().any(|(.., changed)| *changed) {
-        return Ok(false);
-    }
-    let before = object.clone();
-    admission.built_in(object, old)?;
-    let completed = *object != before;
-    for (i, (hook, target, _)) in called.iter().enumerate() {
-        let later = called[i + 1..].iter().any(|(.., changed)| *changed);
-        if hook.again && (later || completed) {
-            change(admission, hook, target, object, old).await?;
+    Ok(Called { hooks, which })
+}
+
+/// Asks those once more that want to know what became of the object: because others changed it after them, or because
+/// it was `touched` since.
+pub(super) async fn again(
+    admission: &Admission<'_>,
+    called: Called<'_>,
+    touched: bool,
+    object: &mut Value,
+    old: &Value,
+) -> Result<(), ApiError> {
+    let Called { hooks, which } = called;
+    for (n, (i, target, _)) in which.iter().enumerate() {
+        let later = which[n + 1..].iter().any(|(.., changed)| *changed);
+        let hook = &hooks[*i];
+        if hook.again && (later || touched) {
+            change(admission, (hook, Turn { round: 1, index: *i }), target, object, old).await?;
         }
     }
-    Ok(true)
+    Ok(())
+}
+
+/// When a webhook is asked, as the audit log's annotations name it.
+#[derive(Clone, Copy)]
+struct Turn {
+    round: u8,
+    index: usize,
+}
+
+impl std::fmt::Display for Turn {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "round_{}_index_{}", self.round, self.index)
+    }
 }
 
 /// Asks one webhook for its changes; `None` when its conditions keep it out of this.
 async fn change(
     admission: &Admission<'_>,
-    hook: &Hook,
+    (hook, turn): (&Hook, Turn),
     target: &Target<'_>,
     object: &mut Value,
     old: &Value,
 ) -> Result<Option<bool>, ApiError> {
-    let Some(verdict) = ask(admission, hook, target, object, old).await? else { return Ok(None) };
-    let Verdict::Allowed { patch: Some(patch) } = verdict else { return Ok(Some(false)) };
-    if patch.as_array().is_some_and(Vec::is_empty) {
-        return Ok(Some(false));
-    }
+    let open = format!("failed-open.mutation.webhook.admission.k8s.io/{turn}");
+    let Some(verdict) = ask(admission, hook, &open, target, object, old).await? else { return Ok(None) };
+    let changed = match verdict {
+        Verdict::Allowed { patch: Some(patch) } if patch.as_array().is_none_or(|p| !p.is_empty()) => {
+            let about = json!({
+                "configuration": hook.configuration, "webhook": hook.name, "patch": patch, "patchType": "JSONPatch",
+            });
+            admission.warnings.annotate_content(format!("patch.webhook.admission.k8s.io/{turn}"), about.to_string());
+            patched(admission, hook, target, &patch, object, old)?
+        }
+        _ => false,
+    };
+    let about = json!({"configuration": hook.configuration, "webhook": hook.name, "mutated": changed});
+    admission.warnings.annotate(format!("mutation.webhook.admission.k8s.io/{turn}"), about.to_string());
+    Ok(Some(changed))
+}
+
+/// Applies a webhook's patch, and says whether it changes anything.
+fn patched(
+    admission: &Admission<'_>,
+    hook: &Hook,
+    target: &Target<'_>,
+    patch: &Value,
+    object: &mut Value,
+    old: &Value,
+) -> Result<bool, ApiError> {
     if object.is_null() {
         let name = &hook.name;
         return Err(ApiError::internal(format!(
             "admission webhook {name:?} attempted to modify the object, which is not supported for this operation"
         )));
     }
-    let mut new = target.view(object, old);
-    new = api::patch::json_patch(&new, &patch).map_err(|e| ApiError::internal(e.message))?;
-    settle(admission, target, &mut new)?;
-    keeps_identity(admission, &new, object)?;
-    let changed = new != *object;
-    *object = new;
-    Ok(Some(changed))
-}
-
-/// Back to the stored version: types checked, unknown fields dropped, defaults filled in.
-fn settle(admission: &Admission<'_>, target: &Target<'_>, object: &mut Value) -> Result<(), ApiError> {
-    target.kind.to_storage(object);
-    if admission.operation == Operation::Update {
-        api::meta::clear_resource_version(object);
-    }
-    if admission.subresource.is_empty() || admission.subresource == "status" {
-        let ty = storage_schema_of(target.kind)?;
-        check_types(ty, target.kind.kind, target.kind.version, object).map_err(|e| ApiError::internal(e.message))?;
-        ty.prune(object);
-        admission.kind.default(object);
-    }
-    Ok(())
-}
-
-/// A webhook may not turn the object into another one.
-fn keeps_identity(admission: &Admission<'_>, new: &Value, old: &Value) -> Result<(), ApiError> {
-    let facts = |v: &Value| {
-        let text = |key: &str| v[key].as_str().unwrap_or("").to_owned();
-        (text("apiVersion"), text("kind"), api::meta::namespace(v).to_owned(), api::meta::name(v).to_owned())
-    };
-    if facts(new) == facts(old) {
-        return Ok(());
-    }
-    Err(ApiError::bad_request(format!(
-        "a webhook changed the kind, namespace or name of {} {:?}",
-        admission.kind.qualified_resource(),
-        admission.name
-    )))
+    let before = object.clone();
+    let view = target.view(object, old);
+    let new = api::patch::json_patch(&view, patch).map_err(|e| ApiError::internal(e.message))?;
+    target.settle(admission, new, object)?;
+    Ok(*object != before)
 }
 
 /// Lets webhooks check an object.
@@ -182,18 +208,24 @@ pub(super) async fn validate(admission: &Admission<'_>, object: &Value, old: &Va
     if hooks.is_empty() {
         return Ok(());
     }
-    let selected = hooks.iter().filter_map(|hook| Some((hook, hook.selects(admission, object, old)?)));
-    let asked = selected.map(|(hook, target)| async move { ask(admission, hook, &target, object, old).await });
+    let all = hooks.iter().enumerate();
+    let selected = all.filter_map(|(i, hook)| Some((i, hook, hook.selects(admission, object, old)?)));
+    let asked = selected.map(|(index, hook, target)| async move {
+        let open = format!("failed-open.validating.webhook.admission.k8s.io/{}", Turn { round: 0, index });
+        ask(admission, hook, &open, &target, object, old).await
+    });
     for answer in join_all(asked).await {
         answer?;
     }
     Ok(())
 }
 
-/// Calls a webhook. What goes wrong with the call is its failure policy's to judge.
+/// Calls a webhook. What goes wrong with the call is its failure policy's to judge; the annotation `open` says that the
+/// request was let through although.
 async fn ask(
     admission: &Admission<'_>,
     hook: &Hook,
+    open: &str,
     target: &Target<'_>,
     object: &Value,
     old: &Value,
@@ -204,6 +236,7 @@ async fn ask(
         Err(review::Failure::Refused(error)) => Err(error),
         Err(review::Failure::Call(why)) if hook.ignore => {
             tracing::warn!(webhook = hook.name, why, "failed calling webhook, failing open");
+            admission.warnings.annotate(open, hook.name.as_str());
             Ok(Some(Verdict::Allowed { patch: None }))
         }
         Err(review::Failure::Call(why)) => {

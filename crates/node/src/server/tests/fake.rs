@@ -179,6 +179,12 @@ impl ContainerRuntime for Fake {
     async fn update_resources(&self, _: &str, _: Resources) -> Result<(), RuntimeError> {
         unreachable!("the server only looks")
     }
+    async fn update_sandbox(&self, _: &str, _: Resources) -> Result<(), RuntimeError> {
+        unreachable!("the server only looks")
+    }
+    async fn written(&self, _: &str) -> Result<u64, RuntimeError> {
+        Ok(4096)
+    }
     async fn exec(&self, spec: ExecSpec) -> Result<Session, RuntimeError> {
         match spec.command[0].as_str() {
             "missing" => Err(RuntimeError::Invalid("exec: \"missing\": not found in $PATH".to_owned())),

@@ -4,6 +4,7 @@ mod auth;
 mod fake;
 mod log;
 mod spdy;
+mod stats;
 mod websocket;
 
 use std::net::SocketAddr;
@@ -24,7 +25,7 @@ use tokio_rustls::client::TlsStream;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use self::fake::Fake;
-use super::{Server, ServerConfig};
+use super::{NodeFacts, Server, ServerConfig};
 
 pub(super) type Tls = TlsStream<TcpStream>;
 
@@ -32,6 +33,8 @@ pub(super) type Tls = TlsStream<TcpStream>;
 #[derive(Clone, Copy)]
 pub(super) enum Who {
     Nobody,
+    /// No certificate, but a token.
+    Token(&'static str),
     Named(&'static str, Option<&'static str>),
 }
 
@@ -57,6 +60,11 @@ fn leaf(issuer: &Issuer<'static, KeyPair>, name: &str, group: Option<&str>) -> (
 }
 
 pub(super) async fn fixture(pods: Vec<Pod>) -> Fixture {
+    fixture_of(pods, None).await
+}
+
+/// A server that asks about users, as a whole agent's does.
+pub(super) async fn fixture_of(pods: Vec<Pod>, node: Option<NodeFacts>) -> Fixture {
     let key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -65,7 +73,7 @@ pub(super) async fn fixture(pods: Vec<Pod>) -> Fixture {
     let (cert_pem, key_pem) = leaf(&issuer, "node", None);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let fake = Arc::new(Fake::default());
-    let config = ServerConfig { ca_pem: ca_pem.clone(), cert_pem, key_pem };
+    let config = ServerConfig { ca_pem: ca_pem.clone(), cert_pem, key_pem, node };
     let server = Server::bind(listener, &config, fake.clone(), Arc::new(move || pods.clone())).unwrap();
     let address = server.local_addr().unwrap();
     let drain = CancellationToken::new();
@@ -83,7 +91,7 @@ impl Fixture {
             .unwrap()
             .with_root_certificates(roots);
         let config = match who {
-            Who::Nobody => builder.with_no_client_auth(),
+            Who::Nobody | Who::Token(_) => builder.with_no_client_auth(),
             Who::Named(name, group) => {
                 let (cert, key) = leaf(&self.issuer, name, group);
                 let cert = CertificateDer::from_pem_slice(cert.as_bytes()).unwrap();
@@ -101,7 +109,11 @@ impl Fixture {
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(self.connect(who).await)).await.unwrap();
         tokio::spawn(connection);
-        let request = Request::get(path).header("host", "localhost").body(Empty::<Bytes>::new()).unwrap();
+        let mut request = Request::get(path).header("host", "localhost");
+        if let Who::Token(token) = who {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        let request = request.body(Empty::<Bytes>::new()).unwrap();
         let response = sender.send_request(request).await.unwrap();
         // The connection closes when the sender is dropped and the body is read.
         tokio::spawn(async move {

@@ -2,6 +2,7 @@
 
 mod lifecycle;
 mod random;
+mod resize;
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -27,6 +28,9 @@ struct World {
     no_image: bool,
     probe: Outcome,
     finished: bool,
+    room: Option<Room>,
+    /// Giving other amounts fails.
+    stiff: bool,
     wake_at: Option<Timestamp>,
 }
 
@@ -56,6 +60,8 @@ impl World {
             no_image: false,
             probe: Outcome::Success,
             finished: false,
+            room: None,
+            stiff: false,
             wake_at: None,
         }
     }
@@ -69,12 +75,15 @@ impl World {
 
     fn plan(&self) -> Plan {
         let host = [IpAddr::V4(Ipv4Addr::LOCALHOST)];
+        let added = self.pod.spec.as_ref().map(ephemeral).unwrap_or_default();
         plan(&Snapshot {
             pod: &self.pod,
             previous: &self.status,
             sandbox: self.sandbox.clone(),
             containers: &self.views,
             memory: &self.memory,
+            added: &added,
+            room: self.room.as_ref(),
             host_ips: &host,
             now: self.now,
         })
@@ -110,6 +119,9 @@ impl World {
             Action::Kill { name, grace, .. } => format!("kill {name} {}", grace.as_secs()),
             Action::Probe { name, kind, .. } => format!("probe {name} {kind:?}"),
             Action::PostStart { name, .. } => format!("postStart {name}"),
+            Action::Resize { containers } => {
+                format!("resize {}", containers.iter().map(|(n, _)| n.as_str()).collect::<Vec<_>>().join(","))
+            }
             Action::Remove { name, attempt, .. } => format!("remove {name} {attempt}"),
             other => format!("{other:?}"),
         };
@@ -169,6 +181,13 @@ impl World {
                 self.end(&id, 143);
                 self.memory.killed(&name, Ok(()), now);
             }
+            Action::Resize { containers } => {
+                let attempt = |id: &str| self.views.iter().find(|v| v.id == id).map_or(0, |v| v.attempt);
+                let done: Vec<_> = containers.iter().map(|(n, id)| (n.clone(), attempt(id))).collect();
+                let result = if self.stiff { Err(Failure::new("Error", "below usage")) } else { Ok(()) };
+                let allocation = self.memory.allocated().clone();
+                self.memory.resized(&done, allocation, result, now);
+            }
             Action::Remove { id, .. } => {
                 self.views.retain(|v| v.id != id);
                 self.memory.removed(&id);
@@ -223,6 +242,7 @@ impl World {
             .iter()
             .flatten()
             .chain(st.container_statuses.iter().flatten())
+            .chain(st.ephemeral_container_statuses.iter().flatten())
             .find(|c| c.name == name)
             .expect("a status")
     }

@@ -6,16 +6,23 @@ use std::sync::Arc;
 use anyhow::Context;
 use base::instance::Instance;
 use serde::{Deserialize, Serialize};
-use store::{SealedStore, Store};
+use store::{Keyring, SealedStore, Store};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+
+use super::Settings;
+use crate::instance_file::InstanceFile;
 
 /// What is sealed: the keys of Secrets in the store.
 const SEALED: [&str; 1] = ["/registry/core/secrets/"];
 
-/// Where the keys are.
+/// Name of the file of keys, beside the cluster's other keys.
+const FILE: &str = "encryption.keys";
+
+/// Where the keys are: in the folder that the server was last given.
 pub fn key_file(instance: &Instance) -> PathBuf {
-    instance.data_dir().join("pki/encryption.keys")
+    let last = InstanceFile::read(instance).ok().flatten().and_then(|file| file.pki_dir);
+    last.unwrap_or_else(|| instance.data_dir().join("pki")).join(FILE)
 }
 
 /// What the server last did about it, for `windlass encryption`.
@@ -45,12 +52,12 @@ impl Report {
 }
 
 /// The store with Secrets sealed, and a task that seals anew what is not sealed with the newest key.
-pub fn open(inner: Arc<dyn Store>, instance: &Instance, drain: CancellationToken) -> anyhow::Result<Arc<dyn Store>> {
-    let file = key_file(instance);
+pub fn open(inner: Arc<dyn Store>, s: &Settings, drain: CancellationToken) -> anyhow::Result<Arc<dyn Store>> {
+    let file = s.pki_dir.join(FILE);
     let sealed = SealedStore::open(inner, &file, &SEALED).context("open the keys of Secrets")?;
     let sealed = Arc::new(sealed);
     let mut hangup = signal(SignalKind::hangup())?;
-    let (task, report) = (sealed.clone(), Report::path(instance));
+    let (task, report) = (sealed.clone(), Report::path(&s.instance));
     tokio::spawn(async move {
         loop {
             seal_all(&task, &report).await;
@@ -65,6 +72,12 @@ pub fn open(inner: Arc<dyn Store>, instance: &Instance, drain: CancellationToken
         }
     });
     Ok(sealed)
+}
+
+/// Names of the keys, the one that seals first; the file is made when it is not there.
+pub fn key_names(pki_dir: &Path) -> anyhow::Result<Vec<String>> {
+    let keys = Keyring::open(&pki_dir.join(FILE)).context("open the keys of Secrets")?;
+    Ok(keys.names().into_iter().map(str::to_owned).collect())
 }
 
 async fn seal_all(store: &SealedStore, report: &Path) {
