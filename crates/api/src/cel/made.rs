@@ -116,6 +116,6 @@ mod tests {
         }
         let deep = "variables.many.all(a, variables.many.all(b, variables.many.all(c, a + b + c >= 0)))";
         let refused = compile(deep, &names).unwrap().eval_in(&[], &scope);
-        assert!(matches!(refused, Err(Error::Cost { .. })), "{refused:?}");
+        assert!(matches!(refused, Err(Error::Cost)), "{refused:?}");
     }
 }
