@@ -46,9 +46,9 @@ fn host_file(path: &str) -> String {
 
 fn hosts(spec: &SandboxSpec, ip: Option<IpAddr>, of_host: &str) -> String {
     let mut text = if spec.host_network {
-        format!("# Windlass: the host's file.\n{}\n", of_host.trim_end())
+        format!("# Kubernetes-managed hosts file (host network).\n{}\n", of_host.trim_end())
     } else {
-        "# Windlass: made for this pod.\n\
+        "# Kubernetes-managed hosts file.\n\
          127.0.0.1\tlocalhost\n\
          ::1\tlocalhost ip6-localhost ip6-loopback\n\
          fe00::0\tip6-localnet\nfe00::0\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n"

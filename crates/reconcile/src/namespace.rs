@@ -76,26 +76,39 @@ fn conditions(remaining: &Remaining) -> Vec<Value> {
     let list = |items: &[(String, usize)], what: &str| {
         items.iter().map(|(n, c)| format!("{n} {what} {c} resource instances")).collect::<Vec<_>>().join(", ")
     };
-    let mut all = Vec::new();
-    if !remaining.unknown.is_empty() {
-        let list =
+    let finalizers = if remaining.finalizers.is_empty() {
+        ("ContentHasNoFinalizers", "All content-preserving finalizers finished".to_owned())
+    } else {
+        let text = list(&remaining.finalizers, "in");
+        ("SomeFinalizersRemain", format!("Some content in the namespace has finalizers remaining: {text}"))
+    };
+    let all_content = "All content successfully deleted, may be waiting on finalization";
+    let left = if remaining.objects.is_empty() {
+        ("ContentRemoved", "All content successfully removed".to_owned())
+    } else {
+        ("SomeResourcesRemain", format!("Some resources are remaining: {}", list(&remaining.objects, "has")))
+    };
+    let found = if remaining.unknown.is_empty() {
+        ("ResourcesDiscovered", "All resources successfully discovered".to_owned())
+    } else {
+        let text =
             remaining.unknown.iter().map(|(group, why)| format!("{group}: {why}")).collect::<Vec<_>>().join(", ");
-        let message = format!(
-            "Discovery failed for some groups, {} failing: unable to retrieve the complete list of server APIs: {list}",
-            remaining.unknown.len()
-        );
-        all.push(condition("NamespaceDeletionDiscoveryFailure", true, "DiscoveryFailed", message));
-    }
-    if !remaining.objects.is_empty() {
-        let message = format!("Some resources are remaining: {}", list(&remaining.objects, "has"));
-        all.push(condition("NamespaceContentRemaining", true, "SomeResourcesRemain", message));
-    }
-    if !remaining.finalizers.is_empty() {
-        let message =
-            format!("Some content in the namespace has finalizers remaining: {}", list(&remaining.finalizers, "in"));
-        all.push(condition("NamespaceFinalizersRemaining", true, "SomeFinalizersRemain", message));
-    }
-    all
+        let groups = format!("Discovery failed for some groups, {} failing", remaining.unknown.len());
+        let message = format!("{groups}: unable to retrieve the complete list of server APIs: {text}");
+        ("DiscoveryFailed", message)
+    };
+    vec![
+        condition("NamespaceDeletionDiscoveryFailure", !remaining.unknown.is_empty(), found.0, found.1),
+        condition(
+            "NamespaceDeletionGroupVersionParsingFailure",
+            false,
+            "ParsedGroupVersions",
+            "All legacy kube types successfully parsed".to_owned(),
+        ),
+        condition("NamespaceDeletionContentFailure", false, "ContentDeleted", all_content.to_owned()),
+        condition("NamespaceContentRemaining", !remaining.objects.is_empty(), left.0, left.1),
+        condition("NamespaceFinalizersRemaining", !remaining.finalizers.is_empty(), finalizers.0, finalizers.1),
+    ]
 }
 
 #[cfg(test)]
@@ -123,8 +136,12 @@ mod tests {
         let r = Remaining { objects: vec![("pods.".into(), 2)], ..Remaining::default() };
         let p = plan(&terminating_namespace(), &r);
         let Action::Patch { patch, .. } = &p.actions[0] else { panic!("{p:?}") };
-        let message = patch["status"]["conditions"][0]["message"].as_str().unwrap();
-        assert_eq!(message, "Some resources are remaining: pods. has 2 resource instances");
+        let conditions = patch["status"]["conditions"].as_array().unwrap();
+        let of = |kind: &str| conditions.iter().find(|c| c["type"] == kind).expect("a condition");
+        let left = of("NamespaceContentRemaining");
+        assert_eq!(left["message"], "Some resources are remaining: pods. has 2 resource instances");
+        assert_eq!(of("NamespaceDeletionContentFailure")["status"], "False");
+        assert_eq!(of("NamespaceFinalizersRemaining")["reason"], "ContentHasNoFinalizers");
     }
 
     #[test]
@@ -132,8 +149,11 @@ mod tests {
         let r = Remaining { unknown: vec![("a.example/v1".into(), "gone".into())], ..Remaining::default() };
         let p = plan(&terminating_namespace(), &r);
         let Action::Patch { patch, .. } = &p.actions[0] else { panic!("{p:?}") };
-        let condition = &patch["status"]["conditions"][0];
-        assert_eq!(condition["type"], "NamespaceDeletionDiscoveryFailure");
-        assert!(condition["message"].as_str().unwrap().ends_with("list of server APIs: a.example/v1: gone"));
+        let conditions = patch["status"]["conditions"].as_array().unwrap();
+        let of = |kind: &str| conditions.iter().find(|c| c["type"] == kind).expect("a condition");
+        let failure = of("NamespaceDeletionDiscoveryFailure");
+        assert_eq!((&failure["status"], &failure["reason"]), (&json!("True"), &json!("DiscoveryFailed")));
+        assert!(failure["message"].as_str().unwrap().ends_with("list of server APIs: a.example/v1: gone"));
+        assert_eq!(of("NamespaceContentRemaining")["status"], "False");
     }
 }

@@ -263,6 +263,10 @@ impl KindInfo {
         if self.has_status && !self.status_on_create {
             crate::json::drop_key(object, "status");
         }
+        // A struct in Kubernetes' own types: there from the start, and what clients read and patch.
+        if self.has_status && self.custom.is_none() {
+            crate::json::ensure_object(object, "status");
+        }
         if self.has_generation {
             crate::json::ensure_object(object, "metadata")["generation"] = 1.into();
         }

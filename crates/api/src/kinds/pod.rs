@@ -280,9 +280,8 @@ pub fn bind(pod: &mut Value, binding: &Value, now: jiff::Timestamp) -> Result<()
     if !list_at(pod, &["spec", "schedulingGates"]).is_empty() {
         return Err(format!("pod {name} has non-empty .spec.schedulingGates"));
     }
-    let generation = meta::generation(pod) + 1;
+    // The generation counts what users change, not where the pod goes (KEP-5067).
     ensure_object(pod, "spec")["nodeName"] = node.into();
-    ensure_object(pod, "metadata")["generation"] = generation.into();
     if let Some(annotations) = meta::annotations(binding) {
         let target = ensure_object(ensure_object(pod, "metadata"), "annotations");
         for (key, value) in annotations {

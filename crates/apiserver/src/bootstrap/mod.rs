@@ -41,6 +41,9 @@ pub(crate) async fn run(server: &ApiServer) -> Result<(), StartError> {
         });
         ensure(&writer, "", "v1", "namespaces", "", namespace, |_, _| false).await?;
     }
+    let range = service_cidr(&server.config.service_cidr.to_string(), &writer.now_text());
+    let other = |old: &Value, new: &Value| old["spec"] != new["spec"];
+    ensure(&writer, "networking.k8s.io", "v1", "servicecidrs", "", range, other).await?;
     let ip = server.config.kubernetes_ip().to_string();
     ensure(&writer, "", "v1", "services", "default", service(&ip, server.config.advertise), |_, _| false).await?;
     let advertise = server.config.advertise;
@@ -95,6 +98,23 @@ async fn roles(writer: &Writer<'_>) -> Result<(), StartError> {
         caches.consistent().await.map_err(failed)?;
     }
     Err(failed(ApiError::conflict_modified("clusterroles", "rbac.authorization.k8s.io", "")))
+}
+
+/// The range from which Services get their addresses (KEP-1880: the default ServiceCIDR is named `kubernetes`).
+fn service_cidr(range: &str, now: &str) -> Value {
+    json!({
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "ServiceCIDR",
+        "metadata": {"name": "kubernetes"},
+        "spec": {"cidrs": [range]},
+        "status": {"conditions": [{
+            "type": "Ready",
+            "status": "True",
+            "reason": "",
+            "message": "Kubernetes Service CIDR is ready",
+            "lastTransitionTime": now,
+        }]},
+    })
 }
 
 fn service(ip: &str, advertise: SocketAddr) -> Value {

@@ -8,6 +8,7 @@ use super::update::Part;
 use super::{
     Call, Scope, binding, collection, create, delete, kind_of, list, patch, review, scale, token, update, watch,
 };
+use crate::http::accept::{self, Form};
 use crate::http::respond::{self, Reply};
 use crate::proxy;
 
@@ -29,6 +30,8 @@ pub(crate) async fn serve(call: Call) -> Result<Reply, ApiError> {
                 Err(ApiError::method_not_allowed(&call.path.resource, &call.path.group, call.verb))
             }
             Some(v) if v.plural == "bindings" => binding::serve(call).await,
+            // There is no table of what is answered once and never stored.
+            Some(_) if call.form != Form::Object => Err(ApiError::not_acceptable(accept::MEDIA)),
             Some(_) => review::serve(call).await,
             None => Err(ApiError::path_not_found()),
         };

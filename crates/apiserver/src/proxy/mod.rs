@@ -26,6 +26,7 @@ use crate::pki::Pki;
 
 pub(crate) mod dial;
 mod links;
+mod messages;
 pub(crate) mod onward;
 mod pipe;
 pub(crate) mod resolve;
@@ -98,13 +99,24 @@ pub(crate) async fn serve(call: Call, scope: Scope<'_>, sub: &str) -> Result<Rep
     upgrade(call, node.to_owned(), path).await
 }
 
-async fn log(call: Call, node: String, path: String) -> Result<Reply, ApiError> {
+async fn log(mut call: Call, node: String, path: String) -> Result<Reply, ApiError> {
     let address = address(&call.server.caches, &node)?;
     let request = request(Method::GET, address, &path, &HeaderMap::new())?;
     let answer = reach(&call, &node, address, request).await?;
     let (parts, body) = answer.into_parts();
     if !parts.status.is_success() {
         return Err(refused(parts.status, body).await);
+    }
+    if let (Some(agreed), Some(client)) = (messages::wanted(&call.headers), call.upgrade.take()) {
+        let (end, place) = (call.server.streams_end.clone(), call.place.take());
+        tokio::spawn(async move {
+            tokio::select! {
+                () = messages::run(agreed, client, body) => {}
+                () = end.cancelled() => {}
+            }
+            drop(place);
+        });
+        return Ok(messages::switching(agreed, &call.headers));
     }
     let mut reply = Response::new(Body::Held(Box::new(Body::Passed(body)), call.place.map(|p| Box::new(p) as _)));
     *reply.status_mut() = parts.status;

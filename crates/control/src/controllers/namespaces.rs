@@ -38,9 +38,14 @@ pub(super) fn pass(c: Arc<Context>, (_, name): Key) -> Pass {
     })
 }
 
-/// Asks for the deletion of everything and counts what is left.
+/// Asks for the deletion of everything and counts what is left. Pods go first and alone (KEP-5080): as long as one runs,
+/// its policies, Secrets and volumes stay.
 async fn empty(c: &Context, namespace: &str) -> Result<Remaining, ActError> {
     let mut remaining = Remaining::default();
+    empty_of(c, namespace, ("", "v1", "pods"), &mut remaining).await?;
+    if !remaining.objects.is_empty() {
+        return Ok(remaining);
+    }
     let storage = |k: &&api::kinds::KindInfo| k.namespaced && k.verbs.contains(&"deletecollection");
     let built_in = api::kinds::registry().all().iter().filter(storage);
     // Events of events.k8s.io are the same objects as core events.
@@ -48,29 +53,40 @@ async fn empty(c: &Context, namespace: &str) -> Result<Remaining, ActError> {
     let definitions = c.actuator.call(Method::GET, DEFINITIONS, None, None).await?;
     let definitions = definitions["items"].as_array().into_iter().flatten().filter_map(api::crd::place);
     let custom = definitions.filter(|p| p.namespaced).map(|p| (p.group, p.version, p.plural));
-    let foreign = foreign(c, &mut remaining).await?;
-    let foreign = foreign.iter().map(|(group, version, plural)| (group.as_str(), version.as_str(), plural.as_str()));
-    for (group, version, plural) in built_in.chain(custom).chain(foreign) {
-        let root = if group.is_empty() { "/api".into() } else { format!("/apis/{group}") };
-        let path = format!("{root}/{version}/namespaces/{namespace}/{plural}");
-        let list = match c.actuator.call(Method::GET, &path, None, None).await {
-            // A definition may go meanwhile, with its objects.
-            Err(e) if is_not_found(&e) => continue,
-            other => other?,
-        };
-        let items = list["items"].as_array().map(Vec::as_slice).unwrap_or_default();
-        if items.is_empty() {
-            continue;
-        }
-        c.actuator.call(Method::DELETE, &path, None, None).await?;
-        let list = c.actuator.call(Method::GET, &path, None, None).await?;
-        let items = list["items"].as_array().map(Vec::as_slice).unwrap_or_default();
-        if !items.is_empty() {
-            remaining.objects.push((format!("{plural}.{group}"), items.len()));
-            count_finalizers(items, &mut remaining);
-        }
+    for resource in built_in.chain(custom) {
+        empty_of(c, namespace, resource, &mut remaining).await?;
+    }
+    for (group, version, plural) in foreign(c, &mut remaining).await? {
+        empty_of(c, namespace, (&group, &version, &plural), &mut remaining).await?;
     }
     Ok(remaining)
+}
+
+/// The same for one resource, given as group, version and plural.
+async fn empty_of(
+    c: &Context,
+    namespace: &str,
+    (group, version, plural): (&str, &str, &str),
+    remaining: &mut Remaining,
+) -> Result<(), ActError> {
+    let root = if group.is_empty() { "/api".into() } else { format!("/apis/{group}") };
+    let path = format!("{root}/{version}/namespaces/{namespace}/{plural}");
+    let list = match c.actuator.call(Method::GET, &path, None, None).await {
+        // A definition may go meanwhile, with its objects.
+        Err(e) if is_not_found(&e) => return Ok(()),
+        other => other?,
+    };
+    if list["items"].as_array().is_none_or(Vec::is_empty) {
+        return Ok(());
+    }
+    c.actuator.call(Method::DELETE, &path, None, None).await?;
+    let list = c.actuator.call(Method::GET, &path, None, None).await?;
+    let items = list["items"].as_array().map(Vec::as_slice).unwrap_or_default();
+    if !items.is_empty() {
+        remaining.objects.push((format!("{plural}.{group}"), items.len()));
+        count_finalizers(items, remaining);
+    }
+    Ok(())
 }
 
 /// Namespaced resources that other servers have, by group, version and plural. A server that cannot be asked may have content:

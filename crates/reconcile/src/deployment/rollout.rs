@@ -117,12 +117,9 @@ fn proportional(state: &State<'_>, plan: &mut Plan) {
         // Larger sets take the larger share; among equals newer grow first and older shrink first.
         (-spec_replicas(rs), if growing { -age } else { age })
     });
-    let whole = change;
     let mut targets: Vec<(&ReplicaSet, i32)> = Vec::new();
     for rs in sized {
-        let own = i64::from(spec_replicas(rs));
-        let exact = own * i64::from(whole) / i64::from(total.max(1));
-        let share = i32::try_from(exact).unwrap_or(0);
+        let share = fraction(state, rs, allowed, total);
         let share = if growing { share.min(change).max(0) } else { share.max(change).min(0) };
         change -= share;
         targets.push((rs, spec_replicas(rs) + share));
@@ -133,6 +130,19 @@ fn proportional(state: &State<'_>, plan: &mut Plan) {
     for (rs, target) in targets {
         set(state, rs, target.max(0), plan);
     }
+}
+
+/// What a set gains (or loses) when the Deployment may have `allowed` Pods: its size grows as the Deployment does, from
+/// the number that it was sized for, to the nearest integer (deployment.kubernetes.io/max-replicas).
+fn fraction(state: &State<'_>, rs: &ReplicaSet, allowed: i32, total: i32) -> i32 {
+    let own = spec_replicas(rs);
+    if state.replicas() == 0 {
+        return -own;
+    }
+    let noted = rs.metadata.annotations.as_ref().and_then(|a| a.get(super::MAX)).and_then(|v| v.parse::<i64>().ok());
+    let before = noted.filter(|n| *n > 0).unwrap_or_else(|| i64::from(total.max(1)));
+    let size = (2 * i64::from(own) * i64::from(allowed) + before) / (2 * before);
+    i32::try_from(size).unwrap_or(i32::MAX).saturating_sub(own)
 }
 
 /// Sizes one set and notes what it was sized for.

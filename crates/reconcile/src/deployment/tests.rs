@@ -120,3 +120,22 @@ fn shares_of_replicas_round_as_documented() {
     assert_eq!((resolve(&quarter, 10, true), resolve(&quarter, 10, false)), (3, 2));
     assert_eq!(resolve(&IntOrString::Int(4), 10, true), 4);
 }
+
+#[test]
+fn a_scale_in_the_middle_of_a_rollout_is_shared_by_size_and_rounded() {
+    let with = |replicas: i32, image: &str| {
+        let mut d = deployment(replicas, image);
+        let bounds = json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 3, "maxUnavailable": 2}});
+        d.spec.as_mut().unwrap().strategy = serde_json::from_value(bounds).unwrap();
+        d
+    };
+    let old = set_of(&with(10, "a"), "r1", 8, 8, 1);
+    let new = set_of(&with(10, "b"), "r2", 5, 0, 2);
+    let (first, second) = (name(&old.metadata).to_owned(), name(&new.metadata).to_owned());
+    for (wanted, sizes) in [(30, [20, 13]), (5, [5, 3]), (0, [0, 0])] {
+        let mut got = scalings(&plan(&with(wanted, "b"), &[&old, &new], &[], now()));
+        got.sort_by_key(|(name, _)| *name != first);
+        let want: Vec<(String, i64)> = [&first, &second].into_iter().cloned().zip(sizes).collect();
+        assert_eq!(got, want, "{wanted}");
+    }
+}

@@ -229,13 +229,14 @@ fn reason(s: &Snapshot<'_>, stop: Option<&Stop>) -> (Option<String>, Option<Stri
 
 /// The status of the pod now.
 pub(super) fn of(s: &Snapshot<'_>, stop: Option<&Stop>) -> PodStatus {
-    let initializing = !start::initialized(s) && s.containers_of_spec().any(|(role, _)| role != Role::Main);
+    // As the kubelet has it: with init containers, whatever has not been made yet waits for `PodInitializing`.
+    let initializing = s.containers_of_spec().any(|(role, _)| role != Role::Main);
     // A pod that was refused never had containers: to say that they wait would be wrong.
     let refused = matches!(stop.map(|s| &s.cause), Some(StopCause::Refused(_))) && s.containers.is_empty();
     let mut statuses: Vec<(Role, ContainerStatus)> = s
         .containers_of_spec()
         .filter(|_| !refused)
-        .map(|(role, c)| (role, container(s, stop, role, c, initializing && role == Role::Main)))
+        .map(|(role, c)| (role, container(s, stop, role, c, initializing)))
         .collect();
     let phase = phase::of(s, stop, &statuses);
     if stop.is_some() && !alive(s) {

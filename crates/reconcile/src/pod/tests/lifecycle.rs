@@ -125,7 +125,7 @@ fn init_containers_run_one_after_the_other_before_the_rest() {
     }));
     w.settle();
     assert_eq!((w.did("start i1"), w.did("create i2"), w.did("create web")), (1, 0, 0));
-    assert_eq!((w.phase(), w.waiting("web")), ("Pending", "PodInitializing"));
+    assert_eq!((w.phase(), w.waiting("i2"), w.waiting("web")), ("Pending", "PodInitializing", "PodInitializing"));
     assert_eq!(w.condition("Initialized"), ("False", "ContainersNotInitialized"));
     w.exit("i1", 1);
     assert_eq!(w.did("create i1 1"), 1);
