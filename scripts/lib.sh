@@ -47,17 +47,22 @@ install_packages() {
   [ ${#missing[@]} -gt 0 ] || return 0
   command -v apt-get >/dev/null || fail "these packages are missing, and this is no Debian: ${missing[*]}" "install them by hand"
   step "Installing ${missing[*]}"
-  local log
+  local log policy=
   log=$(mktemp)
+  # They are wanted for their programs: the services in them are not to be started (policy-rc.d(8)).
+  if [ ! -e /usr/sbin/policy-rc.d ]; then
+    policy=/usr/sbin/policy-rc.d
+    printf '#!/bin/sh\nexit 101\n' >"$policy" && chmod 0755 "$policy"
+  fi
   # A package list that is there already may do: the list is fetched only when it does not.
   if ! apt-get install -y --no-install-recommends "${missing[@]}" >"$log" 2>&1; then
     if ! { apt-get update && apt-get install -y --no-install-recommends "${missing[@]}"; } >"$log" 2>&1; then
       tail -n 5 "$log" >&2
-      rm -f "$log"
+      rm -f "$log" ${policy:+"$policy"}
       fail "the packages ${missing[*]} could not be installed" "check the network and the package sources, then run this again"
     fi
   fi
-  rm -f "$log"
+  rm -f "$log" ${policy:+"$policy"}
 }
 
 install_rust() {
@@ -88,4 +93,26 @@ install_kubectl() {
 prerequisites() {
   install_packages gcc libc6-dev pkg-config libseccomp-dev nftables debootstrap busybox-static ca-certificates
   install_rust
+}
+
+# The libraries of other languages that the tests run against Windlass, in a folder of the build's.
+install_clients() {
+  local dir=$1 source=$ROOT/tests/e2e/clients log
+  command -v npm >/dev/null || install_packages nodejs npm
+  python3 -c 'import ensurepip' 2>/dev/null || install_packages python3 python3-venv
+  log=$(mktemp)
+  if ! cmp -s "$source/python/requirements.txt" "$dir/python/requirements.txt"; then
+    step "Installing the Python client"
+    { python3 -m venv --clear "$dir/python" && "$dir/python/bin/pip" install -q -r "$source/python/requirements.txt"; } >"$log" 2>&1 ||
+      { tail -n 5 "$log" >&2; fail "the Python client could not be installed" "check the network, then run this again"; }
+    cp "$source/python/requirements.txt" "$dir/python/"
+  fi
+  if ! cmp -s "$source/javascript/package.json" "$dir/javascript/package.json" || [ ! -d "$dir/javascript/node_modules" ]; then
+    step "Installing the JavaScript client"
+    mkdir -p "$dir/javascript"
+    cp "$source/javascript/package.json" "$dir/javascript/"
+    (cd "$dir/javascript" && npm install --no-package-lock --no-audit --no-fund) >"$log" 2>&1 ||
+      { tail -n 5 "$log" >&2; rm -rf "$dir/javascript"; fail "the JavaScript client could not be installed" "check the network, then run this again"; }
+  fi
+  rm -f "$log"
 }

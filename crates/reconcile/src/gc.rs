@@ -64,6 +64,12 @@ pub fn plan(
             plan.patch(resource, meta, json!({"metadata": m}));
         }
     } else if any(Owner::WaitsForDependents) {
+        // A dependent that waits itself may, over others, wait for this one: nobody of such a circle would ever go.
+        if owners.iter().any(|o| o.block_owner_deletion == Some(true)) && dependents.iter().any(|d| waits(d.meta)) {
+            let free: Vec<_> =
+                owners.iter().map(|o| OwnerReference { block_owner_deletion: Some(false), ..o.clone() }).collect();
+            plan.patch(resource, meta, json!({"metadata": {"uid": meta.uid, "ownerReferences": free}}));
+        }
         let deep = if dependents.is_empty() { "Background" } else { "Foreground" };
         plan.delete(resource, meta, Some(deep));
     } else {
@@ -77,6 +83,11 @@ pub fn plan(
         plan.delete(resource, meta, Some(how));
     }
     plan
+}
+
+/// Whether it is being deleted after its dependents.
+fn waits(meta: &ObjectMeta) -> bool {
+    terminating(meta) && meta.finalizers.iter().flatten().any(|f| f == FOREGROUND)
 }
 
 fn blocks(dependent: &ObjectMeta, owner_uid: &str) -> bool {
@@ -131,6 +142,22 @@ mod tests {
             Action::Delete { propagation, .. } => *propagation,
             _ => None,
         })
+    }
+
+    #[test]
+    fn a_circle_of_owners_does_not_wait_for_itself() {
+        let mut first = meta("1", &["3"]);
+        let last = meta("3", &["2"]);
+        let seen = |first: &ObjectMeta| {
+            plan(PODS, &last, |_| Owner::WaitsForDependents, &[Dependent { resource: PODS, meta: first }])
+        };
+        assert_eq!(seen(&first).actions.len(), 1, "an ordinary chain only goes on");
+        first.deletion_timestamp = serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap();
+        first.finalizers = Some(vec![FOREGROUND.into()]);
+        let p = seen(&first);
+        let Action::Patch { patch, .. } = &p.actions[0] else { panic!("{p:?}") };
+        assert_eq!(patch["metadata"]["ownerReferences"][0]["blockOwnerDeletion"], false);
+        assert_eq!((p.actions.len(), deletion(&p)), (2, Some("Foreground")));
     }
 
     #[test]

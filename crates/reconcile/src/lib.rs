@@ -9,6 +9,7 @@ pub mod daemonset;
 pub mod deployment;
 pub mod disruption;
 pub mod endpointslice;
+pub mod endpointslicemirror;
 pub mod gc;
 pub mod job;
 pub mod labels;

@@ -128,15 +128,17 @@ fn scale_of(c: &Context, ns: &str, owner: &OwnerReference) -> Option<Controller>
 
 pub(super) fn service(c: Arc<Context>, (ns, name): Key) -> Pass {
     Box::pin(async move {
-        let Some(service) = c.caches.services.get(&ns, &name) else { return Ok(None) };
+        let service = c.caches.services.get(&ns, &name);
         let pods = c.caches.pods.in_namespace(&ns);
         let mut slices = c.caches.slices.in_namespace(&ns);
         slices.retain(|s| {
             s.metadata.labels.as_ref().and_then(|l| l.get("kubernetes.io/service-name")).is_some_and(|n| *n == name)
         });
         let endpoints = c.caches.endpoints.get(&ns, &name);
-        let plan = reconcile::endpointslice::plan(&service, &refs(&pods), &refs(&slices), endpoints.as_deref());
-        c.carry_out(plan).await
+        let (slices, endpoints) = (refs(&slices), endpoints.as_deref());
+        c.carry_out(reconcile::endpointslicemirror::plan(service.as_deref(), endpoints, &slices)).await?;
+        let Some(service) = service else { return Ok(None) };
+        c.carry_out(reconcile::endpointslice::plan(&service, &refs(&pods), &slices, endpoints)).await
     })
 }
 

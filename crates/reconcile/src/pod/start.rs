@@ -58,16 +58,6 @@ pub(super) fn began(s: &Snapshot<'_>) -> bool {
     s.containers_of_spec().any(|(role, c)| role == Role::Main && s.latest(&c.name).is_some())
 }
 
-/// Whether the init containers are done and the sidecars up, so that the others may run.
-pub(super) fn initialized(s: &Snapshot<'_>) -> bool {
-    began(s)
-        || s.containers_of_spec().all(|(role, c)| match role {
-            Role::Main => true,
-            Role::Init => s.latest(&c.name).and_then(|v| v.exit()).is_some_and(|e| e.code == 0),
-            Role::Sidecar => s.latest(&c.name).is_some_and(|v| v.running() && started(s, c, v)),
-        })
-}
-
 /// Plans the init containers; true when the others may run.
 fn init(s: &Snapshot<'_>, out: &mut Plan) -> bool {
     let began = began(s);

@@ -21,13 +21,16 @@ pub struct LogFile {
     pub file: File,
     /// Which one it is, wherever it is renamed to.
     pub identity: Identity,
+    /// How long it was when it was opened, bytes. Who does not follow is shown no more: a tail of ten lines is not to become
+    /// twelve because the container goes on writing.
+    pub length: u64,
 }
 
 fn open(path: &Path) -> io::Result<Option<LogFile>> {
     match File::open(path) {
         Ok(file) => {
             let meta = file.metadata()?;
-            Ok(Some(LogFile { identity: (meta.dev(), meta.ino()), file }))
+            Ok(Some(LogFile { identity: (meta.dev(), meta.ino()), length: meta.len(), file }))
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
@@ -93,13 +96,12 @@ pub fn after(path: &Path, done: Identity) -> io::Result<Vec<LogFile>> {
 /// A file cannot be read.
 pub fn tail(files: &[LogFile], lines: u64, which: Which) -> io::Result<(usize, u64)> {
     let Some(last) = files.last() else { return Ok((0, 0)) };
-    let mut count =
-        Count { left: lines, which, within: [false; 2], at: (files.len() - 1, last.file.metadata()?.len()) };
+    let mut count = Count { left: lines, which, within: [false; 2], at: (files.len() - 1, last.length) };
     if lines == 0 {
         return Ok(count.at);
     }
     for (index, file) in files.iter().enumerate().rev() {
-        if backwards(&file.file, |offset, line| count.entry((index, offset), line))? {
+        if backwards(file, |offset, line| count.entry((index, offset), line))? {
             return Ok(count.at);
         }
     }
@@ -133,15 +135,15 @@ impl Count {
 }
 
 /// Calls `entry` with the offset and the beginning of each line, last line first, until it answers true.
-fn backwards(file: &File, mut entry: impl FnMut(u64, &[u8]) -> bool) -> io::Result<bool> {
-    let length = file.metadata()?.len();
+fn backwards(file: &LogFile, mut entry: impl FnMut(u64, &[u8]) -> bool) -> io::Result<bool> {
+    let length = file.length;
     let (mut end, mut buf) = (length, Vec::new());
     // The beginning of what follows the block: a line that begins at the block's end goes on there.
     let mut follow = Vec::new();
     while end > 0 {
         let start = end.saturating_sub(BLOCK as u64);
         buf.resize((end - start) as usize, 0);
-        file.read_exact_at(&mut buf, start)?;
+        file.file.read_exact_at(&mut buf, start)?;
         let block = buf.len();
         buf.extend_from_slice(&follow);
         for index in (0..block).rev() {

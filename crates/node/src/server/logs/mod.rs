@@ -138,7 +138,7 @@ pub async fn respond(
     let begin = path.clone();
     let files = blocking(move || start(&begin, tail, which)).await.map_err(failed)?;
     let (tx, mut rx) = mpsc::channel(AHEAD);
-    let stream = Reading { path, formatter, tx, read: None };
+    let stream = Reading { path, formatter, tx, read: None, to_the_end: options.follow };
     shared.tasks.spawn(stream.run(files, life));
     let body = StreamBody::new(futures::stream::poll_fn(move |cx| rx.poll_recv(cx)));
     let mut response = Response::new(body.boxed_unsync());
@@ -220,6 +220,8 @@ struct Reading {
     tx: mpsc::Sender<Result<Frame<Bytes>, io::Error>>,
     /// The newest file, read as far as it went.
     read: Option<LogFile>,
+    /// Whether what is written meanwhile is shown too.
+    to_the_end: bool,
 }
 
 impl Reading {
@@ -294,11 +296,13 @@ impl Reading {
 
     /// Reads a file to its end and keeps it as the newest.
     async fn file(&mut self, mut file: LogFile) -> io::Result<ControlFlow<()>> {
-        let mut buf = vec![0; CHUNK];
+        let (mut buf, bounded) = (vec![0; CHUNK], !self.to_the_end);
         loop {
             let length;
             (file, buf, length) = blocking(move || {
-                let length = file.file.read(&mut buf)?;
+                let left = if bounded { file.length.saturating_sub(file.file.stream_position()?) } else { u64::MAX };
+                let room = usize::try_from(left).unwrap_or(CHUNK).min(CHUNK);
+                let length = file.file.read(&mut buf[..room])?;
                 Ok((file, buf, length))
             })
             .await?;

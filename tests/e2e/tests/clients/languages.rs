@@ -1,0 +1,49 @@
+//! Each language has a program beside the tests (`clients/LANGUAGE`) that prints `ok NAME` for each of its checks; `./test`
+//! installs the libraries into a folder of the build's.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use e2e::{Ctx, IMAGE, command, skip};
+
+/// What the checks of one language may take together.
+const LIMIT: Duration = Duration::from_secs(240);
+
+/// Where `./test` has put the libraries.
+fn installed() -> Result<PathBuf> {
+    match std::env::var_os("WINDLASS_CLIENTS") {
+        Some(dir) => Ok(dir.into()),
+        None => Err(skip("WINDLASS_CLIENTS names no folder with the language clients; ./test makes one")),
+    }
+}
+
+fn program(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("clients").join(name)
+}
+
+/// Runs a program and counts its checks.
+fn run(ctx: &Ctx, mut command: Command, checks: usize) -> Result<()> {
+    let kubeconfig = ctx.instance.names().data_dir().join("admin.kubeconfig");
+    command.arg(kubeconfig).arg(&ctx.ns).arg(IMAGE);
+    let said = command::run(&mut command, None, LIMIT)?.ok()?;
+    let done = said.lines().filter(|l| l.starts_with("ok ")).count();
+    ensure!(done == checks, "{done} of {checks} checks were made:\n{said}");
+    Ok(())
+}
+
+pub fn the_python_client_finds_what_it_expects(ctx: &Ctx) -> Result<()> {
+    let mut command = Command::new(installed()?.join("python/bin/python"));
+    command.arg(program("python/check.py"));
+    run(ctx, command, 8)
+}
+
+pub fn the_javascript_client_finds_what_it_expects(ctx: &Ctx) -> Result<()> {
+    // Modules are looked for beside the program.
+    let home = installed()?.join("javascript");
+    std::fs::copy(program("javascript/check.mjs"), home.join("check.mjs"))?;
+    let mut command = Command::new("node");
+    command.arg("check.mjs").current_dir(home);
+    run(ctx, command, 5)
+}
