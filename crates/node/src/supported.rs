@@ -1,5 +1,8 @@
 //! What this node cannot do. A pod that asks for it is refused with the field's name: nothing is accepted and ignored.
 
+use std::path::Path;
+use std::sync::LazyLock;
+
 use k8s_openapi::api::core::v1::{Container, LifecycleHandler, Pod, PodSpec, Probe, Volume};
 use reconcile::pod::{Failure, each};
 
@@ -52,6 +55,12 @@ pub(crate) fn refusal_of_added(pod: &Pod, c: &Container) -> Option<Failure> {
 /// Handlers of runtime classes that this node has, beside the one without a name.
 pub(crate) const RUNTIME_HANDLERS: [&str; 1] = ["windlass"];
 
+/// Whether this kernel runs SELinux. Where it does not, there are no labels, and the kubelet ignores the options too.
+fn selinux() -> bool {
+    static FOUND: LazyLock<bool> = LazyLock::new(|| Path::new("/sys/fs/selinux/enforce").exists());
+    *FOUND
+}
+
 fn when(refused: bool, field: &str) -> Option<String> {
     refused.then(|| field.to_owned())
 }
@@ -69,7 +78,7 @@ fn pod_security(spec: &PodSpec) -> Option<String> {
     let s = spec.security_context.as_ref()?;
     let at = "spec.securityContext";
     let local = s.app_armor_profile.as_ref().is_some_and(|p| p.type_ == "Localhost");
-    let selinux = s.se_linux_options.is_some();
+    let selinux = s.se_linux_options.is_some() && selinux();
     when(s.windows_options.is_some(), &format!("{at}.windowsOptions"))
         .or_else(|| when(local, &format!("{at}.appArmorProfile of type Localhost")))
         .or_else(|| when(selinux, &format!("{at}.seLinuxOptions")))
@@ -127,7 +136,9 @@ fn container(spec: &PodSpec, c: &Container) -> Option<String> {
     let shared = c.volume_mounts.iter().flatten().any(|m| m.mount_propagation.as_deref() == Some("Bidirectional"));
     when(s.is_some_and(|s| s.windows_options.is_some()), &at("securityContext.windowsOptions"))
         .or_else(|| when(local, &at("securityContext.appArmorProfile of type Localhost")))
-        .or_else(|| when(s.is_some_and(|s| s.se_linux_options.is_some()), &at("securityContext.seLinuxOptions")))
+        .or_else(|| {
+            when(s.is_some_and(|s| s.se_linux_options.is_some()) && selinux(), &at("securityContext.seLinuxOptions"))
+        })
         .or_else(|| when(claims, &at("resources.claims")))
         .or_else(|| when(c.volume_devices.iter().flatten().next().is_some(), &at("volumeDevices")))
         .or_else(|| when(signal, &at("lifecycle.stopSignal")))
@@ -199,7 +210,6 @@ mod tests {
         for (spec, field) in [
             (json!({"hostUsers": false}), "spec.hostUsers: false"),
             (json!({"resourceClaims": [{"name": "r"}]}), "spec.resourceClaims"),
-            (json!({"securityContext": {"seLinuxOptions": {}}}), "seLinuxOptions"),
             (json!({"securityContext": {"appArmorProfile": {"type": "Localhost"}}}), "appArmorProfile"),
             (json!({"volumes": [{"name": "v", "nfs": {"path": "/", "server": "s"}}]}), "source of volume \"v\""),
             (json!({"volumes": [{"name": "v", "emptyDir": {"medium": "HugePages"}}]}), "emptyDir.medium"),

@@ -266,7 +266,7 @@ pub const DEFINITION: Target = Target {
         texts([json!([definition, object])])
     },
     run: |input| {
-        let Some((definition, mut object)) = two(input) else { return "no pair".to_owned() };
+        let Some((mut definition, mut object)) = two(input) else { return "no pair".to_owned() };
         let kind = kind_of(&json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition"}));
         let Some(ty) = kind.schema() else { return "no schema".to_owned() };
         if !definition["metadata"].is_object() || !object["metadata"].is_object() {
@@ -275,6 +275,8 @@ pub const DEFINITION: Target = Target {
         if let Err(error) = ty.type_check(&definition) {
             return error.message;
         }
+        ty.prune(&mut definition);
+        kind.default(&mut definition);
         let findings: Vec<String> = kind.validate_create(&definition).iter().map(ToString::to_string).collect();
         if !findings.is_empty() {
             return findings.join("; ");

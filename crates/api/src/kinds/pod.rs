@@ -182,9 +182,7 @@ pub fn admit(pod: &mut Value, account: &ServiceAccountView<'_>) {
         spec["priority"] = 0.into();
     }
     crate::json::set_default(spec, "preemptionPolicy", "PreemptLowerPriority");
-    for key in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
-        add_toleration(spec, key);
-    }
+    tolerate(spec);
     if mirror {
         return;
     }
@@ -200,6 +198,14 @@ pub fn admit(pod: &mut Value, account: &ServiceAccountView<'_>) {
         .unwrap_or(true);
     if automount {
         mount_token(spec, account.volume_suffix);
+    }
+}
+
+/// What DefaultTolerationSeconds adds to a pod, also to one that is changed: who writes a list of tolerations of his own need
+/// not repeat these.
+pub fn tolerate(spec: &mut Value) {
+    for key in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
+        add_toleration(spec, key);
     }
 }
 

@@ -297,7 +297,7 @@ impl<'a> Admission<'a> {
     fn complete_update(&self, object: &mut Value, old: &Value) -> Result<(), ApiError> {
         node::update(self.user, self.kind, object, old)?;
         if self.is("", "Pod") {
-            pod::keep_priority(object, old);
+            pod::update(object, old);
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! Pods: priority and runtime classes, service account, and what follows from them.
 
-use api::kinds::pod::{ServiceAccountView, admit, service_account_name};
+use api::kinds::pod::{ServiceAccountView, admit, service_account_name, tolerate};
 use api::status::ApiError;
 use serde_json::Value;
 
@@ -25,8 +25,11 @@ pub(super) fn create(admission: &Admission<'_>, pod: &mut Value) -> Result<(), A
     classes::run_with(admission, pod)
 }
 
-/// What a class gave a pod stays, also when a writer leaves it out.
-pub(super) fn keep_priority(pod: &mut Value, old: &Value) {
+/// What admission gave a pod stays, also when a writer leaves it out.
+pub(super) fn update(pod: &mut Value, old: &Value) {
+    if let Some(spec) = pod.get_mut("spec").filter(|s| s.is_object()) {
+        tolerate(spec);
+    }
     for key in ["priority", "preemptionPolicy"] {
         let Some(before) = old["spec"].get(key).filter(|v| !v.is_null()) else { continue };
         if pod["spec"].is_object() && pod["spec"][key].is_null() {

@@ -53,10 +53,11 @@ async fn empty(c: &Context, namespace: &str) -> Result<Remaining, ActError> {
     let definitions = c.actuator.call(Method::GET, DEFINITIONS, None, None).await?;
     let definitions = definitions["items"].as_array().into_iter().flatten().filter_map(api::crd::place);
     let custom = definitions.filter(|p| p.namespaced).map(|p| (p.group, p.version, p.plural));
-    let foreign = foreign(c, &mut remaining).await?;
-    let foreign = foreign.iter().map(|(group, version, plural)| (group.as_str(), version.as_str(), plural.as_str()));
-    for resource in built_in.chain(custom).chain(foreign) {
+    for resource in built_in.chain(custom) {
         empty_of(c, namespace, resource, &mut remaining).await?;
+    }
+    for (group, version, plural) in foreign(c, &mut remaining).await? {
+        empty_of(c, namespace, (&group, &version, &plural), &mut remaining).await?;
     }
     Ok(remaining)
 }

@@ -371,15 +371,7 @@ impl Worker {
                 let result = job.kill(&name, &id, grace, message, again).await;
                 Done::Killed(name, result)
             }),
-            Action::Resize { containers } => {
-                let attempt = |id: &str| self.seen.containers.iter().find(|v| v.id == id).map_or(0, |v| v.attempt);
-                let done = containers.iter().map(|(name, id)| (name.clone(), attempt(id))).collect();
-                let allocation = self.memory.allocated().clone();
-                self.tasks.spawn(async move {
-                    let result = job.resize(&containers).await;
-                    Done::Resized(done, allocation, result)
-                })
-            }
+            Action::Resize { containers } => self.resize(job, containers),
             Action::Remove { name, id, attempt } => self.tasks.spawn(async move {
                 job.remove_container(&name, &id, attempt).await;
                 Done::Removed(id)
@@ -391,6 +383,31 @@ impl Worker {
             }
         };
         self.running.insert(op, handle);
+    }
+
+    fn resize(&mut self, job: Job, containers: Vec<(String, String)>) -> AbortHandle {
+        let attempt = |id: &str| self.seen.containers.iter().find(|v| v.id == id).map_or(0, |v| v.attempt);
+        let done = containers.iter().map(|(name, id)| (name.clone(), attempt(id))).collect();
+        let allocation = self.memory.allocated().clone();
+        self.tasks.spawn(async move {
+            let result = job.resize(&containers).await;
+            Done::Resized(done, allocation, result)
+        })
+    }
+
+    fn resized(
+        &mut self,
+        containers: &[(String, u32)],
+        allocation: Allocation,
+        result: Result<(), Failure>,
+        now: Timestamp,
+    ) {
+        let about = pod_reference(&self.pod);
+        match &result {
+            Ok(()) => self.ctx.recorder.normal(about, "ResizeCompleted", "Pod resize completed"),
+            Err(f) => self.ctx.recorder.warn(about, "ResizeError", format!("Pod resize error: {}", f.message)),
+        }
+        self.memory.resized(containers, allocation, result, now);
     }
 
     /// Brings written volumes up to date after an object changed or when a token grows old.
@@ -536,14 +553,7 @@ impl Worker {
                 self.ctx.recorder.warn(pod_reference(&self.pod), "Evicted", failure.message.clone());
                 m.evict(failure);
             }
-            Done::Resized(containers, allocation, result) => {
-                let about = pod_reference(&self.pod);
-                match &result {
-                    Ok(()) => self.ctx.recorder.normal(about, "ResizeCompleted", "Pod resize completed".to_owned()),
-                    Err(f) => self.ctx.recorder.warn(about, "ResizeError", format!("Pod resize error: {}", f.message)),
-                }
-                m.resized(&containers, allocation, result, now);
-            }
+            Done::Resized(containers, allocation, result) => self.resized(&containers, allocation, result, now),
             Done::Written(written) => {
                 if let Written::No(error) = &written {
                     tracing::debug!(pod = %self.id, error, "status not written");

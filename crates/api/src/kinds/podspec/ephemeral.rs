@@ -100,7 +100,7 @@ pub(super) fn validate_list(check: &mut Check, spec: &Value, field: &str, contex
             check.not_found(format!("{field}.targetContainerName"), target);
         }
         let fields = container.as_object().into_iter().flatten();
-        let set = |v: &&Value| !semantic_eq(Some(*v), None) && **v != Value::Bool(false) && **v != Value::from(0);
+        let set = |v: &&Value| !semantic_eq(Some(*v), None) && **v != false && **v != 0;
         for (key, _) in fields.filter(|(key, value)| !ALLOWED.contains(&key.as_str()) && set(value)) {
             check.forbidden(format!("{field}.{key}"), "cannot be set for an Ephemeral Container");
         }
