@@ -238,3 +238,29 @@ async fn custom_resources_are_parameters_and_are_changed() {
     let kept = admin.create(things, &thing("u", json!({"size": 7}))).await;
     assert_eq!(kept["spec"], json!({"size": 7}));
 }
+
+#[tokio::test]
+async fn a_rule_for_another_version_of_a_custom_resource_sees_it_in_that_version() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    let schema = json!({"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}});
+    let version =
+        |name: &str, storage: bool| json!({"name": name, "served": true, "storage": storage, "schema": schema});
+    let definition = json!({
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": "things.example.com"},
+        "spec": {
+            "group": "example.com", "scope": "Namespaced", "names": {"plural": "things", "kind": "Thing"},
+            "versions": [version("v1", true), version("v2", false)],
+        },
+    });
+    admin.create("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", &definition).await;
+    let rule = json!([{"apiGroups": ["example.com"], "apiVersions": ["v1"], "resources": ["things"], "operations": ["CREATE"]}]);
+    let seen = patch("[JSONPatch{op: 'add', path: '/seen', value: object.apiVersion + ' ' + request.kind.version}]");
+    bound(&admin, &policy("seen", seen, json!({"matchConstraints": {"resourceRules": rule}})), json!({})).await;
+    let thing = json!({"apiVersion": "example.com/v2", "kind": "Thing", "metadata": {"name": "t"}});
+    let made = admin.create("/apis/example.com/v2/namespaces/default/things", &thing).await;
+    assert_eq!((&made["apiVersion"], &made["seen"]), (&json!("example.com/v2"), &json!("example.com/v1 v1")));
+    let read = admin.get("/apis/example.com/v1/namespaces/default/things/t").await.body;
+    assert_eq!((&read["apiVersion"], &read["seen"]), (&json!("example.com/v1"), &json!("example.com/v1 v1")));
+}
