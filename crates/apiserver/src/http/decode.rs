@@ -13,6 +13,8 @@ use api::protobuf;
 
 /// Deepest nesting of a request's document. Kubernetes objects stay below 30.
 const DEPTH: usize = 100;
+/// Stack of the thread that reads YAML, bytes: its parser takes up to 40 KiB for a level. Only what is used takes memory.
+const YAML_STACK: usize = 16 << 20;
 /// At most so many repeated keys are named.
 const REPEATED: usize = 100;
 
@@ -73,11 +75,18 @@ pub fn yaml(bytes: &[u8]) -> Result<Decoded, ApiError> {
     }
     let bad = |e: &dyn fmt::Display| ApiError::bad_request(format!("error decoding YAML: {e}"));
     let text = std::str::from_utf8(bytes).map_err(|e| bad(&e))?;
-    // Repeated keys are found here, so that the request's `fieldValidation` decides. The parser's own limits on aliases,
-    // nodes and depth stay as they are.
-    let options = serde_saphyr::options! { duplicate_keys: serde_saphyr::DuplicateKeyPolicy::LastWins };
-    let Document(decoded) = serde_saphyr::from_str_with_options(text, options).map_err(|e| bad(&e))?;
-    Ok(decoded)
+    let read = || {
+        // Repeated keys are found here, so that the request's `fieldValidation` decides. The parser's own limits on aliases,
+        // nodes and depth stay as they are.
+        let options = serde_saphyr::options! { duplicate_keys: serde_saphyr::DuplicateKeyPolicy::LastWins };
+        let Document(decoded) = serde_saphyr::from_str_with_options(text, options).map_err(|e| bad(&e))?;
+        Ok(decoded)
+    };
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("yaml".to_owned()).stack_size(YAML_STACK);
+        let reading = thread.spawn_scoped(scope, read).map_err(|e| ApiError::internal(format!("read YAML: {e}")))?;
+        reading.join().map_err(|_| ApiError::internal("the YAML parser panicked"))?
+    })
 }
 
 /// What [`Tree`] reads, for parsers that take no seed.
