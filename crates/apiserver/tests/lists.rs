@@ -317,3 +317,53 @@ async fn discovery_and_openapi_documents() {
     let head = admin.send("HEAD", CONFIG_MAPS, "", "").await;
     assert_eq!((head.code, head.body.as_str()), (200, Some("")));
 }
+
+/// A client that lists one object and watches from there must hear of its deletion: the list's revision may not be newer
+/// than what it shows.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_list_by_name_never_claims_a_deletion_that_it_does_not_show() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    let begin = admin.get(CONFIG_MAPS).await.body["metadata"]["resourceVersion"].as_str().unwrap().to_owned();
+    let one = format!("{CONFIG_MAPS}?fieldSelector=metadata.name%3Dx");
+    let done = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let readers: Vec<_> = (0..3)
+        .map(|_| {
+            let (admin, one, done) = (cluster.admin(), one.clone(), done.clone());
+            tokio::spawn(async move {
+                let revision = |o: &Value| o["metadata"]["resourceVersion"].as_str().unwrap().parse::<u64>().unwrap();
+                let mut seen = Vec::new();
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    let list = admin.get(&one).await.body;
+                    if let Some(item) = list["items"].get(0) {
+                        seen.push((revision(item), revision(&list)));
+                    }
+                }
+                seen
+            })
+        })
+        .collect();
+    const ROUNDS: usize = 150;
+    for _ in 0..ROUNDS {
+        admin.create(CONFIG_MAPS, &config_map("x")).await;
+        assert_eq!(admin.delete(&format!("{CONFIG_MAPS}/x")).await.code, 200);
+    }
+    done.store(true, std::sync::atomic::Ordering::Relaxed);
+    let mut watch = admin.watch(&format!("{one}&watch=true&resourceVersion={begin}")).await;
+    let mut deletions = Vec::new();
+    while deletions.len() < ROUNDS {
+        let event = watch.next().await.unwrap();
+        if event["type"] == "DELETED" {
+            deletions.push(event["object"]["metadata"]["resourceVersion"].as_str().unwrap().parse::<u64>().unwrap());
+        }
+    }
+    let mut lists = 0;
+    for reader in readers {
+        for (shown, claimed) in reader.await.unwrap() {
+            let hidden = deletions.iter().find(|d| shown < **d && **d <= claimed);
+            assert_eq!(hidden, None, "the object of {shown} in a list of {claimed}");
+            lists += 1;
+        }
+    }
+    assert!(lists > 0, "the object was never seen");
+}

@@ -313,9 +313,11 @@ async fn newest(call: &Call, scope: &Scope<'_>, filter: &Filter, after: Option<&
         && (!scope.kind.namespaced || !filter.namespace.is_empty())
         && after.is_none()
     {
-        let mut entries = scope.views(caches, scope.cache.get(&scope.key_of(name)).into_iter().collect()).await?;
+        let found = scope.cache.get(&scope.key_of(name));
+        // Not the newest revision of the kind: a deletion since would be in it, and a watch from there would never tell it.
+        let revision = applied.max(found.as_ref().map_or(0, |entry| entry.revision));
+        let mut entries = scope.views(caches, found.into_iter().collect()).await?;
         entries.retain(|e| filter.matches(e));
-        let revision = applied.max(scope.cache.newest());
         return Ok(Page { entries, revision, cont: String::new(), remaining: None });
     }
     let limit = call.query.limit;
