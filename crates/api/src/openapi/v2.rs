@@ -109,7 +109,7 @@ impl Part {
             let gvk = "x-kubernetes-group-version-kind";
             // The document of the group that a type belongs to says more of it than others that use it.
             if !self.definitions.contains_key(name) || definition.get(gvk).is_some() {
-                self.definitions.insert(name.clone(), schema(definition, custom));
+                self.definitions.insert(name.clone(), root(definition, custom));
             }
         }
     }
@@ -230,6 +230,16 @@ fn operation(op: &Value) -> Value {
     map.insert("produces".into(), json!(produces));
     map.insert("schemes".into(), json!(["https"]));
     out
+}
+
+/// A definition. Of a custom kind that takes any field nothing is said, not even its metadata: kubectl would refuse every
+/// field that is not listed (apiextensions-apiserver does the same).
+fn root(v3: &Value, custom: bool) -> Value {
+    const KIND: &str = "x-kubernetes-group-version-kind";
+    if custom && v3["x-kubernetes-preserve-unknown-fields"] == true && !v3[KIND].is_null() {
+        return json!({"type": "object", KIND: v3[KIND]});
+    }
+    schema(v3, custom)
 }
 
 /// A schema without what Swagger 2.0 has no word for. Of a custom resource, what may be null or anything is left open: an
@@ -361,6 +371,15 @@ mod tests {
             json!({"a": {"description": "A."}, "b": {"type": "object", "x-kubernetes-preserve-unknown-fields": true},
                 "d": {"x-kubernetes-int-or-string": true}})
         );
+    }
+
+    #[test]
+    fn of_a_custom_kind_that_takes_any_field_nothing_is_said() {
+        let kind = json!([{"group": "g", "version": "v1", "kind": "K"}]);
+        let v3 = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true, "description": "D.",
+            "properties": {"metadata": {}}, "x-kubernetes-group-version-kind": kind});
+        assert_eq!(root(&v3, true), json!({"type": "object", "x-kubernetes-group-version-kind": kind}));
+        assert_eq!(root(&v3, false), schema(&v3, false));
     }
 
     #[test]
