@@ -1,34 +1,25 @@
 //! HTTPS to a webhook, of admission or of conversion: a URL, or a Service, of which a ready pod is asked directly.
 
-use std::net::SocketAddr;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
-use base64::Engine as _;
 use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_TYPE, HOST};
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::client::conn::http1::SendRequest;
-use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
-use rand::seq::IndexedRandom as _;
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, ServerName};
+use rustls_pki_types::ServerName;
 use serde_json::Value;
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 
 use crate::cache::Caches;
+use crate::outbound::service::Found;
+use crate::outbound::{Dial, Host, Trust, client_config};
 
 /// Longest answer, bytes.
 const ANSWER_MAX: usize = 3 << 20;
 /// Open connections kept for the next call.
 const IDLE_MAX: usize = 8;
-/// Where distributions keep the authorities that a host trusts.
-const SYSTEM_ROOTS: [&str; 3] =
-    ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
-
 /// Where a webhook is.
 enum Place {
     Url { host: String, port: u16 },
@@ -50,7 +41,8 @@ pub(crate) struct Client {
 impl Client {
     /// From a `clientConfig`. What is wrong with it is told when it is called.
     pub fn new(config: &Value) -> Self {
-        let tls = tls(&config["caBundle"]);
+        let trust = Trust::of_bundle(config["caBundle"].as_str().unwrap_or(""));
+        let tls = trust.and_then(|trust| client_config(trust, None).map_err(|e| base::chain(&e)));
         let idle = Mutex::default();
         if let Some(url) = config["url"].as_str() {
             let parsed = url::Url::parse(url).map_err(|e| e.to_string());
@@ -132,89 +124,22 @@ impl Client {
         request: Request<Full<Bytes>>,
     ) -> Result<(SendRequest<Full<Bytes>>, hyper::Response<hyper::body::Incoming>), String> {
         let tls = self.tls.clone()?;
-        let place = self.place.as_ref().map_err(String::clone)?;
-        let (tcp, name) = match place {
+        let (host, name) = match self.place.as_ref().map_err(String::clone)? {
             Place::Url { host, port } => {
                 let bare = host.trim_start_matches('[').trim_end_matches(']');
-                (TcpStream::connect((bare, *port)).await, bare.to_owned())
+                (Host::Name(bare.to_owned(), *port), bare.to_owned())
             }
             Place::Service { namespace, name, port } => {
-                let address = resolve(caches, namespace, name, *port)?;
-                (TcpStream::connect(address).await, format!("{name}.{namespace}.svc"))
+                let found =
+                    Found::look(caches, namespace, name).ok_or_else(|| format!("service {name:?} not found"))?;
+                let place = found.places(*port)?.swap_remove(0);
+                (place, format!("{name}.{namespace}.svc"))
             }
         };
-        let tcp = tcp.map_err(|e| format!("dial tcp: {e}"))?;
-        tcp.set_nodelay(true).map_err(|e| e.to_string())?;
         let name = ServerName::try_from(name).map_err(|e| e.to_string())?;
-        let stream =
-            TlsConnector::from(tls).connect(name, tcp).await.map_err(|e| format!("tls: {}", base::chain(&e)))?;
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| base::chain(&e))?;
-        // Ends with its last sender, or when the other side closes.
-        tokio::spawn(connection);
+        let dial = Dial { host, tls: Some((tls, name)) };
+        let mut sender = dial.open().await.map_err(|e| base::chain(&e))?;
         let answer = sender.send_request(request).await.map_err(|e| base::chain(&e))?;
         Ok((sender, answer))
     }
-}
-
-/// A ready endpoint of a Service's port.
-fn resolve(caches: &Caches, namespace: &str, name: &str, port: u64) -> Result<SocketAddr, String> {
-    let missing = || format!("service {name:?} not found");
-    let service = caches.core("services").get(&format!("{namespace}/{name}")).ok_or_else(missing)?.value();
-    let ports = service["spec"]["ports"].as_array().into_iter().flatten();
-    let no_port = || format!("no service port {port} found for service {name:?}");
-    let port = ports.into_iter().find(|p| p["port"].as_u64() == Some(port)).ok_or_else(no_port)?;
-    let port_name = port["name"].as_str().unwrap_or("");
-    let slices = caches.by("discovery.k8s.io", "endpointslices").map(|cache| {
-        let of = |e: &crate::cache::Entry| e.facts.labels.get("kubernetes.io/service-name").is_some_and(|v| v == name);
-        cache.snapshot(namespace, None, 0, false, of).entries
-    });
-    let mut found: Vec<SocketAddr> = Vec::new();
-    for slice in slices.into_iter().flatten().map(|e| e.value()) {
-        let ports = slice["ports"].as_array().into_iter().flatten();
-        let port = ports.into_iter().find(|p| p["name"].as_str().unwrap_or("") == port_name);
-        let Some(port) = port.and_then(|p| u16::try_from(p["port"].as_u64()?).ok()) else { continue };
-        for endpoint in slice["endpoints"].as_array().into_iter().flatten() {
-            if endpoint["conditions"]["ready"] != false {
-                let addresses = endpoint["addresses"].as_array().into_iter().flatten();
-                let addresses = addresses.filter_map(|a| a.as_str()?.parse::<std::net::IpAddr>().ok());
-                found.extend(addresses.map(|ip| SocketAddr::new(ip, port)));
-            }
-        }
-    }
-    let none = || format!("no endpoints available for service {name:?}");
-    found.choose(&mut rand::rng()).copied().ok_or_else(none)
-}
-
-/// Trusts the authorities of a `caBundle`, or those of the host when there is none.
-fn tls(bundle: &Value) -> Result<Arc<rustls::ClientConfig>, String> {
-    let roots = match bundle.as_str().filter(|b| !b.is_empty()) {
-        Some(bundle) => {
-            let pem = base64::engine::general_purpose::STANDARD.decode(bundle);
-            let pem = pem.map_err(|_| "unable to load root certificates: caBundle is not base64".to_owned())?;
-            roots(&pem).ok_or("unable to load root certificates: unable to parse bytes as PEM block")?
-        }
-        None => system_roots(),
-    };
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|e| e.to_string())?;
-    Ok(Arc::new(config.with_root_certificates(roots).with_no_client_auth()))
-}
-
-fn roots(pem: &[u8]) -> Option<Arc<rustls::RootCertStore>> {
-    let mut store = rustls::RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(pem).filter_map(Result::ok) {
-        // An authority that cannot be used is one that is not trusted.
-        let _ = store.add(certificate);
-    }
-    (!store.is_empty()).then(|| Arc::new(store))
-}
-
-fn system_roots() -> Arc<rustls::RootCertStore> {
-    static ROOTS: OnceLock<Arc<rustls::RootCertStore>> = OnceLock::new();
-    let none = || Arc::new(rustls::RootCertStore::empty());
-    let read = || SYSTEM_ROOTS.iter().find_map(|path| roots(&std::fs::read(path).ok()?)).unwrap_or_else(none);
-    ROOTS.get_or_init(read).clone()
 }

@@ -2,9 +2,9 @@
 //! nothing of it, and what a bad client costs is bounded.
 #![allow(missing_docs, clippy::unwrap_used)]
 
+#[path = "api/common/mod.rs"]
 mod common;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use apiserver::Limits;
@@ -29,24 +29,14 @@ struct Wire {
 impl Wire {
     async fn start(change: impl FnOnce(&mut Limits)) -> Self {
         let cluster = Cluster::with(change).await;
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
         let drain = CancellationToken::new();
-        tokio::spawn(cluster.server.clone().serve(listener, drain.clone()));
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add(cluster.server.pki().ca_der().unwrap()).unwrap();
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let tls = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        Wire { cluster, address, tls: Arc::new(tls).into(), _drain: drain.drop_guard() }
+        let address = cluster.listen(drain.clone()).await;
+        let tls = cluster.connector();
+        Wire { cluster, address, tls, _drain: drain.drop_guard() }
     }
 
     async fn connect(&self) -> TlsStream<TcpStream> {
-        let tcp = TcpStream::connect(self.address).await.unwrap();
-        self.tls.connect("localhost".try_into().unwrap(), tcp).await.unwrap()
+        wire::connect(&self.tls, self.address).await
     }
 
     /// Sends a request whole and returns the code and body of the answer; the connection is closed after it.

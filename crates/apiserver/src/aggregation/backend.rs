@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::status::ApiError;
-use base64::Engine as _;
 use bytes::Bytes;
 use http::header::{ACCEPT, HOST, LOCATION};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
@@ -22,10 +21,10 @@ use super::spec;
 use crate::authn::UserInfo;
 use crate::http::body::RequestBody;
 use crate::http::respond::{self, Reply};
+use crate::outbound::service::Found;
+use crate::outbound::{Dial, Host, Trust, client_config};
 use crate::pki::KeyCert;
-use crate::proxy::dial::{Dial, Host, Trust, client_config, roots, system_roots};
 use crate::proxy::onward::{Onward, Rewrite, empty};
-use crate::proxy::resolve::Found;
 
 /// Open connections kept for the next request.
 const IDLE_MAX: usize = 16;
@@ -283,17 +282,8 @@ impl Backend {
 }
 
 fn tls(bundle: &str, insecure: bool, own: &KeyCert) -> Result<Arc<ClientConfig>, String> {
-    let trust = match bundle {
-        _ if insecure => Trust::Anybody,
-        "" => Trust::Roots(system_roots()),
-        bundle => {
-            let pem = base64::engine::general_purpose::STANDARD.decode(bundle);
-            let pem = pem.map_err(|_| "unable to load root certificates: caBundle is not base64".to_owned())?;
-            let roots = roots(&pem).ok_or("unable to load root certificates: unable to parse bytes as PEM block")?;
-            Trust::Roots(roots)
-        }
-    };
-    client_config(trust, Some(own))
+    let trust = if insecure { Trust::Anybody } else { Trust::of_bundle(bundle)? };
+    client_config(trust, Some(own)).map_err(|e| base::chain(&e))
 }
 
 /// Says in headers who the user is (`--requestheader-username-headers` and its like).

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use super::{Backend, scope};
 use crate::cache::Caches;
 use crate::handlers::write::{Commit, RETRIES, Writer, encode_stored};
-use crate::proxy::dial::Host;
-use crate::proxy::resolve::Found;
+use crate::outbound::Host;
+use crate::outbound::service::Found;
 use crate::server::ApiServer;
 
 /// The `Available` condition without its time.

@@ -11,7 +11,7 @@ use super::condition::{self, Verdict};
 use super::{Backend, MANAGER, cache};
 use crate::authn::UserInfo;
 use crate::handlers::write::Writer;
-use crate::proxy::dial::Host;
+use crate::outbound::Host;
 use crate::server::ApiServer;
 
 /// How often a backend is asked that answered: the network between can break without a word, which nothing tells.

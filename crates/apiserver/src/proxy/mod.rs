@@ -12,24 +12,20 @@ use http::header::{ACCEPT, CONNECTION, HOST, UPGRADE};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::Empty;
 use hyper::body::Incoming;
-use hyper_util::rt::TokioIo;
 use serde_json::Value;
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 
 use crate::cache::Caches;
 use crate::handlers::{Call, Scope};
 use crate::http::body::Body;
 use crate::http::listener::TlsError;
 use crate::http::respond::{self, Reply};
+use crate::outbound::{Dial, Host, Trust, client_config};
 use crate::pki::Pki;
 
-pub(crate) mod dial;
 mod links;
 mod messages;
 pub(crate) mod onward;
 mod pipe;
-pub(crate) mod resolve;
 pub(crate) mod subresource;
 mod target;
 
@@ -53,13 +49,12 @@ impl Kubelets {
     pub fn new(pki: &Pki) -> Result<Self, TlsError> {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(pki.ca_der()?)?;
-        let cert = pki.kubelet_client();
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let tls = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots)
-            .with_client_auth_cert(cert.chain()?, cert.key()?)?;
-        Ok(Kubelets { tls: Arc::new(tls) })
+        Ok(Kubelets { tls: client_config(Trust::Roots(Arc::new(roots)), Some(&pki.kubelet_client()))? })
+    }
+
+    /// The way to a node's kubelet endpoint.
+    fn dial(&self, node: SocketAddr) -> Dial {
+        Dial { host: Host::Address(node), tls: Some((self.tls.clone(), node.ip().into())) }
     }
 
     /// Sends one request to a node on a connection of its own.
@@ -68,14 +63,7 @@ impl Kubelets {
         node: SocketAddr,
         request: Request<Empty<Bytes>>,
     ) -> std::io::Result<Response<Incoming>> {
-        let tcp = TcpStream::connect(node).await?;
-        tcp.set_nodelay(true)?;
-        let name = rustls_pki_types::ServerName::from(node.ip());
-        let tls = TlsConnector::from(self.tls.clone()).connect(name, tcp).await?;
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(tls)).await.map_err(std::io::Error::other)?;
-        // Ends when the answer has been read, or with the stream it was upgraded to.
-        tokio::spawn(connection.with_upgrades());
+        let mut sender = self.dial(node).open().await?;
         sender.send_request(request).await.map_err(std::io::Error::other)
     }
 }
@@ -183,19 +171,7 @@ async fn upgrade(call: Call, node: String, path: String) -> Result<Reply, ApiErr
             reply.headers_mut().append(name.clone(), value.clone());
         }
     }
-    let (end, place) = (call.server.streams_end.clone(), call.place.take());
-    tokio::spawn(async move {
-        let piped = async {
-            let (client, kubelet) = tokio::try_join!(client, kubelet)?;
-            pipe::run(TokioIo::new(client), TokioIo::new(kubelet)).await;
-            Ok::<_, hyper::Error>(())
-        };
-        tokio::select! {
-            done = piped => if let Err(error) = done { tracing::debug!(%error, "stream was not upgraded") },
-            () = end.cancelled() => {}
-        }
-        drop(place);
-    });
+    pipe::join(client, kubelet, call.server.streams_end.clone(), call.place.take());
     Ok(reply)
 }
 

@@ -11,7 +11,6 @@ use http::header::{
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
-use hyper_util::rt::TokioIo;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::links::Page;
@@ -187,19 +186,7 @@ impl Pending {
         *reply.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
         *reply.headers_mut() = std::mem::take(answer.headers_mut());
         reply.headers_mut().remove(TRANSFER_ENCODING);
-        let (end, place) = (self.server.streams_end.clone(), self.place);
-        tokio::spawn(async move {
-            let piped = async {
-                let (client, backend) = tokio::try_join!(client, backend)?;
-                pipe::run(TokioIo::new(client), TokioIo::new(backend)).await;
-                Ok::<_, hyper::Error>(())
-            };
-            tokio::select! {
-                done = piped => if let Err(error) = done { tracing::debug!(%error, "stream was not upgraded") },
-                () = end.cancelled() => {}
-            }
-            drop(place);
-        });
+        pipe::join(client, backend, self.server.streams_end.clone(), self.place);
         Ok(reply)
     }
 }

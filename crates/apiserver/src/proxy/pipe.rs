@@ -4,7 +4,11 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio_util::sync::CancellationToken;
 
 /// A TLS stream whose end without farewell is an end like any other: programs that exit seldom say goodbye, and what
 /// they wrote last must not be lost over it. The protocols inside mark their own ends.
@@ -31,8 +35,25 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Lenient<S> {
     }
 }
 
+/// Copies between two connections once both have been upgraded, until both have ended or this server ends its streams. The
+/// place among the streams is held as long.
+pub(super) fn join(client: OnUpgrade, other: OnUpgrade, end: CancellationToken, place: Option<OwnedSemaphorePermit>) {
+    tokio::spawn(async move {
+        let piped = async {
+            let (client, other) = tokio::try_join!(client, other)?;
+            run(TokioIo::new(client), TokioIo::new(other)).await;
+            Ok::<_, hyper::Error>(())
+        };
+        tokio::select! {
+            done = piped => if let Err(error) = done { tracing::debug!(%error, "stream was not upgraded") },
+            () = end.cancelled() => {}
+        }
+        drop(place);
+    });
+}
+
 /// Copies until both directions have ended or one has failed, then closes both.
-pub(super) async fn run<A, B>(a: A, b: B)
+async fn run<A, B>(a: A, b: B)
 where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,

@@ -9,9 +9,7 @@ use api::status::ApiError;
 use http::{Method, Response, StatusCode};
 use serde_json::{Value, json};
 
-use super::dial::{Dial, Host, Trust, client_config};
 use super::onward::{Onward, Rewrite, bad_gateway};
-use super::resolve::{self, Found, is_global_unicast};
 use crate::admission::{Admission, Operation, Warnings};
 use crate::authn::UserInfo;
 use crate::handlers::Scope;
@@ -19,6 +17,8 @@ use crate::handlers::write::Writer;
 use crate::http::body::Body;
 use crate::http::path::ResourcePath;
 use crate::http::respond::Reply;
+use crate::outbound::service::{self, Found, is_global_unicast};
+use crate::outbound::{self, Dial, Host};
 use crate::server::ApiServer;
 
 /// Whether the request is for a proxy of this server.
@@ -138,11 +138,11 @@ async fn admit(
 /// A way without a check of certificates: what runs in a pod has seldom one that names its address, and Kubernetes does not
 /// check it either.
 fn plain(address: SocketAddr, https: bool) -> Result<Way, ApiError> {
-    let tls = https.then(|| {
-        let config = client_config(Trust::Anybody, None).map_err(ApiError::internal)?;
-        Ok::<_, ApiError>((config, address.ip().into()))
-    });
-    Ok(Way { dial: Dial { host: Host::Address(address), tls: tls.transpose()? }, host: address.to_string() })
+    let tls = match https {
+        true => Some((outbound::unchecked().map_err(ApiError::internal)?, address.ip().into())),
+        false => None,
+    };
+    Ok(Way { dial: Dial { host: Host::Address(address), tls }, host: address.to_string() })
 }
 
 fn allowed(server: &ApiServer, ip: IpAddr) -> bool {
@@ -152,8 +152,7 @@ fn allowed(server: &ApiServer, ip: IpAddr) -> bool {
 fn node(server: &ApiServer, id: Id<'_>) -> Result<Way, ApiError> {
     let kubelet = super::address(&server.caches, id.name)?;
     if id.port.is_empty() || id.port.parse() == Ok(kubelet.port()) {
-        let tls = Some((server.kubelets.tls.clone(), kubelet.ip().into()));
-        return Ok(Way { dial: Dial { host: Host::Address(kubelet), tls }, host: kubelet.to_string() });
+        return Ok(Way { dial: server.kubelets.dial(kubelet), host: kubelet.to_string() });
     }
     let port = id.port.parse().map_err(|_| bad_port("node", id))?;
     if !allowed(server, kubelet.ip()) {
@@ -169,7 +168,7 @@ fn bad_port(what: &str, id: Id<'_>) -> ApiError {
 fn pod(server: &ApiServer, namespace: &str, id: Id<'_>) -> Result<Way, ApiError> {
     let entry = server.caches.core("pods").get(&format!("{namespace}/{}", id.name));
     let pod = entry.ok_or_else(|| ApiError::not_found("pods", "", id.name))?.value();
-    let ip = resolve::addresses(&pod).first().copied().filter(|&ip| allowed(server, ip));
+    let ip = service::addresses(&pod).first().copied().filter(|&ip| allowed(server, ip));
     let ip = ip.ok_or_else(|| ApiError::bad_request("address not allowed"))?;
     let port = if id.port.is_empty() {
         let containers = pod["spec"]["containers"].as_array().into_iter().flatten();
@@ -193,7 +192,7 @@ fn service(server: &ApiServer, namespace: &str, id: Id<'_>, whole: &str) -> Resu
     let none = || ApiError::service_unavailable(format!("no endpoints available for service {whole:?}"));
     let ready = found.ready(port);
     // Whoever may write slices must not be able to send this server anywhere.
-    let endpoint = ready.iter().find(|e| resolve::is_of_pod(&server.caches, namespace, e)).ok_or_else(none)?;
+    let endpoint = ready.iter().find(|e| service::is_of_pod(&server.caches, namespace, e)).ok_or_else(none)?;
     if !allowed(server, endpoint.address.ip()) {
         return Err(bad_gateway("address not allowed"));
     }

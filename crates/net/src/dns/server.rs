@@ -26,6 +26,8 @@ use crate::NetError;
 /// Questions that wait for a resolver at one time; more are answered with SERVFAIL, which clients retry.
 const FORWARDS_MAX: usize = 1024;
 const TCP_MAX: usize = 256;
+/// How often a port that is free for both UDP and TCP is looked for.
+const PICKS_MAX: u32 = 64;
 const TCP_IDLE: Duration = Duration::from_secs(10);
 /// Connections refused by the kernel (no descriptors) are tried again after this.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -131,10 +133,18 @@ impl DnsServer {
     }
 }
 
+/// With port 0 the kernel picks the port for UDP alone; where a TCP socket already has that one, another is picked.
 async fn bind_pair(address: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
-    let udp = UdpSocket::bind(address).await?;
-    let tcp = TcpListener::bind(udp.local_addr()?).await?;
-    Ok((udp, tcp))
+    let mut left = if address.port() == 0 { PICKS_MAX } else { 1 };
+    loop {
+        let udp = UdpSocket::bind(address).await?;
+        left -= 1;
+        match TcpListener::bind(udp.local_addr()?).await {
+            Ok(tcp) => return Ok((udp, tcp)),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && left > 0 => {}
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 async fn serve_udp(socket: Arc<UdpSocket>, shared: Arc<Shared>) {
