@@ -166,6 +166,9 @@ fn distance(a: &[u8], b: &[u8]) -> usize {
     row[b.len()]
 }
 
+/// An entry without its group, and the tests that hold it.
+type Row<'a> = (&'a str, Option<&'a BTreeSet<String>>);
+
 fn page(entries: &BTreeSet<&str>, markers: &[Marker<'_>]) -> String {
     let mut tests: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
     for marker in markers {
@@ -173,12 +176,12 @@ fn page(entries: &BTreeSet<&str>, markers: &[Marker<'_>]) -> String {
             tests.entry(marker.entry).or_default().insert(format!("`{}::{test}`", marker.path));
         }
     }
-    let mut groups: BTreeMap<&str, Vec<(&str, Option<&BTreeSet<String>>)>> = BTreeMap::new();
+    let mut groups: BTreeMap<&str, Vec<Row<'_>>> = BTreeMap::new();
     for entry in entries {
         let (group, name) = entry.strip_prefix('[').and_then(|rest| rest.split_once("] ")).unwrap_or(("other", entry));
         groups.entry(group).or_default().push((name, tests.get(entry)));
     }
-    let held = |rows: &[(&str, Option<&BTreeSet<String>>)]| rows.iter().filter(|(_, tests)| tests.is_some()).count();
+    let held = |rows: &[Row<'_>]| rows.iter().filter(|(_, tests)| tests.is_some()).count();
     let all: usize = groups.values().map(|rows| held(rows)).sum();
     let mut out = format!(
         "# Kubernetes' conformance list\n\n<!-- Written by `cargo xtask conformance` from the markers in the tests. -->\n\n\
