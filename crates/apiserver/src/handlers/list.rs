@@ -360,7 +360,9 @@ async fn next_page(call: &Call, scope: &Scope<'_>, filter: &Filter) -> Result<Pa
         return Err(bad_token());
     }
     if scope.cache.newest() <= revision {
-        // Nothing of the kind has changed since the first page.
+        // Nothing of the kind has changed since the first page. The token ends with the history all the same: clients that wait
+        // for that hear of it, and there is one rule.
+        in_history(call, scope, revision, &token.start).await?;
         let mut page = newest(call, scope, filter, Some(&token.start)).await?;
         if scope.cache.newest() <= revision {
             page.revision = revision;
@@ -371,6 +373,15 @@ async fn next_page(call: &Call, scope: &Scope<'_>, filter: &Filter) -> Result<Pa
         }
     }
     at_revision(call, scope, filter, revision, Some(&token.start)).await
+}
+
+/// # Errors
+/// 410 with the token to go on with when the store no longer knows the revision.
+async fn in_history(call: &Call, scope: &Scope<'_>, revision: u64, after: &str) -> Result<(), ApiError> {
+    let start = scope.cache.store_key(after);
+    let end = [&start[..], b"\0"].concat().into();
+    let request = RangeRequest { start, end, limit: 1, revision };
+    call.server.caches.store().range(request).await.map(drop).map_err(|e| expired(&e, Some(after)))
 }
 
 /// A page of what was, from the store.

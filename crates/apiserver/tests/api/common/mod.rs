@@ -210,3 +210,20 @@ pub async fn default_account(client: &Client) {
     let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
     client.create("/api/v1/namespaces/default/serviceaccounts", &account).await;
 }
+
+/// Creates a definition of custom resources and waits for the word that it is served, as clients do.
+pub async fn established(client: &Client, definition: &Value) -> Value {
+    const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+    let made = client.create(CRDS, definition).await;
+    let (name, revision) =
+        (made["metadata"]["name"].as_str().unwrap(), made["metadata"]["resourceVersion"].as_str().unwrap());
+    let path = format!("{CRDS}?watch=true&fieldSelector=metadata.name={name}&resourceVersion={revision}");
+    let mut watch = client.watch(&path).await;
+    loop {
+        let object = watch.next().await.expect("the watch is open")["object"].take();
+        let mut conditions = object["status"]["conditions"].as_array().into_iter().flatten();
+        if conditions.any(|c| c["type"] == "Established" && c["status"] == "True") {
+            return object;
+        }
+    }
+}
