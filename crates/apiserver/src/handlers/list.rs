@@ -378,9 +378,7 @@ async fn next_page(call: &Call, scope: &Scope<'_>, filter: &Filter) -> Result<Pa
 /// # Errors
 /// 410 with the token to go on with when the store no longer knows the revision.
 async fn in_history(call: &Call, scope: &Scope<'_>, revision: u64, after: &str) -> Result<(), ApiError> {
-    let start = scope.cache.store_key(after);
-    let end = [&start[..], b"\0"].concat().into();
-    let request = RangeRequest { start, end, limit: 1, revision };
+    let request = RangeRequest { revision, ..RangeRequest::key(scope.cache.store_key(after)) };
     call.server.caches.store().range(request).await.map(drop).map_err(|e| expired(&e, Some(after)))
 }
 
@@ -404,12 +402,14 @@ async fn at_revision(
     };
     let limit = call.query.limit;
     let mut entries: Vec<Arc<Entry>> = Vec::new();
+    let mut unread = 0;
     loop {
         let chunk = if limit == 0 { CHUNK } else { CHUNK.min(limit.saturating_add(1)) };
         let request = RangeRequest { start: start.clone(), end: end.clone(), limit: chunk, revision };
         let found = call.server.caches.store().range(request).await.map_err(|e| expired(&e, after))?;
         let Some(last) = found.kvs.last() else { break };
         start = [&last.key[..], b"\0"].concat().into();
+        unread = usize::try_from(found.remaining).unwrap_or(usize::MAX);
         let mut read = Vec::with_capacity(found.kvs.len());
         for kv in &found.kvs {
             let key = std::str::from_utf8(&kv.key[scope.cache.prefix.len()..]).map_err(ApiError::internal)?;
@@ -422,12 +422,13 @@ async fn at_revision(
             break;
         }
     }
-    let mut cont = String::new();
+    let (mut cont, mut remaining) = (String::new(), None);
     if limit > 0 && entries.len() > limit {
+        remaining = filter.is_everything().then(|| (entries.len() - limit).saturating_add(unread));
         entries.truncate(limit);
         cont = entries.last().map_or_else(String::new, |last| token(revision, &last.key));
     }
-    Ok(Page { entries, revision, cont, remaining: None })
+    Ok(Page { entries, revision, cont, remaining })
 }
 
 /// Where a list goes on: opaque to clients.

@@ -6,13 +6,16 @@ use serde_json::{Value, json};
 const TEMPLATES: &str = "/api/v1/namespaces/default/podtemplates";
 const ALL: usize = 400;
 
+fn template(i: usize) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "PodTemplate", "metadata": {"name": format!("template-{i:04}")},
+        "template": {"spec": {"containers": [{"name": "test", "image": "test2"}]}},
+    })
+}
+
 async fn many(admin: &Client) {
     for i in 0..ALL {
-        let template = json!({
-            "apiVersion": "v1", "kind": "PodTemplate", "metadata": {"name": format!("template-{i:04}")},
-            "template": {"spec": {"containers": [{"name": "test", "image": "test2"}]}},
-        });
-        admin.create(TEMPLATES, &template).await;
+        admin.create(TEMPLATES, &template(i)).await;
     }
 }
 
@@ -52,6 +55,12 @@ async fn a_list_comes_in_pieces_of_one_revision_or_whole() {
         assert_eq!(found, 17);
         rest(&admin, found, token, 17, &first["metadata"]["resourceVersion"]).await;
     }
+    // Also when there are others by then.
+    let first = admin.get(&format!("{TEMPLATES}?limit=17")).await.body;
+    let (found, token) = piece(&first, 0, 17);
+    assert_eq!(admin.delete(&format!("{TEMPLATES}/template-0399")).await.code, 200);
+    rest(&admin, found, token, 17, &first["metadata"]["resourceVersion"]).await;
+    admin.create(TEMPLATES, &template(ALL - 1)).await;
     for limit in [format!("?limit={}", ALL + 1), String::new()] {
         let whole = admin.get(&format!("{TEMPLATES}{limit}")).await.body;
         assert_eq!(piece(&whole, 0, ALL + 1), (ALL, None));

@@ -141,7 +141,14 @@ async fn metadata_has_no_fields_of_its_own_making_at_the_root_and_in_embedded_ob
         let wanted = format!("{wanted}: field not declared in schema");
         assert!(refused.code >= 400 && message(&refused).contains(&wanted), "{wanted}: {}", refused.body);
     }
-    assert_eq!(apply(&admin, "", "", &template("")).await.code, 201);
+    let made = apply(&admin, "", "", &template("      creationTimestamp: null\n")).await;
+    assert_eq!((made.code, &made.body["spec"]["template"]["metadata"]["name"]), (201, &json!("subobject")));
+    let created = json!({"apiVersion": "mygroup.example.com/v1beta1", "kind": "WishIHadChosenNoxu",
+        "metadata": {"name": "created", "unknownMeta": "unknown"}, "spec": {"template": {
+            "apiVersion": "foo/v1", "kind": "Sub", "metadata": {"name": "s", "unknownSubMeta": "unknown"}}}});
+    let refused = admin.post(&format!("{NOXUS}?fieldValidation=Strict"), &created).await;
+    let wanted = r#"unknown field "metadata.unknownMeta", unknown field "spec.template.metadata.unknownSubMeta""#;
+    assert!(refused.code == 400 && message(&refused).contains(wanted), "{}", refused.body);
 }
 
 // conformance: [sig-api-machinery] FieldValidation should detect duplicates in a CR when preserving unknown fields
