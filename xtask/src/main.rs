@@ -13,7 +13,10 @@ fn main() -> ExitCode {
     let outcome = match args.split_first() {
         Some((task, rest)) if task == "codegen" => codegen::run(rest, root).map(|()| true),
         Some((task, [])) if task == "tidy" => tidy::run(root),
-        _ => Err(anyhow::anyhow!("usage: cargo xtask tidy | codegen --openapi FILE | codegen --protos DIR")),
+        Some((task, [])) if task == "conformance" => tidy::conformance(root).map(|()| true),
+        _ => Err(anyhow::anyhow!(
+            "usage: cargo xtask tidy | conformance | codegen --openapi FILE | codegen --protos DIR"
+        )),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,

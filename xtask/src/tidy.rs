@@ -7,6 +7,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
+mod conformance;
 mod docs;
 mod lex;
 mod manifest;
@@ -40,6 +41,13 @@ pub fn run(root: &Path) -> Result<bool> {
     Ok(findings.is_empty())
 }
 
+/// Writes the page that says which entries of Kubernetes' conformance list have a test.
+pub fn conformance(root: &Path) -> Result<()> {
+    let page = conformance::render(&read(root)?);
+    let path = root.join(conformance::PAGE);
+    std::fs::write(&path, page).with_context(|| format!("writing {}", path.display()))
+}
+
 /// All rules over all files: path from the root → text.
 fn check(files: &BTreeMap<String, String>) -> BTreeSet<Finding> {
     let mut findings = BTreeSet::new();
@@ -53,10 +61,11 @@ fn check(files: &BTreeMap<String, String>) -> BTreeSet<Finding> {
         findings.extend(manifest::check(path, text));
     }
     findings.extend(docs::check(files));
+    findings.extend(conformance::check(files));
     findings
 }
 
-/// What is checked: Rust, manifests and the pages at the root, without hidden folders and build output.
+/// What is checked: Rust, manifests, the pages at the root and the generated one, without hidden folders and build output.
 fn read(root: &Path) -> Result<BTreeMap<String, String>> {
     let mut files = BTreeMap::new();
     let mut folders = vec![root.to_path_buf()];
@@ -72,10 +81,13 @@ fn read(root: &Path) -> Result<BTreeMap<String, String>> {
                 if !name.starts_with('.') && !built {
                     folders.push(path);
                 }
-            } else if name.ends_with(".rs") || name == "Cargo.toml" || (folder == root && name.ends_with(".md")) {
+                continue;
+            }
+            let inside = path.strip_prefix(root).expect("the walk began at the root").to_string_lossy().into_owned();
+            let page = inside == conformance::PAGE || (folder == root && name.ends_with(".md"));
+            if name.ends_with(".rs") || name == "Cargo.toml" || page {
                 let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
-                let inside = path.strip_prefix(root).expect("the walk began at the root");
-                files.insert(inside.to_string_lossy().into_owned(), text);
+                files.insert(inside, text);
             }
         }
     }

@@ -26,11 +26,11 @@ impl Schema {
     /// Converts `openAPIV3Schema` of a custom resource version. `apiVersion`, `kind` and `metadata` are typed as in every
     /// object, whatever the schema says of them.
     pub fn from_structural(root: &Value, options: StructuralOptions<'_>) -> Schema {
-        let mut convert = Convert { builder: Builder::default(), unnamed: 0 };
+        let mut convert = Convert { builder: Builder::default(), unnamed: 0, meta: None };
         let meta = kubernetes().kind("", "v1", "ConfigMap").and_then(|t| t.field("metadata")).map(|f| f.ty);
-        let meta = meta.map(|ty| convert.copy(ty));
+        convert.meta = meta.map(|ty| convert.copy(ty));
         let name = format!("{}.{}", options.version, options.kind);
-        let ty = convert.object(root, Some((&name, meta)), 0);
+        let ty = convert.object(root, Some(&name), 0);
         convert.builder.add_type(Type::Any);
         convert.builder.add_kind(options.group, options.version, options.kind, ty);
         convert.builder.schema.plain_status = !options.status_subresource;
@@ -41,6 +41,8 @@ impl Schema {
 struct Convert {
     builder: Builder,
     unnamed: u32,
+    /// The type of `metadata`, of the resource and of what is embedded in it.
+    meta: Option<TypeId>,
 }
 
 fn flag(schema: &Value, name: &str) -> bool {
@@ -82,8 +84,8 @@ impl Convert {
         self.builder.add_type(Type::List { item, kind })
     }
 
-    /// An object; `root` carries its name and the type of `metadata` when it is the resource itself.
-    fn object(&mut self, schema: &Value, root: Option<(&str, Option<TypeId>)>, depth: usize) -> TypeId {
+    /// An object; `root` is its name when it is the resource itself.
+    fn object(&mut self, schema: &Value, root: Option<&str>, depth: usize) -> TypeId {
         let atomic = schema["x-kubernetes-map-type"] == "atomic";
         let open = flag(schema, "x-kubernetes-preserve-unknown-fields");
         let embedded = flag(schema, "x-kubernetes-embedded-resource");
@@ -102,14 +104,9 @@ impl Convert {
             }
         }
         let mut fields = Vec::new();
-        let meta = match root {
-            Some((_, meta)) => meta,
-            None if embedded => Some(self.builder.add_type(Type::Any)),
-            None => None,
-        };
         if root.is_some() || embedded {
             let string = self.builder.add_type(Type::Scalar(Scalar::String));
-            let meta = meta.unwrap_or(string);
+            let meta = self.meta.unwrap_or(string);
             for (name, ty) in [("apiVersion", string), ("kind", string), ("metadata", meta)] {
                 fields.push(self.field(name, ty, None));
             }
@@ -129,7 +126,7 @@ impl Convert {
             self.builder.add_type(Type::Any);
         }
         let index = match root {
-            Some((name, _)) => self.builder.struct_index(name),
+            Some(name) => self.builder.struct_index(name),
             None => self.fresh_struct(),
         };
         self.builder.define(index, fields, open);

@@ -135,6 +135,13 @@ impl Caches {
         Ok(want)
     }
 
+    /// Waits until the custom kinds are those of the definitions that watchers have been told of: who has just heard that his
+    /// is established is to find it.
+    pub async fn defined(&self) {
+        // One that cannot be read is logged where it is tried; what is known already is served.
+        let _ = self.wait(self.definitions().newest(), CONSISTENT).await;
+    }
+
     /// Waits for a revision that this server has written.
     ///
     /// # Errors

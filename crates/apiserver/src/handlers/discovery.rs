@@ -134,6 +134,7 @@ pub(crate) async fn serve(
         return Err(ApiError::method_not_allowed_path());
     }
     let path = path.trim_end_matches('/');
+    server.caches.defined().await;
     if path == "/openapi/v2" {
         // Its media types are its own.
         return openapi_v2::serve(server, headers, style).await;

@@ -360,7 +360,9 @@ async fn next_page(call: &Call, scope: &Scope<'_>, filter: &Filter) -> Result<Pa
         return Err(bad_token());
     }
     if scope.cache.newest() <= revision {
-        // Nothing of the kind has changed since the first page.
+        // Nothing of the kind has changed since the first page. The token ends with the history all the same: clients that wait
+        // for that hear of it, and there is one rule.
+        in_history(call, scope, revision, &token.start).await?;
         let mut page = newest(call, scope, filter, Some(&token.start)).await?;
         if scope.cache.newest() <= revision {
             page.revision = revision;
@@ -371,6 +373,13 @@ async fn next_page(call: &Call, scope: &Scope<'_>, filter: &Filter) -> Result<Pa
         }
     }
     at_revision(call, scope, filter, revision, Some(&token.start)).await
+}
+
+/// # Errors
+/// 410 with the token to go on with when the store no longer knows the revision.
+async fn in_history(call: &Call, scope: &Scope<'_>, revision: u64, after: &str) -> Result<(), ApiError> {
+    let request = RangeRequest { revision, ..RangeRequest::key(scope.cache.store_key(after)) };
+    call.server.caches.store().range(request).await.map(drop).map_err(|e| expired(&e, Some(after)))
 }
 
 /// A page of what was, from the store.
@@ -393,12 +402,14 @@ async fn at_revision(
     };
     let limit = call.query.limit;
     let mut entries: Vec<Arc<Entry>> = Vec::new();
+    let mut unread = 0;
     loop {
         let chunk = if limit == 0 { CHUNK } else { CHUNK.min(limit.saturating_add(1)) };
         let request = RangeRequest { start: start.clone(), end: end.clone(), limit: chunk, revision };
         let found = call.server.caches.store().range(request).await.map_err(|e| expired(&e, after))?;
         let Some(last) = found.kvs.last() else { break };
         start = [&last.key[..], b"\0"].concat().into();
+        unread = usize::try_from(found.remaining).unwrap_or(usize::MAX);
         let mut read = Vec::with_capacity(found.kvs.len());
         for kv in &found.kvs {
             let key = std::str::from_utf8(&kv.key[scope.cache.prefix.len()..]).map_err(ApiError::internal)?;
@@ -411,12 +422,13 @@ async fn at_revision(
             break;
         }
     }
-    let mut cont = String::new();
+    let (mut cont, mut remaining) = (String::new(), None);
     if limit > 0 && entries.len() > limit {
+        remaining = filter.is_everything().then(|| (entries.len() - limit).saturating_add(unread));
         entries.truncate(limit);
         cont = entries.last().map_or_else(String::new, |last| token(revision, &last.key));
     }
-    Ok(Page { entries, revision, cont, remaining: None })
+    Ok(Page { entries, revision, cont, remaining })
 }
 
 /// Where a list goes on: opaque to clients.

@@ -15,6 +15,9 @@ use crate::proxy;
 
 /// Answers it.
 pub(crate) async fn serve(call: Call) -> Result<Reply, ApiError> {
+    if kind_of(&call.path).is_none() {
+        call.server.caches.defined().await;
+    }
     let custom = call.server.caches.custom();
     let path = &call.path;
     if path.is_deeper() {

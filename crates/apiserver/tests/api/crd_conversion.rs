@@ -130,6 +130,7 @@ async fn established(client: &Client, definition: &Value) {
     }
 }
 
+// conformance: [sig-api-machinery] CustomResourceConversionWebhook [Privileged:ClusterAdmin] should be able to convert from CR v1 to CR v2
 #[tokio::test]
 async fn objects_are_converted_on_every_read_and_write() {
     let cluster = Cluster::start().await;
@@ -162,6 +163,7 @@ async fn objects_are_converted_on_every_read_and_write() {
     assert!(events.iter().all(|(_, fields)| fields[0] == "example.com/v2" && fields[1].is_empty()), "{events:?}");
 }
 
+// conformance: [sig-api-machinery] CustomResourceConversionWebhook [Privileged:ClusterAdmin] should be able to convert a non homogeneous list of CRs
 #[tokio::test]
 async fn a_list_of_objects_stored_in_different_versions_is_of_one_version() {
     let cluster = Cluster::start().await;
@@ -185,16 +187,57 @@ async fn a_list_of_objects_stored_in_different_versions_is_of_one_version() {
     }
 }
 
+/// What a reflector of this version sees with a selector: each object once when it comes into view, once when it leaves.
+fn reflected(cluster: &Cluster, selector: &str) -> impl futures::Stream<Item = (&'static str, String)> + use<> {
+    use futures::{StreamExt as _, stream};
+    use kube::runtime::watcher::{Config, Event, watcher};
+    let user = apiserver::UserInfo::new("kubernetes-admin", &["system:masters"]);
+    let client = kube::Client::new(cluster.server.in_process(user), "default");
+    let kind = kube::core::ApiResource::from_gvk_with_plural(
+        &kube::core::GroupVersionKind::gvk("example.com", "v2", "Server"),
+        "servers",
+    );
+    let api: kube::Api<kube::core::DynamicObject> = kube::Api::namespaced_with(client, "default", &kind);
+    let mut known = std::collections::BTreeSet::new();
+    watcher(api, Config::default().fields(selector)).flat_map(move |event| {
+        let seen = match event.unwrap() {
+            Event::Apply(o) | Event::InitApply(o) => {
+                let name = o.metadata.name.unwrap();
+                known.insert(name.clone()).then_some(("ADDED", name))
+            }
+            Event::Delete(o) => Some(("DELETED", o.metadata.name.unwrap())),
+            Event::Init => None,
+            // Listed: what is to be seen comes after this.
+            Event::InitDone => Some(("LISTED", String::new())),
+        };
+        stream::iter(seen)
+    })
+}
+
+// conformance: [sig-api-machinery] CustomResourceFieldSelectors [Privileged:ClusterAdmin] CustomResourceFieldSelectors MUST list and watch custom resources matching the field selector
 #[tokio::test]
 async fn selectors_choose_by_the_fields_of_the_version_asked_for() {
+    use futures::StreamExt as _;
     let cluster = Cluster::start().await;
     let (admin, hook) = (cluster.admin(), serve(&cluster).await);
     established(&admin, &hook.definition()).await;
-    let mut hosts = admin.watch(&format!("{}?watch=true&fieldSelector=host%3Dhost1", at("v2"))).await;
-    let mut both = admin.watch(&format!("{}?watch=true&fieldSelector=hostPort%3Dhost1:80", at("v1"))).await;
-    for (name, host, port) in [("a", "host1", "80"), ("b", "host1", "8080"), ("c", "host2", "80")] {
+    let watch = async |version: &str, selector: &str| {
+        admin.watch(&format!("{}?watch=true&fieldSelector={selector}", at(version))).await
+    };
+    let mut of_host = watch("v2", "host%3Dhost1").await;
+    let mut of_port = watch("v2", "host%3Dhost1,port%3D80").await;
+    let mut of_both = watch("v1", "hostPort%3Dhost1:80").await;
+    let mut host_informer = Box::pin(reflected(&cluster, "host=host1"));
+    let mut port_informer = Box::pin(reflected(&cluster, "host=host1,port=80"));
+    for informer in [&mut host_informer, &mut port_informer] {
+        assert_eq!(informer.next().await, Some(("LISTED", String::new())));
+    }
+    for (name, host, port) in [("a", "host1", "80"), ("b", "host1", "8080")] {
         admin.create(&at("v2"), &v2(name, host, port)).await;
     }
+    let portless =
+        json!({"apiVersion": "example.com/v2", "kind": "Server", "metadata": {"name": "c"}, "host": "host2"});
+    admin.create(&at("v2"), &portless).await;
     let names = |list: Value| -> Vec<String> {
         list["items"].as_array().unwrap().iter().map(|i| i["metadata"]["name"].as_str().unwrap().to_owned()).collect()
     };
@@ -203,16 +246,24 @@ async fn selectors_choose_by_the_fields_of_the_version_asked_for() {
     };
     assert_eq!(list("v2", "host%3Dhost1").await, ["a", "b"]);
     assert_eq!(list("v2", "host%3Dhost1,port%3D80").await, ["a"]);
+    assert_eq!(list("v1", "hostPort%3Dhost1:80").await, ["a"]);
     assert_eq!(list("v1", "hostPort%3Dhost1:8080").await, ["b"]);
     assert_eq!(admin.delete(&format!("{}?fieldSelector=host%3Dhost1,port%3D80", at("v2"))).await.code, 200);
-    admin.patch(&format!("{}/b", at("v2")), "merge", &json!({"host": "host2"})).await;
+    let mut moved = admin.get(&format!("{}/b", at("v2"))).await.body;
+    moved["host"] = "host2".into();
+    assert_eq!(admin.put(&format!("{}/b", at("v2")), &moved).await.code, 200);
     assert_eq!(list("v2", "host%3Dhost1").await, [""; 0]);
-    let wanted = [("ADDED", "a"), ("ADDED", "b"), ("DELETED", "a"), ("DELETED", "b")];
-    for (word, name) in wanted {
-        assert_eq!(hosts.brief().await, (word.to_owned(), name.to_owned()));
+    assert_eq!(list("v2", "host%3Dhost1,port%3D80").await, [""; 0]);
+    let all = [("ADDED", "a"), ("ADDED", "b"), ("DELETED", "a"), ("DELETED", "b")];
+    let one = [("ADDED", "a"), ("DELETED", "a")];
+    for (word, name) in all {
+        assert_eq!(of_host.brief().await, (word.to_owned(), name.to_owned()));
+        assert_eq!(host_informer.next().await, Some((word, name.to_owned())));
     }
-    for (word, name) in [("ADDED", "a"), ("DELETED", "a")] {
-        assert_eq!(both.brief().await, (word.to_owned(), name.to_owned()));
+    for (word, name) in one {
+        assert_eq!(of_port.brief().await, (word.to_owned(), name.to_owned()));
+        assert_eq!(of_both.brief().await, (word.to_owned(), name.to_owned()));
+        assert_eq!(port_informer.next().await, Some((word, name.to_owned())));
     }
 }
 

@@ -151,6 +151,7 @@ async fn apply_refuses_fields_that_no_schema_declares_and_keys_set_twice() {
     assert_eq!(admin.patch(path, "apply", &free).await.code, 201);
 }
 
+// conformance: [sig-api-machinery] CustomResourceDefinition resources [Privileged:ClusterAdmin] custom resource defaulting for requests and from storage works
 #[tokio::test]
 async fn defaults_are_filled_in_on_requests_and_on_reads() {
     let cluster = Cluster::start().await;
@@ -184,12 +185,15 @@ async fn defaults_are_filled_in_on_requests_and_on_reads() {
     assert_eq!(admin.get(&format!("{THINGS}/two")).await.body["a"], "A");
 }
 
+// conformance: [sig-api-machinery] CustomResourceDefinition resources [Privileged:ClusterAdmin] Simple CustomResourceDefinition getting/updating/patching custom resource definition status sub-resource works
 #[tokio::test]
 async fn the_status_of_a_definition_is_read_updated_and_patched_by_itself() {
     let cluster = Cluster::start().await;
     let admin = cluster.admin();
     established(&admin, &definition(&json!({"type": "object"}))).await;
     let path = format!("{CRDS}/things.example.com/status");
+    let spec = admin.get(&format!("{CRDS}/things.example.com")).await.body["spec"].take();
+    assert_eq!(admin.get(&path).await.body["spec"], spec);
     let added = json!({"message": "updated", "type": "", "status": "", "lastTransitionTime": null});
     let updated = loop {
         let mut whole = admin.get(&path).await.body;
@@ -205,9 +209,11 @@ async fn the_status_of_a_definition_is_read_updated_and_patched_by_itself() {
         body["status"]["conditions"].as_array().unwrap().iter().any(|c| c["message"] == words)
     };
     assert!(says(&updated.body, "updated"), "{}", updated.body);
+    assert!(says(&admin.get(&path).await.body, "updated"));
     let patch = json!([{"op": "add", "path": "/status/conditions", "value": [{"message": "patched"}]}]);
     let patched = admin.patch(&path, "json", &patch).await;
     assert!(patched.code == 200 && says(&patched.body, "patched"), "{}", patched.body);
+    assert!(says(&admin.get(&path).await.body, "patched"));
 }
 
 #[tokio::test]

@@ -53,7 +53,7 @@ async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Inf
     Ok(reply)
 }
 
-async fn backend() -> SocketAddr {
+pub async fn backend() -> SocketAddr {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
@@ -70,7 +70,7 @@ async fn backend() -> SocketAddr {
 }
 
 /// A cluster with pod `p`, and Service `s` whose port 80 (`web`) it serves.
-async fn cluster(backend: SocketAddr) -> Cluster {
+pub async fn cluster(backend: SocketAddr) -> Cluster {
     let cluster = Cluster::configured(|config| config.loopback_backends = true).await;
     let admin = cluster.admin();
     default_account(&admin).await;

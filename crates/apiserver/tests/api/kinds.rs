@@ -21,10 +21,10 @@ fn webhooks() -> Value {
 }
 
 /// `(apiVersion, kind, plural, name, namespaced, the rest of the object)`.
-type Sample = (&'static str, &'static str, &'static str, &'static str, bool, Value);
+pub type Sample = (&'static str, &'static str, &'static str, &'static str, bool, Value);
 
 // allow-long: one line for each kind.
-fn samples() -> Vec<Sample> {
+pub fn samples() -> Vec<Sample> {
     let (admission, flow) = ("admissionregistration.k8s.io/v1", "flowcontrol.apiserver.k8s.io/v1");
     let (rbac, storage, device) = ("rbac.authorization.k8s.io/v1", "storage.k8s.io/v1", "resource.k8s.io/v1");
     let role = json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "view"});
@@ -223,7 +223,7 @@ fn samples() -> Vec<Sample> {
     ]
 }
 
-fn paths(api_version: &str, plural: &str, name: &str, namespaced: bool) -> (String, String) {
+pub fn paths(api_version: &str, plural: &str, name: &str, namespaced: bool) -> (String, String) {
     let root = if api_version.contains('/') { "apis" } else { "api" };
     let place = if namespaced { "/namespaces/default" } else { "" };
     let all = format!("/{root}/{api_version}{place}/{plural}");

@@ -9,11 +9,11 @@ use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 use tokio_util::sync::CancellationToken;
 
-struct Kubectl {
+pub struct Kubectl {
     config: PathBuf,
     home: tempfile::TempDir,
     drain: CancellationToken,
-    cluster: Cluster,
+    pub cluster: Cluster,
 }
 
 impl Drop for Kubectl {
@@ -23,7 +23,7 @@ impl Drop for Kubectl {
 }
 
 /// A served cluster, or `None` where there is no kubectl.
-async fn kubectl() -> Option<Kubectl> {
+pub async fn kubectl() -> Option<Kubectl> {
     if tokio::process::Command::new("kubectl").arg("version").arg("--client").output().await.is_err() {
         println!("skipped: needs kubectl");
         return None;
@@ -53,11 +53,11 @@ impl Kubectl {
     }
 
     /// Runs and expects success; the output.
-    async fn ok(&self, args: &[&str]) -> String {
+    pub async fn ok(&self, args: &[&str]) -> String {
         self.ok_in(args, "").await
     }
 
-    async fn ok_in(&self, args: &[&str], input: &str) -> String {
+    pub async fn ok_in(&self, args: &[&str], input: &str) -> String {
         let (ok, out, err) = self.run_with(args, input, &[]).await;
         assert!(ok, "kubectl {args:?}\n{out}\n{err}");
         assert!(!err.contains("Warning"), "kubectl {args:?}: {err}");
@@ -65,7 +65,7 @@ impl Kubectl {
     }
 
     /// Runs and expects failure; the error text.
-    async fn fails(&self, args: &[&str], input: &str) -> String {
+    pub async fn fails(&self, args: &[&str], input: &str) -> String {
         let (ok, out, err) = self.run_with(args, input, &[]).await;
         assert!(!ok, "kubectl {args:?}\n{out}");
         err

@@ -43,6 +43,8 @@ async fn bound(admin: &Client, policy: &Value, more: Value) {
     admin.create(&format!("{GROUP}/mutatingadmissionpolicybindings"), &binding).await;
 }
 
+// conformance: [sig-api-machinery] MutatingAdmissionPolicy [Privileged:ClusterAdmin] should mutate a Deployment
+// conformance: [sig-api-machinery] MutatingAdmissionPolicy [Privileged:ClusterAdmin] should mutate a Deployment with annotations
 #[tokio::test]
 async fn a_policy_mutates_a_deployment() {
     let cluster = Cluster::start().await;

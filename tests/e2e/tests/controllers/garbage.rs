@@ -16,6 +16,8 @@ fn owned(name: &str, owner: &Value, block: bool) -> Value {
     })
 }
 
+// conformance: [sig-api-machinery] Namespaces [Serial] should ensure that all pods are removed when a namespace is deleted
+// conformance: [sig-api-machinery] Namespaces [Serial] should ensure that all services are removed when a namespace is deleted
 pub fn a_namespace_takes_everything_in_it_along(ctx: &Ctx) -> Result<()> {
     let claim = json!({
         "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "data"},
@@ -39,10 +41,49 @@ pub fn a_namespace_takes_everything_in_it_along(ctx: &Ctx) -> Result<()> {
     let processes = e2e::leaks::pids().into_iter().map(e2e::leaks::command_line);
     let left: Vec<String> = processes.filter(|l| uids.iter().any(|u| l.contains(u.as_str()))).collect();
     ensure!(left.is_empty(), "{left:?}");
-    // The namespace of the test is expected at its end.
+    // The namespace of the test is expected at its end; a new one of the name has nothing of the old one.
+    ctx.ok(&["create", "namespace", &ctx.ns])?;
+    for kind in ["pods", "services", "persistentvolumeclaims", "deployments"] {
+        let left = ctx.ok(&["get", kind, "-o", "name"])?;
+        ensure!(left.is_empty(), "{left}");
+    }
+    ensure!(ctx.fails(&["get", "pod", "holder"])?.contains("NotFound"));
+    ensure!(ctx.fails(&["get", "service", "app"])?.contains("NotFound"));
+    Ok(())
+}
+
+// conformance: [sig-api-machinery] OrderedNamespaceDeletion namespace deletion should delete pod first
+pub fn pods_go_before_everything_else_of_a_namespace(ctx: &Ctx) -> Result<()> {
+    let mut held = pod("held", IDLE, json!({}));
+    held["metadata"]["finalizers"] = json!(["e2e.example.com/finalizer"]);
+    let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "kept"}, "data": {"key": "value"}});
+    ctx.ready_pod(held)?;
+    ctx.apply(&[map])?;
+    let ns = format!("namespace/{}", ctx.ns);
+    ctx.ok(&["delete", &ns, "--wait=false"])?;
+    eventually(Duration::from_secs(60), "the namespace has been looked after", || {
+        let status = ctx.json(&ns)?["status"].clone();
+        let conditions = status["conditions"].as_array().context("conditions")?;
+        let told = conditions.iter().any(|c| c["type"] == "NamespaceDeletionContentFailure");
+        ensure!(status["phase"] == "Terminating" && told, "{status}");
+        Ok(())
+    })?;
+    eventually(Duration::from_secs(60), "the pod is being deleted", || {
+        let time = ctx.field("pod/held", ".metadata.deletionTimestamp")?;
+        ensure!(!time.is_empty(), "it is not");
+        Ok(())
+    })?;
+    // As long as the pod is there, all else is untouched.
+    let map = ctx.json("configmap/kept")?;
+    ensure!(map["metadata"]["deletionTimestamp"].is_null() && map["data"]["key"] == "value", "{map}");
+    let free = r#"[{"op":"remove","path":"/metadata/finalizers"}]"#;
+    ctx.ok(&["patch", "pod/held", "--type=json", "-p", free])?;
+    ctx.wait("pod/held", "delete")?;
+    ctx.wait(&ns, "delete")?;
     ctx.ok(&["create", "namespace", &ctx.ns]).map(drop)
 }
 
+// conformance: [sig-api-machinery] Garbage collector should delete RS created by deployment when not orphaning
 pub fn dependents_go_in_the_background(ctx: &Ctx) -> Result<()> {
     ctx.apply(&[deployment("app", 1, json!([container("main", IDLE)]))])?;
     ctx.ok(&["rollout", "status", "deployment/app", "--timeout=60s"])?;
@@ -84,6 +125,7 @@ pub fn dependents_go_first_in_the_foreground(ctx: &Ctx) -> Result<()> {
     ctx.wait("configmap/owner", "delete")
 }
 
+// conformance: [sig-api-machinery] Garbage collector should orphan RS created by deployment when deleteOptions.PropagationPolicy is Orphan
 pub fn orphans_stay_and_are_adopted_again(ctx: &Ctx) -> Result<()> {
     let app = deployment("app", 2, json!([container("main", IDLE)]));
     ctx.apply(std::slice::from_ref(&app))?;

@@ -4,6 +4,7 @@ mod daemons;
 mod deployments;
 mod garbage;
 mod jobs;
+mod owners;
 mod schedules;
 mod stateful;
 
@@ -37,6 +38,12 @@ fn main() -> ExitCode {
             garbage::dependents_go_in_the_background,
             garbage::dependents_go_first_in_the_foreground,
             garbage::orphans_stay_and_are_adopted_again,
+            garbage::pods_go_before_everything_else_of_a_namespace,
+            owners::pods_go_with_their_controller_in_the_background,
+            owners::a_controller_stays_until_its_last_pod_is_gone,
+            owners::pods_that_are_orphaned_stay_and_belong_to_nobody,
+            owners::pods_with_another_owner_stay,
+            owners::a_circle_of_owners_is_no_obstacle,
         ])
         .main()
 }

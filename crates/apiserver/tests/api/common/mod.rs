@@ -220,5 +220,20 @@ pub async fn eventually(what: &str, mut so: impl AsyncFnMut() -> bool) {
     while !so().await {
         assert!(tokio::time::Instant::now() < deadline, "in vain: {what}");
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+
+/// Creates a definition of custom resources and waits for the word that it is served, as clients do.
+pub async fn established(client: &Client, definition: &Value) -> Value {
+    const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+    let made = client.create(CRDS, definition).await;
+    let (name, revision) =
+        (made["metadata"]["name"].as_str().unwrap(), made["metadata"]["resourceVersion"].as_str().unwrap());
+    let path = format!("{CRDS}?watch=true&fieldSelector=metadata.name={name}&resourceVersion={revision}");
+    let mut watch = client.watch(&path).await;
+    loop {
+        let object = watch.next().await.expect("the watch is open")["object"].take();
+        let mut conditions = object["status"]["conditions"].as_array().into_iter().flatten();
+        if conditions.any(|c| c["type"] == "Established" && c["status"] == "True") {
+            return object;
+        }
     }
 }
