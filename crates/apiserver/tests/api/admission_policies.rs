@@ -206,3 +206,54 @@ async fn who_binds_parameters_can_read_them() {
     assert_eq!(refused.code, 422);
     assert_eq!(refused.body["details"]["causes"][0]["field"], "spec.paramRef", "{}", refused.body);
 }
+
+/// A ReplicaSet of one, which no policy of this file is about.
+fn replica_set() -> Value {
+    let mut out = deployment("alone");
+    out["kind"] = "ReplicaSet".into();
+    out
+}
+
+// conformance: [sig-api-machinery] ValidatingAdmissionPolicy [Privileged:ClusterAdmin] should validate against a Deployment
+// conformance: [sig-api-machinery] ValidatingAdmissionPolicy [Privileged:ClusterAdmin] should allow expressions to refer variables.
+#[tokio::test]
+async fn a_deployment_is_validated_by_its_fields_its_namespace_and_variables_of_variables() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    let apart =
+        json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "apart", "labels": {"policy": "here"}}});
+    admin.create("/api/v1/namespaces", &apart).await;
+    let here = json!({"matchResources": {"namespaceSelector": {"matchLabels": {"policy": "here"}}}});
+    let plain = json!({"validations": [
+        {"expression": "object.spec.replicas > 1", "messageExpression": "'wants replicas > 1, got ' + string(object.spec.replicas)"},
+        {"expression": "namespaceObject.metadata.name == 'apart'", "message": "another namespace"},
+    ]});
+    let variables = json!({
+        "variables": [
+            {"name": "replicas", "expression": "object.spec.replicas"},
+            {"name": "oddReplicas", "expression": "variables.replicas % 2 == 1"},
+        ],
+        "validations": [{"expression": "variables.replicas > 1"}, {"expression": "variables.oddReplicas"}],
+    });
+    let path = "/apis/apps/v1/namespaces/apart";
+    for (name, rules, replicas, even) in [("plain", plain, 2, 201), ("variables", variables, 3, 422)] {
+        admin.create(POLICIES, &policy(name, rules)).await;
+        admin.create(BINDINGS, &binding(name, name, here.clone())).await;
+        let dry = |set: &str| format!("{path}/{set}?dryRun=All");
+        let one = admin.post(&dry("deployments"), &of(1)).await;
+        assert_eq!((one.code, one.body["reason"].as_str()), (422, Some("Invalid")), "{}", one.body);
+        let why =
+            if name == "plain" { "wants replicas > 1, got 1" } else { "failed expression: variables.replicas > 1" };
+        assert!(one.body["message"].as_str().unwrap().ends_with(why), "{}", one.body);
+        assert_eq!(admin.post(&dry("deployments"), &of(4)).await.code, even);
+        assert_eq!(admin.get(&format!("{path}/deployments/d")).await.code, 404);
+        admin.create(&format!("{path}/deployments"), &of(replicas)).await;
+        admin.create(&format!("{path}/replicasets"), &replica_set()).await;
+        // Elsewhere it is not bound.
+        admin.create(&format!("{DEPLOYMENTS}?dryRun=All"), &of(1)).await;
+        for one in [format!("{path}/deployments/d"), format!("{path}/replicasets/alone"), format!("{BINDINGS}/{name}")]
+        {
+            assert_eq!(admin.delete(&format!("{one}?propagationPolicy=Background")).await.code, 200, "{one}");
+        }
+    }
+}

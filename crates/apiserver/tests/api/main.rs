@@ -5,6 +5,7 @@
 mod common;
 
 mod access;
+mod accounts;
 mod admission;
 mod admission_api;
 mod admission_policies;
@@ -18,6 +19,7 @@ mod crd_rules;
 mod crd_versions;
 mod crud;
 mod deletion;
+mod event_lives;
 mod flow;
 mod hostile;
 mod http_proxy;
@@ -32,7 +34,11 @@ mod pod_parts;
 mod policies;
 mod protobuf;
 mod proxy;
+mod quota_lives;
 mod quota_scopes;
 mod rbac;
 mod shared;
+mod watchers;
+mod webhook_configurations;
+mod webhook_subjects;
 mod webhooks;

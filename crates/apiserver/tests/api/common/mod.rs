@@ -1,6 +1,7 @@
 //! A server over a memory store, and a small client for it.
 #![allow(dead_code, missing_docs, clippy::unwrap_used)]
 
+pub mod hooks;
 pub mod wire;
 
 use std::sync::Arc;
