@@ -60,13 +60,13 @@ pub fn an_application_of_three_tiers_keeps_what_is_written_to_it(ctx: &Ctx) -> R
         Ok(())
     })?;
     eventually(Duration::from_secs(60), "an entry is stored", || {
-        ensure!(ask("set?TestEntry")?.contains("stored"));
+        ensure!(ask("set?entry=TestEntry")?.contains("stored"));
         Ok(())
     })?;
     for _ in 0..4 {
         eventually(Duration::from_secs(60), "the entry is read", || {
             let entries = ask("get")?;
-            ensure!(entries.lines().any(|l| l == "TestEntry"), "{entries}");
+            ensure!(entries.lines().any(|l| l == "entry=TestEntry"), "{entries}");
             Ok(())
         })?;
     }
