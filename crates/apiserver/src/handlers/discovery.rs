@@ -137,6 +137,9 @@ pub(crate) async fn serve(
         // Its media types are its own.
         return openapi_v2::serve(server, headers, style).await;
     }
+    if path == "/debug/api_priority_and_fairness/dump_priority_levels" {
+        return Ok(respond::text(StatusCode::OK, server.flow.dump_levels()));
+    }
     let aggregated = match path {
         "/api" | "/apis" => accept::form(headers)? == Form::AggregatedDiscovery,
         _ => {
