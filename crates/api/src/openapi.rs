@@ -11,6 +11,7 @@ use crate::kinds::registry;
 
 mod gnostic;
 mod paths;
+pub(crate) mod resolved;
 mod schemas;
 mod subresources;
 mod types;

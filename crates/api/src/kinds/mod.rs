@@ -49,6 +49,7 @@ mod tables;
 mod warnings;
 
 pub(crate) use self::admission::client_config;
+pub use self::admission::type_checking;
 pub use self::answered::answered;
 pub(crate) use self::autoscaling::as_v2 as autoscaler_as_v2;
 pub use self::core::finalize_namespace;

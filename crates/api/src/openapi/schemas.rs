@@ -168,7 +168,7 @@ fn relax(name: &str, definition: &mut Value) {
 }
 
 /// The definition a property, item or map value refers to.
-fn target(schema: &Value) -> Option<String> {
+pub(super) fn target(schema: &Value) -> Option<String> {
     let reference = schema.get("$ref").or_else(|| schema.get("allOf")?.get(0)?.get("$ref"))?;
     reference.as_str()?.strip_prefix(REF_PREFIX).map(str::to_owned)
 }

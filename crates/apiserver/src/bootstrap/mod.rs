@@ -43,7 +43,7 @@ pub(crate) async fn run(server: &ApiServer) -> Result<(), StartError> {
     let range = service_cidr(&server.config.service_cidr.to_string(), &writer.now_text());
     let other = |old: &Value, new: &Value| old["spec"] != new["spec"];
     ensure(&writer, "networking.k8s.io", "v1", "servicecidrs", "", range, other).await?;
-    own::pass(server, true).await?;
+    own::begin(&writer).await?;
     let failed = |what: &str| {
         let what = what.to_owned();
         |source| StartError::Bootstrap { what, source }

@@ -10,10 +10,10 @@ use std::time::Duration;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::oneshot;
 
-use super::queue::{Queues, Queuing};
+use super::queue::{Queues, Queuing, Work};
 use super::shares::{Seats, may_borrow};
 
-/// One waiting request in [`Level::state`], whose lower half counts those that run.
+/// One waiting request in [`Level::state`], whose lower half counts the seats that are taken.
 const WAITING: u64 = 1 << 32;
 
 fn running(state: u64) -> u32 {
@@ -34,19 +34,72 @@ pub struct Level {
     /// What the configuration says. [`Level::nominal`] is a copy for the way without a lock.
     rules: RwLock<(Seats, Option<Queuing>)>,
     nominal: AtomicU64,
-    queues: Mutex<Queues<oneshot::Sender<Seat>>>,
+    queues: Mutex<Queues<Ticket>>,
     pool: Arc<Pool>,
+    counts: Counts,
 }
 
-/// A request's right to run, until it is dropped.
+/// How many requests there were, since the level was made.
+#[derive(Debug, Default)]
+struct Counts {
+    dispatched: AtomicU64,
+    finished: AtomicU64,
+    rejected: AtomicU64,
+    timed_out: AtomicU64,
+    cancelled: AtomicU64,
+}
+
+fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+/// What a level says of itself.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Digest {
+    /// Queues in which somebody waits.
+    pub active_queues: usize,
+    /// Requests that wait.
+    pub waiting: u32,
+    /// Requests that run.
+    pub executing: u64,
+    /// Requests that were let run.
+    pub dispatched: u64,
+    /// Requests for which there was no room.
+    pub rejected: u64,
+    /// Requests that waited too long.
+    pub timed_out: u64,
+    /// Requests whose clients did not wait.
+    pub cancelled: u64,
+}
+
+/// A request's right to run, until it is dropped: its seats.
 #[derive(Debug)]
-pub struct Seat(Option<Arc<Level>>);
+pub struct Seat(Option<Arc<Level>>, u32);
 
 impl Drop for Seat {
     fn drop(&mut self) {
         if let Some(level) = self.0.take() {
-            level.leave();
+            level.leave(self.1);
         }
+    }
+}
+
+/// Who waits, and for how many seats.
+#[derive(Debug)]
+struct Ticket {
+    answer: oneshot::Sender<Seat>,
+    seats: u32,
+}
+
+impl Work for Ticket {
+    fn seats(&self) -> u32 {
+        self.seats
+    }
+}
+
+impl Ticket {
+    fn lives(&self) -> bool {
+        !self.answer.is_closed()
     }
 }
 
@@ -70,6 +123,7 @@ impl Level {
             nominal: AtomicU64::new(seats.nominal.into()),
             queues: Mutex::default(),
             pool: pool.clone(),
+            counts: Counts::default(),
         });
         let mut members = pool.write();
         members.retain(|member| member.strong_count() > 0);
@@ -84,41 +138,82 @@ impl Level {
         self.dispatch(&mut self.queues.lock());
     }
 
-    /// Asks for a seat. `flow` is the hash of the request's flow.
-    pub fn enter(self: &Arc<Self>, flow: u64) -> Answer {
+    /// Asks for seats. `flow` is the hash of the request's flow.
+    pub fn enter(self: &Arc<Self>, flow: u64, seats: u32) -> Answer {
         let nominal = self.nominal.load(Ordering::Acquire);
-        let free = |state: u64| (waiting(state) == 0 && u64::from(running(state)) < nominal).then_some(state + 1);
+        let free = |state: u64| {
+            let used = u64::from(running(state));
+            let fits = used + u64::from(seats) <= nominal || (used == 0 && nominal > 0);
+            (waiting(state) == 0 && fits).then_some(state + u64::from(seats))
+        };
         if self.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, free).is_ok() {
-            return Answer::Run(Seat(Some(self.clone())));
+            return Answer::Run(self.seat(seats));
         }
         let mut queues = self.queues.lock();
         // From here on everybody comes this way, and who leaves looks at the queues.
         self.state.fetch_add(WAITING, Ordering::AcqRel);
-        if queues.is_empty() && self.take_seat() {
+        if queues.is_empty() && self.take(seats) {
             self.state.fetch_sub(WAITING, Ordering::AcqRel);
-            return Answer::Run(Seat(Some(self.clone())));
+            return Answer::Run(self.seat(seats));
         }
-        let (seat, answer) = oneshot::channel();
+        let (ticket, answer) = oneshot::channel();
+        let ticket = Ticket { answer: ticket, seats };
         let before = queues.len();
         let queuing = self.rules.read().1;
-        let offered = queuing.and_then(|how| queues.offer(flow, seat, how, |s| !s.is_closed()).ok());
+        let offered = queuing.and_then(|how| queues.offer(flow, ticket, how, Ticket::lives).ok());
         // This one counted already; those that made room did too.
         let change = before as u64 + 1 - queues.len() as u64;
         self.state.fetch_sub(change * WAITING, Ordering::AcqRel);
-        let Some(queue) = offered else { return Answer::Full };
+        let Some(queue) = offered else {
+            count(&self.counts.rejected);
+            return Answer::Full;
+        };
         self.dispatch(&mut queues);
-        Answer::Wait(Waiter { answer, queue, level: self.clone() })
+        Answer::Wait(Waiter { answer, queue, level: self.clone(), answered: false })
     }
 
-    /// Takes a seat, its own or a borrowed one. Only under the lock, while somebody waits.
-    fn take_seat(&self) -> bool {
+    fn seat(self: &Arc<Self>, seats: u32) -> Seat {
+        count(&self.counts.dispatched);
+        Seat(Some(self.clone()), seats)
+    }
+
+    /// Takes seats, its own or borrowed ones. Who needs more than there are gets them when nobody else has any. Only under the
+    /// lock, while somebody waits.
+    fn take(&self, more: u32) -> bool {
         let used = running(self.state.load(Ordering::Acquire));
         let seats = self.rules.read().0;
-        let free = used < seats.nominal || may_borrow(seats, used, self.others().into_iter());
+        let free = used.saturating_add(more) <= seats.nominal
+            || (used == 0 && seats.nominal > 0)
+            || may_borrow(seats, used, more, self.others().into_iter());
         if free {
-            self.state.fetch_add(1, Ordering::AcqRel);
+            self.state.fetch_add(more.into(), Ordering::AcqRel);
         }
         free
+    }
+
+    /// Most seats that one request takes: a share of the level's, so that a flow does not need all of them at once.
+    pub fn widest(&self) -> u32 {
+        let (seats, queuing) = *self.rules.read();
+        let Some(queuing) = queuing else { return u32::MAX };
+        let share = (u64::from(seats.nominal) * 15).div_ceil(100);
+        u32::try_from(share).unwrap_or(u32::MAX).min(seats.nominal / queuing.hand.max(1)).max(1)
+    }
+
+    /// How it goes.
+    pub fn digest(&self) -> Digest {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        // In this order, so that there are never fewer that began than that ended.
+        let finished = read(&self.counts.finished);
+        let dispatched = read(&self.counts.dispatched);
+        Digest {
+            active_queues: self.queues.lock().active(),
+            waiting: waiting(self.state.load(Ordering::Acquire)),
+            executing: dispatched.saturating_sub(finished),
+            dispatched,
+            rejected: read(&self.counts.rejected),
+            timed_out: read(&self.counts.timed_out),
+            cancelled: read(&self.counts.cancelled),
+        }
     }
 
     fn others(&self) -> Vec<(Seats, u32)> {
@@ -128,29 +223,35 @@ impl Level {
     }
 
     /// Gives seats to those who wait.
-    fn dispatch(self: &Arc<Self>, queues: &mut Queues<oneshot::Sender<Seat>>) {
-        while !queues.is_empty() && self.take_seat() {
+    fn dispatch(self: &Arc<Self>, queues: &mut Queues<Ticket>) {
+        while let Some(seats) = queues.first().map(Work::seats) {
+            if !self.take(seats) {
+                return;
+            }
             let Some(next) = queues.next() else {
-                self.state.fetch_sub(1, Ordering::AcqRel);
+                self.state.fetch_sub(seats.into(), Ordering::AcqRel);
                 return;
             };
             self.state.fetch_sub(WAITING, Ordering::AcqRel);
-            if let Err(mut seat) = next.send(Seat(Some(self.clone()))) {
+            if let Err(mut seat) = next.answer.send(Seat(Some(self.clone()), seats)) {
                 // Gone in the meantime. Not dropped as it is: that would ask for the lock that is held here.
                 seat.0 = None;
-                self.state.fetch_sub(1, Ordering::AcqRel);
+                self.state.fetch_sub(seats.into(), Ordering::AcqRel);
+            } else {
+                count(&self.counts.dispatched);
             }
         }
     }
 
-    fn leave(self: &Arc<Self>) {
-        let before = self.state.fetch_sub(1, Ordering::AcqRel);
+    fn leave(self: &Arc<Self>, seats: u32) {
+        count(&self.counts.finished);
+        let before = self.state.fetch_sub(seats.into(), Ordering::AcqRel);
         if waiting(before) > 0 {
             self.dispatch(&mut self.queues.lock());
         }
     }
 
-    /// How many run and how many wait.
+    /// How many seats are taken and how many requests wait.
     #[cfg(test)]
     pub fn load(&self) -> (u32, u32) {
         let state = self.state.load(Ordering::Acquire);
@@ -164,23 +265,33 @@ pub struct Waiter {
     answer: oneshot::Receiver<Seat>,
     queue: u32,
     level: Arc<Level>,
+    /// Whether it is known what became of it.
+    answered: bool,
 }
 
 impl Waiter {
     /// Waits for a seat, so long.
     pub async fn wait(mut self, patience: Duration) -> Option<Seat> {
-        tokio::time::timeout(patience, &mut self.answer).await.ok()?.ok()
+        let answer = tokio::time::timeout(patience, &mut self.answer).await;
+        self.answered = true;
+        if answer.is_err() {
+            count(&self.level.counts.timed_out);
+        }
+        answer.ok()?.ok()
     }
 }
 
 impl Drop for Waiter {
     fn drop(&mut self) {
+        if !self.answered {
+            count(&self.level.counts.cancelled);
+        }
         self.answer.close();
         // A seat that came too late goes on to the next.
         drop(self.answer.try_recv());
         let mut queues = self.level.queues.lock();
         let before = queues.len();
-        queues.purge(self.queue, |s| !s.is_closed());
+        queues.purge(self.queue, Ticket::lives);
         let gone = (before - queues.len()) as u64;
         self.level.state.fetch_sub(gone * WAITING, Ordering::AcqRel);
     }
@@ -214,9 +325,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn seats_are_counted_and_passed_on() {
         let level = level(2, 0, 2, &Arc::default());
-        let (one, two) = (run(level.enter(0)), run(level.enter(0)));
-        let third = wait(level.enter(0));
-        let fourth = wait(level.enter(5));
+        let (one, two) = (run(level.enter(0, 1)), run(level.enter(0, 1)));
+        let third = wait(level.enter(0, 1));
+        let fourth = wait(level.enter(5, 1));
         assert_eq!(level.load(), (2, 2));
         drop(one);
         let third = third.wait(LONG).await.unwrap();
@@ -229,10 +340,43 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn who_needs_many_seats_waits_until_they_are_free() {
+        let level = level(4, 0, 4, &Arc::default());
+        let (one, two) = (run(level.enter(0, 1)), run(level.enter(0, 2)));
+        let wide = wait(level.enter(0, 3));
+        let next = wait(level.enter(5, 1));
+        assert_eq!(level.load(), (3, 2), "nobody passes who waits longer");
+        drop(two);
+        let wide = wide.wait(LONG).await.unwrap();
+        assert_eq!(level.load(), (4, 1));
+        drop(one);
+        let next = next.wait(LONG).await.unwrap();
+        drop((wide, next));
+        // More than there are, when nobody else is there.
+        let all = run(level.enter(0, 9));
+        let waits = wait(level.enter(0, 1));
+        drop(all);
+        drop(waits.wait(LONG).await.unwrap());
+        assert_eq!(level.load(), (0, 0));
+        let told = level.digest();
+        assert_eq!((told.dispatched, told.executing, told.rejected, told.timed_out), (6, 0, 0, 0), "{told:?}");
+    }
+
+    #[test]
+    fn one_request_takes_a_share_of_the_seats() {
+        let pool = Arc::default();
+        for (nominal, hand, want) in [(245, 6, 37), (20, 6, 3), (5, 6, 1), (0, 6, 1), (245, 1, 37)] {
+            let how = Some(Queuing { queues: 64, hand, length: 50 });
+            let level = Level::new(Seats { nominal, lendable: 0, most: nominal }, how, &pool);
+            assert_eq!(level.widest(), want, "{nominal} / {hand}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn who_gives_up_leaves_no_trace() {
         let level = level(1, 0, 1, &Arc::default());
-        let seat = run(level.enter(0));
-        let (a, b, c) = (wait(level.enter(0)), wait(level.enter(0)), wait(level.enter(0)));
+        let seat = run(level.enter(0, 1));
+        let (a, b, c) = (wait(level.enter(0, 1)), wait(level.enter(0, 1)), wait(level.enter(0, 1)));
         assert!(a.wait(Duration::from_millis(1)).await.is_none());
         drop(b);
         assert_eq!(level.load(), (1, 1));
@@ -241,21 +385,21 @@ mod tests {
         assert_eq!(level.load(), (1, 0));
         drop(c);
         assert_eq!(level.load(), (0, 0));
-        drop(run(level.enter(0)));
+        drop(run(level.enter(0, 1)));
     }
 
     #[test]
     fn full_queues_and_levels_without_queues_turn_away() {
         let pool = Arc::default();
         let level = level(1, 0, 1, &pool);
-        let _seat = run(level.enter(0));
-        let waiters: Vec<_> = (0..4).map(|_| wait(level.enter(0))).collect();
-        assert!(matches!(level.enter(0), Answer::Full));
+        let _seat = run(level.enter(0, 1));
+        let waiters: Vec<_> = (0..4).map(|_| wait(level.enter(0, 1))).collect();
+        assert!(matches!(level.enter(0, 1), Answer::Full));
         assert_eq!(level.load(), (1, 4));
         drop(waiters);
         assert_eq!(level.load(), (1, 0));
         level.configure(Seats { nominal: 1, lendable: 0, most: 1 }, None);
-        assert!(matches!(level.enter(0), Answer::Full));
+        assert!(matches!(level.enter(0, 1), Answer::Full));
         assert_eq!(level.load(), (1, 0));
     }
 
@@ -263,9 +407,9 @@ mod tests {
     async fn idle_levels_lend_and_take_back() {
         let pool = Arc::default();
         let (rich, poor) = (level(3, 2, 3, &pool), level(1, 0, 9, &pool));
-        let borrowed: Vec<_> = (0..3).map(|_| run(poor.enter(0))).collect();
-        let waits = wait(poor.enter(0));
-        let own: Vec<_> = (0..3).map(|_| run(rich.enter(0))).collect();
+        let borrowed: Vec<_> = (0..3).map(|_| run(poor.enter(0, 1))).collect();
+        let waits = wait(poor.enter(0, 1));
+        let own: Vec<_> = (0..3).map(|_| run(rich.enter(0, 1))).collect();
         drop(borrowed);
         let seat = waits.wait(LONG).await.unwrap();
         assert_eq!((poor.load(), rich.load()), ((1, 0), (3, 0)));
@@ -276,7 +420,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn more_seats_let_the_waiting_in() {
         let level = level(0, 0, 0, &Arc::default());
-        let waits = wait(level.enter(0));
+        let waits = wait(level.enter(0, 1));
         level.configure(Seats { nominal: 1, lendable: 0, most: 1 }, QUEUING);
         assert!(waits.wait(LONG).await.is_some());
         assert_eq!(level.load(), (0, 0));
@@ -290,7 +434,7 @@ mod tests {
             .map(|i| {
                 let level = level.clone();
                 tokio::spawn(async move {
-                    let seat = match level.enter(i % 7) {
+                    let seat = match level.enter(i % 7, 1) {
                         Answer::Run(seat) => seat,
                         Answer::Wait(waiter) if i % 5 == 0 => return drop(waiter),
                         Answer::Wait(waiter) => waiter.wait(LONG).await.unwrap(),

@@ -23,6 +23,7 @@ mod level;
 mod queue;
 mod schema;
 mod shares;
+pub mod work;
 
 use level::{Answer, Level, Pool};
 use schema::Schema;
@@ -96,6 +97,13 @@ pub struct Class {
     flow: u64,
 }
 
+impl Class {
+    /// Most seats that a request may take here; `None` where they are not counted.
+    pub fn widest(&self) -> Option<u32> {
+        self.level.as_ref().map(|level| level.widest())
+    }
+}
+
 impl FlowControl {
     /// With the default flow schemas and levels until [`FlowControl::load`] is called.
     pub fn new(total: usize, patience: Duration) -> Self {
@@ -164,19 +172,76 @@ impl FlowControl {
         }
     }
 
-    /// Waits until the request may run.
+    /// Waits until a request that takes so many seats may run.
     ///
     /// # Errors
     /// 429 when there is no room, or it has waited too long.
-    pub async fn enter(&self, class: &Class) -> Result<Pass, ApiError> {
+    pub async fn enter(&self, class: &Class, seats: u32) -> Result<Pass, ApiError> {
         let Some(level) = &class.level else { return Ok(Pass::Exempt) };
-        let seat = match level.enter(class.flow) {
+        let seat = match level.enter(class.flow, seats) {
             Answer::Run(seat) => Some(seat),
             Answer::Wait(waiter) => waiter.wait(self.patience).await,
             Answer::Full => None,
         };
         seat.map(|_seat| Pass::Seat { _seat }).ok_or_else(too_many)
     }
+
+    /// `/debug/api_priority_and_fairness/dump_priority_levels`: a row for each level that limits its requests.
+    pub fn dump_levels(&self) -> String {
+        let plan = self.plan.load();
+        let mut names: Vec<&String> = plan.levels.keys().collect();
+        names.sort();
+        let mut rows = vec![LEVEL_COLUMNS.map(str::to_owned)];
+        for name in names {
+            let Some(level) = plan.levels.get(name) else { continue };
+            let told = level.digest();
+            let idle = told.waiting == 0 && told.executing == 0;
+            rows.push([
+                name.clone(),
+                told.active_queues.to_string(),
+                idle.to_string(),
+                // One that is no longer wanted is out of the plan at once.
+                false.to_string(),
+                told.waiting.to_string(),
+                told.executing.to_string(),
+                told.dispatched.to_string(),
+                told.rejected.to_string(),
+                told.timed_out.to_string(),
+                told.cancelled.to_string(),
+            ]);
+        }
+        aligned(&rows)
+    }
+}
+
+const LEVEL_COLUMNS: [&str; 10] = [
+    "PriorityLevelName",
+    "ActiveQueues",
+    "IsIdle",
+    "IsQuiescing",
+    "WaitingRequests",
+    "ExecutingRequests",
+    "DispatchedRequests",
+    "RejectedRequests",
+    "TimedoutRequests",
+    "CancelledRequests",
+];
+
+/// Cells with commas after them, one below the other.
+fn aligned<const N: usize>(rows: &[[String; N]]) -> String {
+    let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0) + 2;
+    let mut out = String::new();
+    for row in rows {
+        for (column, cell) in row.iter().enumerate() {
+            if column + 1 == N {
+                out.push_str(cell);
+            } else {
+                out.push_str(&format!("{:<1$}", format!("{cell},"), width(column)));
+            }
+        }
+        out.push('\n');
+    }
+    out
 }
 
 /// 429.
@@ -270,16 +335,19 @@ mod tests {
         let (ann, bob) = (UserInfo::new("ann", &[]), UserInfo::new("bob", &["system:masters"]));
         let asked = |user| Attributes { verb: "list", resource: "nodes", ..Attributes::blank(user) };
         control.load(std::slice::from_ref(&schema), std::slice::from_ref(&jail));
-        let refused = control.enter(&control.classify(&asked(&ann))).await.unwrap_err();
+        let refused = control.enter(&control.classify(&asked(&ann)), 1).await.unwrap_err();
         assert_eq!((refused.code, refused.retry_after()), (429, Some(1)));
-        assert!(matches!(control.enter(&control.classify(&asked(&bob))).await, Ok(Pass::Exempt)));
+        assert!(matches!(control.enter(&control.classify(&asked(&bob)), 1).await, Ok(Pass::Exempt)));
         // Only the mandatory levels are left for her when her schema names one that is not there.
         schema["spec"]["priorityLevelConfiguration"]["name"] = "gone".into();
         control.load(&[schema], &[jail]);
-        let seat = control.enter(&control.classify(&asked(&ann))).await.unwrap();
-        assert!(control.enter(&control.classify(&asked(&ann))).await.is_err(), "catch-all has one seat and no queue");
+        let seat = control.enter(&control.classify(&asked(&ann)), 1).await.unwrap();
+        assert!(
+            control.enter(&control.classify(&asked(&ann)), 1).await.is_err(),
+            "catch-all has one seat and no queue"
+        );
         drop(seat);
-        assert!(control.enter(&control.classify(&asked(&ann))).await.is_ok());
+        assert!(control.enter(&control.classify(&asked(&ann)), 1).await.is_ok());
     }
 
     #[tokio::test(start_paused = true)]
@@ -289,7 +357,7 @@ mod tests {
         let class = control.classify(&Attributes { verb: "list", resource: "nodes", ..Attributes::blank(&ann) });
         let mut seats = Vec::new();
         let refused = loop {
-            match control.enter(&class).await {
+            match control.enter(&class, 1).await {
                 Ok(seat) => seats.push(seat),
                 Err(refused) => break refused,
             }
@@ -297,6 +365,6 @@ mod tests {
         assert_eq!(refused.code, 429);
         assert!(!seats.is_empty());
         seats.clear();
-        assert!(control.enter(&class).await.is_ok());
+        assert!(control.enter(&class, 1).await.is_ok());
     }
 }

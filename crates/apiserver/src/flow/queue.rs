@@ -2,7 +2,7 @@
 //!
 //! A flow is dealt a few of a level's queues and waits in the shortest of them (shuffle sharding: two flows rarely share all
 //! of theirs, so a busy one does not fill the queues of the others). Queues are served by start-time fair queueing (Goyal,
-//! Vin, Cheng 1996) with requests of equal cost: whoever has been served least is next.
+//! Vin, Cheng 1996) with requests that cost as many seats as they take: whoever has been served least is next.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -15,6 +15,12 @@ pub struct Queuing {
     pub hand: u32,
     /// How many requests may wait in one.
     pub length: u32,
+}
+
+/// What waits.
+pub trait Work {
+    /// How many seats it takes.
+    fn seats(&self) -> u32;
 }
 
 /// The queues of a level. Only those that hold something take memory.
@@ -38,7 +44,7 @@ impl<T> Default for Queues<T> {
     }
 }
 
-impl<T> Queues<T> {
+impl<T: Work> Queues<T> {
     /// Puts an item in the shortest queue of its flow and says in which; gives it back when that is full. `lives` says
     /// which waiting items still want to be served: others make room.
     pub fn offer(&mut self, flow: u64, item: T, how: Queuing, lives: impl Fn(&T) -> bool) -> Result<u32, T> {
@@ -56,12 +62,17 @@ impl<T> Queues<T> {
         Ok(index)
     }
 
+    /// The item that is next.
+    pub fn first(&self) -> Option<&T> {
+        self.queues.values().min_by_key(|queue| queue.start)?.items.front()
+    }
+
     /// Takes the item that is next.
     pub fn next(&mut self) -> Option<T> {
         let (&index, queue) = self.queues.iter_mut().min_by_key(|(_, queue)| queue.start)?;
         let item = queue.items.pop_front();
         self.now = queue.start;
-        queue.start += 1;
+        queue.start += item.as_ref().map_or(0, |item| u64::from(item.seats()));
         if queue.items.is_empty() {
             self.queues.remove(&index);
         }
@@ -81,6 +92,11 @@ impl<T> Queues<T> {
     /// How many items wait.
     pub fn len(&self) -> usize {
         self.queues.values().map(|q| q.items.len()).sum()
+    }
+
+    /// In how many queues somebody waits.
+    pub fn active(&self) -> usize {
+        self.queues.len()
     }
 
     /// Whether none does.
@@ -118,6 +134,24 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    impl Work for usize {
+        fn seats(&self) -> u32 {
+            1
+        }
+    }
+
+    impl Work for i32 {
+        fn seats(&self) -> u32 {
+            1
+        }
+    }
+
+    impl Work for &str {
+        fn seats(&self) -> u32 {
+            if *self == "wide" { 5 } else { 1 }
+        }
+    }
 
     const ONE: Queuing = Queuing { queues: 1, hand: 1, length: 2 };
 
@@ -164,6 +198,18 @@ mod tests {
         queues.purge(0, |i| *i != 3);
         assert_eq!((queues.next(), queues.next()), (Some(2), None));
         assert_eq!(queues.offer(0, 1, Queuing { queues: 0, ..ONE }, |_| true), Err(1));
+    }
+
+    #[test]
+    fn who_takes_many_seats_is_served_less_often() {
+        let mut queues = Queues::default();
+        let how = Queuing { queues: 2, hand: 1, length: 100 };
+        for flow in [0; 50].into_iter().chain([1; 50]) {
+            queues.offer(flow, ["wide", "narrow"][flow as usize], how, |_| true).unwrap();
+        }
+        let first: Vec<_> = (0..60).filter_map(|_| queues.next()).collect();
+        let wide = first.iter().filter(|f| **f == "wide").count();
+        assert_eq!(wide, 10, "five times the seats, a fifth of the turns: {first:?}");
     }
 
     #[test]

@@ -73,19 +73,21 @@ pub fn divide(total: u32, levels: &[LevelSpec]) -> Vec<Seats> {
     levels.iter().map(seats).collect()
 }
 
-/// Whether a level may have one more seat than its own, given the seats of all the others and how many they use. A level
+/// Whether a level may have so many more seats than its own, given the seats of all the others and how many they use. A level
 /// takes its own back without asking: what it lent is then used by both until the borrower's request ends.
-pub fn may_borrow(mine: Seats, used: u32, others: impl Iterator<Item = (Seats, u32)>) -> bool {
-    if used >= mine.most {
+pub fn may_borrow(mine: Seats, used: u32, more: u32, others: impl Iterator<Item = (Seats, u32)>) -> bool {
+    if used.saturating_add(more) > mine.most {
         return false;
     }
     let borrowed = |seats: Seats, used: u32| i64::from(used) - i64::from(seats.nominal.min(used));
-    let mut free = -borrowed(mine, used);
+    // Its own that are left come first.
+    let own = mine.nominal.saturating_sub(used);
+    let mut free = i64::from(own) - borrowed(mine, used);
     for (seats, used) in others {
         let idle = i64::from(seats.nominal.saturating_sub(used));
         free += idle.min(seats.lendable.into()) - borrowed(seats, used);
     }
-    free > 0
+    free >= i64::from(more)
 }
 
 #[cfg(test)]
@@ -140,8 +142,13 @@ mod tests {
             (seats(2, 0, 10), 2, &[(seats(4, 2, 4), 0), (seats(1, 0, 9), 2)], true),
             (seats(2, 0, 10), 2, &[], false),
         ];
+        assert!(
+            may_borrow(seats(2, 0, 10), 1, 3, [(seats(4, 2, 4), 0)].into_iter()),
+            "one of its own and two of others"
+        );
+        assert!(!may_borrow(seats(2, 0, 10), 1, 4, [(seats(4, 2, 4), 0)].into_iter()));
         for (mine, used, others, want) in cases {
-            assert_eq!(may_borrow(*mine, *used, others.iter().copied()), *want, "{mine:?} {used} {others:?}");
+            assert_eq!(may_borrow(*mine, *used, 1, others.iter().copied()), *want, "{mine:?} {used} {others:?}");
         }
     }
 }

@@ -99,7 +99,7 @@ async fn attempt(writer: &Writer<'_>, scope: &Scope<'_>, mut object: Value) -> R
         return Err(ApiError::invalid(kind.kind, kind.group, &name, errors));
     }
     admission.validate(&object, &Value::Null).await?;
-    observe(kind, &mut object);
+    observe(kind, &mut object, &writer.server.caches);
     for warning in kind.warnings(&served(kind, &object)) {
         writer.warnings.add(warning);
     }

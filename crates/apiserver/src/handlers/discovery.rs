@@ -144,6 +144,9 @@ pub(crate) async fn serve(
         reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(base::prometheus::MEDIA));
         return Ok(reply);
     }
+    if path == "/debug/api_priority_and_fairness/dump_priority_levels" {
+        return Ok(respond::text(StatusCode::OK, server.flow.dump_levels()));
+    }
     let aggregated = match path {
         "/api" | "/apis" => accept::form(headers)? == Form::AggregatedDiscovery,
         _ => {

@@ -156,7 +156,7 @@ pub(crate) async fn handle(server: &Arc<ApiServer>, request: Request<RequestBody
         match target {
             Target::Path(path) => {
                 let asked = Attributes { verb: &verb, path: &path, ..Attributes::blank(&user) };
-                let _pass = pass(server, &asked, &mut uids).await?;
+                let _pass = pass(server, &asked, None, &mut uids).await?;
                 authorize(server, &asked, &trail)?;
                 discovery::serve(server, &parts.method, &path, &parts.headers, raw_query, trail.style(style)).await
             }
@@ -166,7 +166,7 @@ pub(crate) async fn handle(server: &Arc<ApiServer>, request: Request<RequestBody
                     path::verb(&parts.method, &path, query.watch).ok_or_else(ApiError::method_not_allowed_path)?;
                 let fields = FieldSelector::parse(&query.fields)?;
                 let asked = attributes(&user, verb, &path, &fields);
-                let pass = pass(server, &asked, &mut uids).await?;
+                let pass = pass(server, &asked, Some((&path, &query)), &mut uids).await?;
                 authorize(server, &asked, &trail)?;
                 if verb == "get" && runs_in_pod(&path) {
                     authorize(server, &attributes(&user, "create", &path, &fields), &trail)?;
@@ -336,13 +336,52 @@ async fn authenticate(server: &ApiServer, headers: &HeaderMap, sender: &Sender) 
 }
 
 /// Waits until API Priority and Fairness lets the request run. By which objects it was classified goes to `uids`.
-async fn pass(server: &ApiServer, asked: &Attributes<'_>, uids: &mut Option<Uids>) -> Result<Pass, ApiError> {
+async fn pass(
+    server: &ApiServer,
+    asked: &Attributes<'_>,
+    of: Option<(&ResourcePath, &Query)>,
+    uids: &mut Option<Uids>,
+) -> Result<Pass, ApiError> {
     if is_long(asked) {
         return Ok(Pass::Exempt);
     }
     let class = server.flow.classify(asked);
     *uids = Some(class.uids.clone());
-    server.flow.enter(&class).await
+    let seats = match (class.widest(), of) {
+        (Some(most), Some((path, query))) => seats(server, asked, path, query, most),
+        _ => 1,
+    };
+    server.flow.enter(&class, seats).await
+}
+
+/// Objects of a kind that are looked at for their size.
+const SAMPLE: usize = 16;
+
+/// Seats that a request takes. A watch that begins with what is there begins with a list.
+fn seats(server: &ApiServer, asked: &Attributes<'_>, path: &ResourcePath, query: &Query, most: u32) -> u32 {
+    let lists = match asked.verb {
+        "list" => true,
+        "watch" => query.initial_events == Some(true) || query.revision.unwrap_or(0) == 0,
+        _ => false,
+    };
+    // A list by name is one object.
+    if !lists || !asked.name.is_empty() {
+        return 1;
+    }
+    let cache = match kind_of(path) {
+        Some(kind) => Some(server.caches.of(kind).clone()),
+        None => server.caches.custom().find(&path.group, &path.version, &path.resource).map(|(_, cache)| cache.clone()),
+    };
+    let Some(cache) = cache else { return 1 };
+    let (mut bytes, mut seen) = (0, 0);
+    cache.find_map(|entry| {
+        bytes += entry.bytes.len();
+        seen += 1;
+        (seen == SAMPLE).then_some(())
+    });
+    let average = (bytes / seen.max(1)) as u64;
+    let stored = flow::work::Stored { objects: cache.len() as u64, average };
+    flow::work::seats(stored, query.limit as u64, most)
 }
 
 /// Bounds the time of requests that end by themselves, and the number of those that API Priority and Fairness does not: a

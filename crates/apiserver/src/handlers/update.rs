@@ -232,7 +232,7 @@ async fn admitted(
         validate(admission, part, new, old).await?;
     }
     if part == Part::Main {
-        observe(kind, new);
+        observe(kind, new, &admission.server.caches);
         // Written again and again by controllers, most objects change in ways that no sentence is about.
         if !kind.has_generation || api::meta::generation(new) != api::meta::generation(old) {
             kind.warnings(&served(kind, new)).into_iter().for_each(|w| admission.warnings.add(w));

@@ -60,14 +60,25 @@ fn kinds() -> [(&'static str, Value, Value); 4] {
     ]
 }
 
+// conformance: [sig-api-machinery] ValidatingAdmissionPolicy [Privileged:ClusterAdmin] should support ValidatingAdmissionPolicy API operations
+// conformance: [sig-api-machinery] ValidatingAdmissionPolicy [Privileged:ClusterAdmin] should support ValidatingAdmissionPolicyBinding API operations
 #[tokio::test]
 async fn policies_and_bindings_are_resources_like_any() {
     let cluster = Cluster::start().await;
     let admin = cluster.admin();
+    let version = json!({"groupVersion": "admissionregistration.k8s.io/v1", "version": "v1"});
+    let groups = admin.get("/apis").await.body;
+    let group = groups["groups"].as_array().unwrap().iter().find(|g| g["name"] == "admissionregistration.k8s.io");
+    assert!(group.unwrap()["versions"].as_array().unwrap().contains(&version), "{group:?}");
+    let group = admin.get("/apis/admissionregistration.k8s.io").await.body;
+    assert!(group["versions"].as_array().unwrap().contains(&version), "{group}");
     let served = admin.get(GROUP).await.body;
-    let names: Vec<&str> = served["resources"].as_array().unwrap().iter().filter_map(|r| r["name"].as_str()).collect();
+    let served = served["resources"].as_array().unwrap();
+    let names: Vec<&str> = served.iter().filter_map(|r| r["name"].as_str()).collect();
     for (plural, template, change) in kinds() {
-        assert!(names.contains(&plural), "{names:?}");
+        let resource = served.iter().find(|r| r["name"] == plural).unwrap();
+        let all = json!(["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"]);
+        assert_eq!(resource["verbs"], all, "{plural}");
         let path = format!("{GROUP}/{plural}");
         admin.create(&path, &template).await;
         admin.create(&path, &template).await;

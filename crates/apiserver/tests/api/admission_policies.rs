@@ -206,3 +206,119 @@ async fn who_binds_parameters_can_read_them() {
     assert_eq!(refused.code, 422);
     assert_eq!(refused.body["details"]["causes"][0]["field"], "spec.paramRef", "{}", refused.body);
 }
+
+/// A ReplicaSet of one, which no policy of this file is about.
+fn replica_set() -> Value {
+    let mut out = deployment("alone");
+    out["kind"] = "ReplicaSet".into();
+    out
+}
+
+// conformance: [sig-api-machinery] ValidatingAdmissionPolicy [Privileged:ClusterAdmin] should validate against a Deployment
+// conformance: [sig-api-machinery] ValidatingAdmissionPolicy [Privileged:ClusterAdmin] should allow expressions to refer variables.
+#[tokio::test]
+async fn a_deployment_is_validated_by_its_fields_its_namespace_and_variables_of_variables() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    let apart =
+        json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "apart", "labels": {"policy": "here"}}});
+    admin.create("/api/v1/namespaces", &apart).await;
+    let here = json!({"matchResources": {"namespaceSelector": {"matchLabels": {"policy": "here"}}}});
+    let plain = json!({"validations": [
+        {"expression": "object.spec.replicas > 1", "messageExpression": "'wants replicas > 1, got ' + string(object.spec.replicas)"},
+        {"expression": "namespaceObject.metadata.name == 'apart'", "message": "another namespace"},
+    ]});
+    let variables = json!({
+        "variables": [
+            {"name": "replicas", "expression": "object.spec.replicas"},
+            {"name": "oddReplicas", "expression": "variables.replicas % 2 == 1"},
+        ],
+        "validations": [{"expression": "variables.replicas > 1"}, {"expression": "variables.oddReplicas"}],
+    });
+    let path = "/apis/apps/v1/namespaces/apart";
+    for (name, rules, replicas, even) in [("plain", plain, 2, 201), ("variables", variables, 3, 422)] {
+        admin.create(POLICIES, &policy(name, rules)).await;
+        admin.create(BINDINGS, &binding(name, name, here.clone())).await;
+        let dry = |set: &str| format!("{path}/{set}?dryRun=All");
+        let one = admin.post(&dry("deployments"), &of(1)).await;
+        assert_eq!((one.code, one.body["reason"].as_str()), (422, Some("Invalid")), "{}", one.body);
+        let why =
+            if name == "plain" { "wants replicas > 1, got 1" } else { "failed expression: variables.replicas > 1" };
+        assert!(one.body["message"].as_str().unwrap().ends_with(why), "{}", one.body);
+        assert_eq!(admin.post(&dry("deployments"), &of(4)).await.code, even);
+        assert_eq!(admin.get(&format!("{path}/deployments/d")).await.code, 404);
+        admin.create(&format!("{path}/deployments"), &of(replicas)).await;
+        admin.create(&format!("{path}/replicasets"), &replica_set()).await;
+        // Elsewhere it is not bound.
+        admin.create(&format!("{DEPLOYMENTS}?dryRun=All"), &of(1)).await;
+        for one in [format!("{path}/deployments/d"), format!("{path}/replicasets/alone"), format!("{BINDINGS}/{name}")]
+        {
+            assert_eq!(admin.delete(&format!("{one}?propagationPolicy=Background")).await.code, 200, "{one}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_status_of_a_policy_tells_of_types_that_do_not_go_together() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    let right = json!({"validations": [{"expression": "object.spec.replicas > 1"}]});
+    let made = admin.create(POLICIES, &policy("right", right)).await;
+    assert_eq!(made["status"], json!({"observedGeneration": 1, "typeChecking": {}}));
+    let confused = json!({"validations": [{
+        "expression": "object.spec.replicas > '1'",
+        "messageExpression": "'wants replicas > 1, got ' + object.spec.replicas",
+    }]});
+    let mut made = admin.create(POLICIES, &policy("confused", confused)).await;
+    let warnings = made["status"]["typeChecking"]["expressionWarnings"].take();
+    for (i, field, what) in [
+        (0, "spec.validations[0].expression", "found no matching overload for '_>_' applied to '(int, string)'"),
+        (1, "spec.validations[0].messageExpression", "found no matching overload for '_+_' applied to '(string, int)'"),
+    ] {
+        let warning = warnings[i]["warning"].as_str().unwrap();
+        assert_eq!(warnings[i]["fieldRef"], field);
+        assert!(
+            warning.starts_with("apps/v1, Kind=Deployment: ERROR: <input>:1:") && warning.contains(what),
+            "{warning}"
+        );
+    }
+    // Put right, it is looked at again.
+    let good =
+        json!([{"op": "replace", "path": "/spec/validations", "value": [{"expression": "object.spec.replicas > 1"}]}]);
+    let patched = admin.patch(&format!("{POLICIES}/confused"), "json", &good).await;
+    assert_eq!(patched.body["status"], json!({"observedGeneration": 2, "typeChecking": {}}), "{}", patched.body);
+}
+
+#[tokio::test]
+async fn expressions_about_custom_resources_are_checked_by_their_schema() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    let schema = json!({"type": "object", "properties": {"spec": {"type": "object", "properties": {
+        "replicas": {"type": "integer"}, "cronSpec": {"type": "string"},
+    }}}});
+    let definition = json!({
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": {"name": "crontabs.example.com"},
+        "spec": {
+            "group": "example.com", "scope": "Namespaced", "names": {"plural": "crontabs", "kind": "CronTab"},
+            "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": schema}}],
+        },
+    });
+    let crds = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+    let mut watch = admin.watch(&format!("{crds}?watch=true")).await;
+    admin.create(crds, &definition).await;
+    while !watch.next().await.unwrap()["object"]["status"]["conditions"].to_string().contains("Established") {}
+    for (expression, want) in [
+        ("object.spec.replicas > 1 && object.metadata.labels['a'] == 'b'", None),
+        ("object.spec.replicas > '1'", Some("applied to '(int, string)'")),
+        ("object.spec.nothing > 1", Some("undefined field 'nothing'")),
+    ] {
+        let mut object = policy("p", json!({"validations": [{"expression": expression}]}));
+        object["spec"]["matchConstraints"]["resourceRules"][0]["apiGroups"] = json!(["example.com"]);
+        object["spec"]["matchConstraints"]["resourceRules"][0]["resources"] = json!(["crontabs"]);
+        let made = admin.create(POLICIES, &object).await;
+        let warning = made["status"]["typeChecking"]["expressionWarnings"][0]["warning"].as_str();
+        assert_eq!(warning.is_some(), want.is_some(), "{made}");
+        assert!(warning.is_none_or(|w| w.starts_with("example.com/v1, Kind=CronTab: ") && w.contains(want.unwrap())));
+        assert_eq!(admin.delete(&format!("{POLICIES}/p")).await.code, 200);
+    }
+}

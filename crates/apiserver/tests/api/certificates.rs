@@ -88,6 +88,93 @@ async fn approval_and_signing_are_rights_over_the_signer() {
     assert_eq!((signed.code, &signed.body["status"]["certificate"]), (200, &certificate["status"]["certificate"]));
 }
 
+/// Resources of the group with their verbs, by discovery.
+async fn verbs(admin: &Client, group: &str) -> serde_json::Map<String, Value> {
+    let groups = admin.get("/apis").await.body;
+    let found = groups["groups"].as_array().unwrap().iter().find(|g| g["name"] == group).unwrap();
+    let version = json!({"groupVersion": format!("{group}/v1"), "version": "v1"});
+    assert!(found["versions"].as_array().unwrap().contains(&version), "{found}");
+    assert!(admin.get(&format!("/apis/{group}")).await.body["versions"].as_array().unwrap().contains(&version));
+    let served = admin.get(&format!("/apis/{group}/v1")).await.body;
+    let of = |r: &Value| (r["name"].as_str().unwrap().to_owned(), r["verbs"].clone());
+    served["resources"].as_array().unwrap().iter().map(of).collect()
+}
+
+// conformance: [sig-auth] Certificates API [Privileged:ClusterAdmin] should support CSR API operations
+#[tokio::test]
+async fn a_request_is_found_by_discovery_and_lives_through_all_its_verbs() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    let served = verbs(&admin, "certificates.k8s.io").await;
+    let all = json!(["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"]);
+    assert_eq!(served["certificatesigningrequests"], all);
+    for part in ["approval", "status"] {
+        assert_eq!(served[&format!("certificatesigningrequests/{part}")], json!(["get", "patch", "update"]));
+    }
+    let labelled = format!("{REQUESTS}?labelSelector=of%3Dtest");
+    let list = async || admin.get(&labelled).await.body;
+    for name in ["one", "two", "three"] {
+        let mut object = request(name, "devs");
+        object["metadata"]["labels"] = json!({"of": "test"});
+        object["spec"]["expirationSeconds"] = 3600.into();
+        object["spec"]["signerName"] = "example.com/test".into();
+        let made = admin.create(REQUESTS, &object).await;
+        assert_eq!(made["spec"]["expirationSeconds"], 3600);
+        assert_eq!(admin.get(&format!("{REQUESTS}/{name}")).await.body, made);
+    }
+    assert_eq!(list().await["items"].as_array().unwrap().len(), 3);
+    let from = list().await["metadata"]["resourceVersion"].as_str().unwrap().to_owned();
+    let mut watch = admin.watch(&format!("{labelled}&watch=true&resourceVersion={from}")).await;
+    let one = format!("{REQUESTS}/one");
+    let note = |name: &str| json!({"metadata": {"annotations": {name: "true"}}});
+    let patched = admin.patch(&one, "merge", &note("patched")).await;
+    assert_eq!((patched.code, &patched.body["metadata"]["annotations"]["patched"]), (200, &json!("true")));
+    let mut object = patched.body.clone();
+    object["metadata"]["annotations"]["updated"] = "true".into();
+    let updated = admin.put(&one, &object).await;
+    assert_eq!((updated.code, &updated.body["metadata"]["annotations"]["updated"]), (200, &json!("true")));
+    for seen in [&patched.body, &updated.body] {
+        assert_eq!(watch.next().await.unwrap(), json!({"type": "MODIFIED", "object": seen}));
+    }
+    let certificate = STANDARD.encode(cluster.server.pki().ca_pem());
+    for (part, patch, update) in [
+        ("approval", json!({"conditions": [condition("ApprovalPatch")]}), "Approved"),
+        ("status", json!({"certificate": certificate}), "StatusUpdate"),
+    ] {
+        let path = format!("{one}/{part}");
+        let read = admin.get(&path).await.body;
+        assert_eq!(
+            (&read["kind"], &read["metadata"]["uid"]),
+            (&json!("CertificateSigningRequest"), &object["metadata"]["uid"])
+        );
+        let mut change = note(part);
+        change["status"] = patch.clone();
+        let patched = admin.patch(&path, "merge", &change).await;
+        assert_eq!(
+            (patched.code, &patched.body["metadata"]["annotations"][part]),
+            (200, &json!("true")),
+            "{}",
+            patched.body
+        );
+        let mut changed = patched.body;
+        match part {
+            "approval" => assert_eq!(changed["status"]["conditions"][0]["type"], "ApprovalPatch"),
+            _ => assert_eq!(changed["status"]["certificate"], certificate),
+        }
+        changed["status"]["conditions"].as_array_mut().unwrap().push(condition(update));
+        let count = changed["status"]["conditions"].as_array().unwrap().len();
+        let updated = admin.put(&path, &changed).await;
+        assert_eq!(updated.code, 200, "{}", updated.body);
+        let conditions = updated.body["status"]["conditions"].as_array().unwrap();
+        assert_eq!((conditions.len(), &conditions[count - 1]["type"]), (count, &json!(update)));
+    }
+    assert_eq!(admin.delete(&one).await.code, 200);
+    assert_eq!(admin.get(&one).await.code, 404);
+    assert_eq!(list().await["items"].as_array().unwrap().len(), 2);
+    assert_eq!(admin.delete(&labelled).await.code, 200);
+    assert!(list().await["items"].as_array().unwrap().is_empty());
+}
+
 #[test]
 fn agents_are_known_by_what_they_request() {
     let of = |name: &str, group: &str, signer: &str, usages: &[&str]| {

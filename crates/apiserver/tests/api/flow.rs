@@ -138,3 +138,20 @@ async fn a_level_without_seats_keeps_its_requests_out_and_nobody_elses() {
     assert_eq!(admin.patch(&format!("{LEVELS}/waiting"), "merge", &some).await.code, 200);
     assert_eq!((second.await.code, third.await.code), (403, 403), "seats let them in");
 }
+
+#[tokio::test]
+async fn the_levels_are_shown_to_those_who_may_see_them() {
+    let cluster = Cluster::start().await;
+    let dump = "/debug/api_priority_and_fairness/dump_priority_levels";
+    let ann = cluster.user(UserInfo::new("ann", &[]));
+    assert_eq!(ann.get(dump).await.code, 403);
+    let shown = cluster.admin().get(dump).await;
+    let text = shown.body.as_str().unwrap();
+    let mut rows = text.lines().map(|line| line.split(',').map(str::trim).collect::<Vec<_>>());
+    let columns = rows.next().unwrap();
+    assert_eq!((shown.code, columns[0], columns.len()), (200, "PriorityLevelName", 10));
+    let row = rows.find(|row| row[0] == "global-default").unwrap();
+    let of = |name: &str| row[columns.iter().position(|c| *c == name).unwrap()];
+    // The request of a moment ago, which was let run to be refused.
+    assert_eq!((of("DispatchedRequests"), of("ExecutingRequests"), of("IsIdle")), ("1", "0", "true"), "{text}");
+}

@@ -279,6 +279,25 @@ async fn a_watch_from_before_the_history_is_told_to_start_over() {
     assert!(slow.next().await.is_none());
 }
 
+// conformance: [sig-api-machinery] server version should find the server version
+#[tokio::test]
+async fn the_version_is_of_whole_numbers() {
+    let version = Cluster::start().await.admin().get("/version").await.body;
+    assert_eq!((&version["major"], &version["minor"]), (&json!("1"), &json!("36")));
+    assert!(version["gitVersion"].as_str().unwrap().starts_with("v1.36."), "{version}");
+}
+
+// conformance: [sig-api-machinery] Servers with support for Table transformation should return a 406 for a backend which does not implement metadata
+#[tokio::test]
+async fn what_has_no_metadata_is_no_table() {
+    let cluster = Cluster::start().await;
+    let table = cluster.admin().header("accept", "application/json;as=Table;v=v1;g=meta.k8s.io");
+    let spec = json!({"nonResourceAttributes": {"path": "/", "verb": "get"}});
+    let review = json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview", "spec": spec});
+    let refused = table.post("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", &review).await;
+    assert_eq!((refused.code, refused.body["code"].as_u64()), (406, Some(406)), "{}", refused.body);
+}
+
 #[tokio::test]
 async fn discovery_and_openapi_documents() {
     let cluster = Cluster::start().await;

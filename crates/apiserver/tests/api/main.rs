@@ -5,6 +5,7 @@
 mod common;
 
 mod access;
+mod accounts;
 mod admission;
 mod admission_api;
 mod admission_policies;
@@ -22,6 +23,7 @@ mod crud;
 mod definitions;
 mod deletion;
 mod discovery;
+mod event_lives;
 mod field_validation;
 mod flow;
 mod hostile;
@@ -41,8 +43,12 @@ mod policies;
 mod protobuf;
 mod proxy;
 mod published;
+mod quota_lives;
 mod quota_objects;
 mod quota_scopes;
 mod rbac;
 mod shared;
+mod watchers;
+mod webhook_configurations;
+mod webhook_subjects;
 mod webhooks;

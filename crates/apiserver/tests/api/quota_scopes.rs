@@ -3,7 +3,7 @@
 use crate::common::*;
 use serde_json::{Value, json};
 
-const QUOTAS: &str = "/api/v1/namespaces/default/resourcequotas";
+pub const QUOTAS: &str = "/api/v1/namespaces/default/resourcequotas";
 
 async fn quota(admin: &Client, scope: &str, hard: Value) {
     let name = scope.to_lowercase();
@@ -12,13 +12,15 @@ async fn quota(admin: &Client, scope: &str, hard: Value) {
     admin.create(QUOTAS, &quota).await;
 }
 
-/// Waits until a quota has counted this.
-async fn used(admin: &Client, scope: &str, want: Value) {
+/// Waits until a quota has counted this and says its bounds.
+pub async fn used(admin: &Client, scope: &str, want: Value) {
     let path = format!("{QUOTAS}/{}", scope.to_lowercase());
     let mut watch = admin.watch(&format!("{QUOTAS}?watch=1&allowWatchBookmarks=false")).await;
     loop {
-        let status = admin.get(&path).await.body["status"]["used"].clone();
-        if want.as_object().unwrap().iter().all(|(name, amount)| status[name] == *amount) {
+        let quota = admin.get(&path).await.body;
+        let (status, spec) = (&quota["status"], &quota["spec"]);
+        let counted = want.as_object().unwrap().iter().all(|(name, amount)| status["used"][name] == *amount);
+        if counted && status["hard"] == spec["hard"] {
             return;
         }
         // Any change of a quota is a reason to look again; the watch gives up in time.
@@ -26,7 +28,7 @@ async fn used(admin: &Client, scope: &str, want: Value) {
     }
 }
 
-async fn gone(admin: &Client, name: &str) {
+pub async fn gone(admin: &Client, name: &str) {
     assert_eq!(admin.delete(&format!("{PODS}/{name}?gracePeriodSeconds=0")).await.code, 200);
 }
 
@@ -37,6 +39,7 @@ fn stated(name: &str) -> Value {
     out
 }
 
+// conformance: [sig-api-machinery] ResourceQuota should verify ResourceQuota with terminating scopes.
 #[tokio::test]
 async fn terminating_scopes_are_for_pods_with_and_without_a_deadline() {
     let cluster = Cluster::start().await;
@@ -49,7 +52,8 @@ async fn terminating_scopes_are_for_pods_with_and_without_a_deadline() {
         "pods": "1", "requests.cpu": "500m", "requests.memory": "200Mi", "limits.cpu": "1", "limits.memory": "400Mi",
     });
     let none = json!({"pods": "0", "requests.cpu": "0", "limits.memory": "0"});
-    used(&admin, "Terminating", json!({"pods": "0"})).await;
+    used(&admin, "Terminating", none.clone()).await;
+    used(&admin, "NotTerminating", none.clone()).await;
     admin.create(PODS, &stated("long")).await;
     used(&admin, "NotTerminating", full.clone()).await;
     used(&admin, "Terminating", none.clone()).await;
@@ -64,6 +68,7 @@ async fn terminating_scopes_are_for_pods_with_and_without_a_deadline() {
     used(&admin, "Terminating", none).await;
 }
 
+// conformance: [sig-api-machinery] ResourceQuota should verify ResourceQuota with best effort scope.
 #[tokio::test]
 async fn best_effort_scopes_are_for_pods_with_and_without_resources() {
     let cluster = Cluster::start().await;
@@ -72,6 +77,8 @@ async fn best_effort_scopes_are_for_pods_with_and_without_resources() {
     quota(&admin, "BestEffort", json!({"pods": "5"})).await;
     quota(&admin, "NotBestEffort", json!({"pods": "5"})).await;
     let (one, none) = (json!({"pods": "1"}), json!({"pods": "0"}));
+    used(&admin, "BestEffort", none.clone()).await;
+    used(&admin, "NotBestEffort", none.clone()).await;
     admin.create(PODS, &pod("bare")).await;
     used(&admin, "BestEffort", one.clone()).await;
     used(&admin, "NotBestEffort", none.clone()).await;
@@ -79,7 +86,9 @@ async fn best_effort_scopes_are_for_pods_with_and_without_resources() {
     used(&admin, "BestEffort", none.clone()).await;
     admin.create(PODS, &stated("burstable")).await;
     used(&admin, "NotBestEffort", one).await;
-    used(&admin, "BestEffort", none).await;
+    used(&admin, "BestEffort", none.clone()).await;
+    gone(&admin, "burstable").await;
+    used(&admin, "NotBestEffort", none).await;
 }
 
 #[tokio::test]

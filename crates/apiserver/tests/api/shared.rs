@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::common::{Client, Cluster, SERVICES, eventually};
 use apiserver::{ApiServer, Config};
 use bytes::Bytes;
-use serde_json::json;
+use serde_json::{Value, json};
 use store::{BoxFuture, MemoryStore, Op, RangeRequest, RangeResponse, Store, StoreError, Txn, TxnOutcome, Watch};
 use tokio_util::sync::CancellationToken;
 
@@ -44,18 +44,22 @@ impl Store for Shared {
     }
 }
 
-/// The servers, advertised as 10.1.0.1 and 10.1.0.2.
 async fn two() -> [Cluster; 2] {
+    at(["127.0.0.1:6443"; 2]).await
+}
+
+/// Two servers that are reached there.
+async fn at(addresses: [&str; 2]) -> [Cluster; 2] {
     let store: Arc<dyn Store> = Arc::new(Shared(MemoryStore::new()));
-    let start = async |advertise: &str| {
+    let start = async |address: &str| {
         let pki = tempfile::tempdir().unwrap();
-        let advertise = advertise.parse().unwrap();
+        let advertise = address.parse().unwrap();
         // Few addresses, so that two servers that draw without knowing of each other draw the same.
         let config = Config::new(pki.path().to_path_buf(), advertise, "10.96.0.0/26".parse().unwrap());
         let server = ApiServer::new(store.clone(), config).await.unwrap();
         Cluster { server, store: store.clone(), pki }
     };
-    [start("10.1.0.1:6443").await, start("10.1.0.2:6443").await]
+    [start(addresses[0]).await, start(addresses[1]).await]
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -108,40 +112,52 @@ async fn two_servers_give_no_address_and_no_port_to_two_services() {
     assert_eq!((ips.len(), ports.len()), (40, 40));
 }
 
-/// The addresses behind the `kubernetes` Service, in its Endpoints and in its slice.
-async fn behind(client: &Client) -> [Vec<String>; 2] {
-    let text = |v: &serde_json::Value| v.as_str().unwrap_or_default().to_owned();
+/// The servers behind the `kubernetes` Service, in its Endpoints and in its slices.
+async fn behind(client: &Client) -> [BTreeSet<String>; 2] {
+    fn list(value: &Value) -> impl Iterator<Item = &Value> {
+        value.as_array().into_iter().flatten()
+    }
+    let text = |address: &Value, port: &Value| format!("{}:{port}", address.as_str().unwrap_or_default());
+    let slices = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices?labelSelector=kubernetes.io/service-name%3Dkubernetes";
     let endpoints = client.get("/api/v1/namespaces/default/endpoints/kubernetes").await.body;
-    let addresses = endpoints["subsets"][0]["addresses"].as_array().cloned().unwrap_or_default();
-    let slice = client.get("/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes").await.body;
-    let ready = slice["endpoints"].as_array().cloned().unwrap_or_default();
-    [addresses.iter().map(|a| text(&a["ip"])).collect(), ready.iter().map(|e| text(&e["addresses"][0])).collect()]
+    let slices = client.get(slices).await.body;
+    let mut out = [BTreeSet::new(), BTreeSet::new()];
+    for subset in list(&endpoints["subsets"]) {
+        out[0].extend(list(&subset["addresses"]).map(|a| text(&a["ip"], &subset["ports"][0]["port"])));
+    }
+    for slice in list(&slices["items"]) {
+        out[1].extend(list(&slice["endpoints"]).map(|e| text(&e["addresses"][0], &slice["ports"][0]["port"])));
+    }
+    out
+}
+
+/// Waits until these are the servers, and nobody else.
+async fn listed(cluster: &Cluster, wanted: &[&str]) {
+    let wanted: BTreeSet<String> = wanted.iter().map(|&w| w.to_owned()).collect();
+    let client = cluster.admin();
+    eventually(&format!("{wanted:?} are listed"), async || behind(&client).await.iter().all(|l| *l == wanted)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_kubernetes_service_lists_the_servers_that_live() {
-    let [a, b] = two().await;
-    let client = a.admin();
-    let listed = async |wanted: &[&str]| {
-        eventually(&format!("{wanted:?} are listed"), async || behind(&client).await.iter().all(|l| l == wanted)).await;
-    };
-    listed(&["10.1.0.1", "10.1.0.2"]).await;
+    let [a, b] = at(["10.1.0.1:6443", "10.1.0.2:7443"]).await;
+    listed(&a, &["10.1.0.1:6443", "10.1.0.2:7443"]).await;
+    listed(&b, &["10.1.0.1:6443", "10.1.0.2:7443"]).await;
     // One drains: it takes its own address out.
     let drain = CancellationToken::new();
     b.listen(drain.clone()).await;
     drain.cancel();
-    listed(&["10.1.0.1"]).await;
-    // One was killed: what it said of itself ends, and the next look finds it gone.
-    let dead = |value: &'static str| Op::Put {
-        key: "/registry/masterleases/10.1.0.9:6443".into(),
-        value: value.into(),
-        lease_ttl_s: Some(60),
+    listed(&a, &["10.1.0.1:6443"]).await;
+    // One that says nothing more after it has said that it is there.
+    let says = |seconds| {
+        let key = Bytes::from("/registry/masterleases/10.1.0.3:6443");
+        let op = Op::Put { key, value: Bytes::from("x"), lease_ttl_s: Some(seconds) };
+        a.store.txn(Txn { compare: Vec::new(), ops: vec![op] })
     };
-    a.store.txn(Txn { compare: Vec::new(), ops: vec![dead("{}")] }).await.unwrap();
-    listed(&["10.1.0.1", "10.1.0.9"]).await;
-    let gone = Op::Delete { key: "/registry/masterleases/10.1.0.9:6443".into() };
-    a.store.txn(Txn { compare: Vec::new(), ops: vec![gone] }).await.unwrap();
-    listed(&["10.1.0.1"]).await;
+    says(3600).await.unwrap();
+    listed(&a, &["10.1.0.1:6443", "10.1.0.3:6443"]).await;
+    says(1).await.unwrap();
+    listed(&a, &["10.1.0.1:6443"]).await;
 }
 
 #[tokio::test]
@@ -161,5 +177,5 @@ async fn the_kubernetes_service_comes_back_when_it_is_deleted() {
     let wrong = json!({"subsets": [{"addresses": [{"ip": "10.9.9.9"}], "ports": [{"port": 1}]}]});
     let path = "/api/v1/namespaces/default/endpoints/kubernetes";
     assert_eq!(admin.patch(path, "merge", &wrong).await.code, 200);
-    eventually("the address is right again", async || behind(&admin).await[0] == ["127.0.0.1"]).await;
+    listed(&cluster, &["127.0.0.1:6443"]).await;
 }

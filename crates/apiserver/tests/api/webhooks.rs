@@ -2,87 +2,15 @@
 
 use std::sync::Arc;
 
+use crate::common::hooks::{Hooks, MUTATING, VALIDATING, configuration, patch};
 use crate::common::*;
-use base64::Engine as _;
-use http::Response;
-use http_body_util::{BodyExt as _, Full};
-use hyper::body::Bytes;
 use serde_json::{Value, json};
-use tokio_util::sync::CancellationToken;
-
-const MUTATING: &str = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations";
-const VALIDATING: &str = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations";
-
-type Answer = Arc<dyn Fn(&str, &Value) -> Value + Send + Sync>;
-
-/// A webhook server with a certificate of the cluster's authority; the closure makes `response` from path and request.
-struct Hooks {
-    port: u16,
-    bundle: String,
-    seen: Arc<parking_lot::Mutex<Vec<(String, Value)>>>,
-}
-
-async fn serve(cluster: &Cluster, answer: impl Fn(&str, &Value) -> Value + Send + Sync + 'static) -> Hooks {
-    let seen: Arc<parking_lot::Mutex<Vec<(String, Value)>>> = Arc::default();
-    let (log, answer): (_, Answer) = (seen.clone(), Arc::new(answer));
-    let tls = wire::acceptor(cluster, &["hook.default.svc"], None);
-    let address = wire::serve(tls, CancellationToken::new(), move |request| {
-        let (log, answer) = (log.clone(), answer.clone());
-        async move {
-            let path = request.uri().path().to_owned();
-            let body = request.into_body().collect().await.unwrap().to_bytes();
-            let review: Value = serde_json::from_slice(&body).unwrap();
-            log.lock().push((path.clone(), review["request"].clone()));
-            let mut response = answer(&path, &review["request"]);
-            response["uid"] = review["request"]["uid"].clone();
-            let out = json!({
-                "kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1", "response": response,
-            });
-            Response::new(Full::new(Bytes::from(out.to_string())))
-        }
-    });
-    Hooks { port: address.await.port(), bundle: cluster.bundle(), seen }
-}
-
-impl Hooks {
-    /// A webhook for operations on resources of the core group, with more fields.
-    fn hook(&self, name: &str, operations: &[&str], resources: &[&str], more: Value) -> Value {
-        let mut out = json!({
-            "name": name,
-            "admissionReviewVersions": ["v1"],
-            "sideEffects": "None",
-            "rules": [{
-                "operations": operations, "apiGroups": ["*"], "apiVersions": ["*"], "resources": resources,
-            }],
-            "clientConfig": {"url": format!("https://127.0.0.1:{}/{name}", self.port), "caBundle": self.bundle},
-        });
-        for (key, value) in more.as_object().unwrap() {
-            out[key] = value.clone();
-        }
-        out
-    }
-
-    fn paths(&self) -> Vec<String> {
-        self.seen.lock().drain(..).map(|(path, _)| path).collect()
-    }
-}
-
-fn configuration(kind: &str, name: &str, hooks: &[Value]) -> Value {
-    json!({
-        "apiVersion": "admissionregistration.k8s.io/v1", "kind": kind, "metadata": {"name": name}, "webhooks": hooks,
-    })
-}
-
-fn patch(operations: &Value) -> Value {
-    let patch = base64::engine::general_purpose::STANDARD.encode(operations.to_string());
-    json!({"allowed": true, "patchType": "JSONPatch", "patch": patch})
-}
 
 #[tokio::test]
 async fn webhooks_change_and_refuse_what_their_rules_name() {
     let cluster = Cluster::start().await;
     let admin = cluster.admin();
-    let hooks = serve(&cluster, |path, request| match path {
+    let hooks = Hooks::serve(&cluster, |path, request| match path {
         "/label.x.example" => patch(&json!([{"op": "add", "path": "/metadata/labels", "value": {"seen": "yes"}}])),
         _ if request["object"]["data"]["k"] == "bad" => {
             json!({"allowed": false, "status": {"code": 403, "reason": "Forbidden", "message": "bad data"}})
@@ -121,7 +49,7 @@ async fn webhooks_change_and_refuse_what_their_rules_name() {
 async fn the_failure_policy_decides_about_those_that_do_not_answer() {
     let cluster = Cluster::start().await;
     let admin = cluster.admin();
-    let hooks = serve(&cluster, |_, _| json!({"allowed": true})).await;
+    let hooks = Hooks::serve(&cluster, |_, _| json!({"allowed": true})).await;
     let dead = |policy: &str| {
         let gone = json!({"url": "https://127.0.0.1:1/x", "caBundle": hooks.bundle});
         hooks.hook(
@@ -152,7 +80,7 @@ async fn the_failure_policy_decides_about_those_that_do_not_answer() {
 async fn selectors_subresources_and_dry_runs_are_heeded() {
     let cluster = Cluster::start().await;
     let admin = cluster.admin();
-    let hooks = serve(&cluster, |_, _| json!({"allowed": true})).await;
+    let hooks = Hooks::serve(&cluster, |_, _| json!({"allowed": true})).await;
     let list = [
         hooks.hook("a.x.example", &["*"], &["configmaps"], json!({"objectSelector": {"matchLabels": {"app": "x"}}})),
         hooks.hook("b.x.example", &["*"], &["configmaps"], json!({"namespaceSelector": {"matchLabels": {"no": "no"}}})),
@@ -179,7 +107,7 @@ async fn a_service_is_asked_at_its_endpoint_and_again_after_later_changes() {
     let cluster = Cluster::start().await;
     let admin = cluster.admin();
     default_account(&admin).await;
-    let hooks = serve(&cluster, |path, request| {
+    let hooks = Hooks::serve(&cluster, |path, request| {
         let containers = request["object"]["spec"]["containers"].as_array().unwrap();
         if path == "/b" && containers.len() == 1 {
             let sidecar = json!({"name": "sidecar", "image": "s"});
@@ -231,7 +159,7 @@ async fn reviews_and_tokens_pass_the_webhooks_and_no_policy() {
     let cluster = Cluster::start().await;
     let admin = cluster.admin();
     default_account(&admin).await;
-    let hooks = serve(&cluster, |path, request| match path {
+    let hooks = Hooks::serve(&cluster, |path, request| match path {
         "/short.x.example" => patch(&json!([{"op": "replace", "path": "/spec/expirationSeconds", "value": 700}])),
         _ => json!({"allowed": request["object"]["spec"]["token"] != "bad", "status": {"code": 403, "message": "no"}}),
     })
@@ -278,7 +206,7 @@ async fn reviews_and_tokens_pass_the_webhooks_and_no_policy() {
 async fn match_conditions_ask_for_rights_and_compile_or_are_refused() {
     let cluster = Cluster::start().await;
     let admin = cluster.admin();
-    let hooks = serve(&cluster, |_, _| json!({"allowed": false})).await;
+    let hooks = Hooks::serve(&cluster, |_, _| json!({"allowed": false})).await;
     let conditions = json!({"matchConditions": [
         {"name": "mortal", "expression": "!authorizer.group('').resource('secrets').check('break-glass').allowed()"},
         {"name": "not-me", "expression": "object.metadata.name != 'skip-me'"},
@@ -331,7 +259,7 @@ async fn what_webhooks_do_is_in_the_audit_log() {
     let server = apiserver::ApiServer::new(store.clone(), config).await.unwrap();
     let cluster = Cluster { server, store, pki };
     let admin = cluster.admin();
-    let hooks = serve(&cluster, |path, _| match path {
+    let hooks = Hooks::serve(&cluster, |path, _| match path {
         "/label.x.example" => patch(&json!([{"op": "add", "path": "/metadata/labels", "value": {"seen": "yes"}}])),
         _ => json!({"allowed": true, "auditAnnotations": {"key": "value"}}),
     })

@@ -23,6 +23,7 @@ pub fn explain_describes_fields_of_every_kind(ctx: &Ctx) -> Result<()> {
     Ok(())
 }
 
+// conformance: [sig-cli] Kubectl client Kubectl api-versions should check if v1 is in available api versions
 pub fn api_resources_and_versions_list_the_slice(ctx: &Ctx) -> Result<()> {
     let table = ctx.ok(&["api-resources"])?;
     for (plural, short, kind) in [
@@ -44,11 +45,27 @@ pub fn api_resources_and_versions_list_the_slice(ctx: &Ctx) -> Result<()> {
     Ok(())
 }
 
+// conformance: [sig-cli] Kubectl client Kubectl cluster-info should check if Kubernetes control plane services is included in cluster-info
+// conformance: [sig-cli] Kubectl client Kubectl version should check is all data is printed
 pub fn cluster_info_version_and_health(ctx: &Ctx) -> Result<()> {
     let info = ctx.ok(&["cluster-info"])?;
-    ensure!(info.contains(&ctx.instance.api().to_string()), "{info}");
+    let line = info.lines().find(|l| l.contains("Kubernetes control plane")).unwrap_or_default();
+    ensure!(line.contains("is running at") && line.contains(&ctx.instance.api().to_string()), "{info}");
     let version: Value = serde_json::from_str(&ctx.ok(&["version", "-o", "json"])?)?;
     ensure!(version["serverVersion"]["minor"] == "36", "{}", version["serverVersion"]);
+    let text = ctx.ok(&["version"])?;
+    for (title, whose) in [("Client", "clientVersion"), ("Server", "serverVersion")] {
+        let of = |field: &str| version[whose][field].as_str().unwrap_or_default().to_owned();
+        let number = |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_digit());
+        ensure!(number(&of("major")) && number(of("minor").trim_end_matches('+')), "{version}");
+        // Which a build from an archive does not have.
+        ensure!(of("gitCommit").chars().all(|c| c.is_ascii_hexdigit()), "{version}");
+        for field in ["gitVersion", "gitTreeState", "buildDate", "compiler", "platform"] {
+            ensure!(!of(field).is_empty(), "no {field} in {version}");
+        }
+        let line = format!("{title} Version: {}", of("gitVersion"));
+        ensure!(text.lines().any(|l| l == line), "no {line:?} in {text}");
+    }
     for path in ["/readyz", "/livez", "/healthz"] {
         ensure!(ctx.ok(&["get", "--raw", path])? == "ok", "{path}");
     }

@@ -4,9 +4,12 @@ mod access;
 mod admission;
 mod changes;
 mod crd;
+mod guestbook;
 mod objects;
 mod rbac;
+mod replication;
 mod rollouts;
+mod singles;
 mod streams;
 
 use std::process::ExitCode;
@@ -59,6 +62,18 @@ fn main() -> ExitCode {
             rbac::the_default_roles_have_what_they_collect,
             rbac::auth_reconcile_adds_what_is_missing_and_refuses_to_escalate,
             rbac::certificate_approve_makes_a_user,
+            guestbook::an_application_of_three_tiers_keeps_what_is_written_to_it,
+            replication::a_replication_controller_is_created_scaled_and_stopped,
+            replication::describe_tells_of_controllers_their_pods_services_nodes_and_namespaces,
+            replication::expose_makes_services_of_a_controller_and_of_a_service,
+            replication::patch_annotates_each_pod_of_a_controller,
+            singles::run_makes_one_pod_of_an_image,
+            singles::label_sets_and_removes_the_label_of_a_running_pod,
+            singles::replace_changes_the_image_of_a_pod_and_forced_makes_another_pod,
+            singles::a_dry_run_of_a_patch_leaves_the_pod_as_it_is,
+            singles::diff_shows_the_image_that_a_deployment_would_have,
+            singles::logs_are_cut_by_lines_bytes_and_age,
+            singles::proxy_serves_the_api_on_any_port_and_on_a_socket,
         ])
         .main()
 }

@@ -1,5 +1,6 @@
 //! What a pod's manifest promises its processes.
 
+mod accounts;
 mod debug;
 mod lifecycle;
 mod limits;
@@ -56,6 +57,11 @@ fn main() -> ExitCode {
             debug::kubectl_top_tells_what_pods_and_nodes_use,
             debug::an_image_is_a_volume,
             debug::a_runtime_class_names_a_handler_of_the_node,
+            accounts::each_container_reads_token_authority_and_namespace,
+            accounts::pods_and_accounts_may_do_without_the_token,
+            accounts::a_projected_token_is_a_file,
+            accounts::a_pod_finds_the_issuer_and_the_keys_of_its_token,
+            accounts::the_authority_of_a_namespace_comes_back,
             debug::a_container_that_fills_the_disk_is_evicted,
         ])
         .main()

@@ -5,7 +5,7 @@
 //! `p` address, `c` network, `r` URL, `f` format, `v` version. Of results, `L` is a list of strings, `E` an element of the
 //! target, `S` what the target is, `V` what an optional target holds.
 
-use super::types::Type;
+use super::types::{AUTHORIZER, DECISION, Type};
 
 /// Functions by name.
 #[rustfmt::skip]
@@ -51,6 +51,19 @@ const FUNCTIONS: &[(&str, &[&str])] = &[
     ("_+_", &["ii>i", "uu>u", "dd>d", "ss>s", "yy>y", "DD>D", "tD>t", "Dt>t"]),
 ];
 
+/// Questions about rights, in which each step but the last gives the question so far.
+const QUESTIONS: [(&str, usize); 9] = [
+    ("path", 1),
+    ("group", 1),
+    ("resource", 1),
+    ("subresource", 1),
+    ("namespace", 1),
+    ("name", 1),
+    ("fieldSelector", 1),
+    ("labelSelector", 1),
+    ("serviceAccount", 2),
+];
+
 /// Namespaces of functions that are not in the table.
 const OPEN: [&str; 2] = ["math.", "format."];
 
@@ -63,6 +76,9 @@ pub(super) enum Found<'s> {
 
 /// Looks a call up. `name` has its namespace.
 pub(super) fn call<'s>(name: &str, target: Option<&Type<'s>>, args: &[Type<'s>]) -> Found<'s> {
+    if let Some(found) = target.and_then(|target| right(name, target, args)) {
+        return found;
+    }
     let Some((_, signatures)) = FUNCTIONS.iter().find(|(known, _)| *known == name) else {
         return match name {
             name if name.starts_with("format.") => Found::Gives(Type::Named(FORMAT)),
@@ -74,6 +90,20 @@ pub(super) fn call<'s>(name: &str, target: Option<&Type<'s>>, args: &[Type<'s>])
     let Some(first) = gives.next() else { return Found::NoOverload };
     // With operands of unknown types several may fit.
     Found::Gives(if gives.all(|other| same(&first, &other)) { first } else { Type::Dyn })
+}
+
+/// What is said of rights, of which no rule outside of admission knows.
+fn right<'s>(name: &str, target: &Type<'s>, args: &[Type<'s>]) -> Option<Found<'s>> {
+    let strings = args.iter().all(|arg| is('s', arg));
+    let step = QUESTIONS.iter().find(|(known, _)| *known == name).map(|(_, count)| *count);
+    let gives = match (target, name) {
+        (Type::Named(AUTHORIZER), "check") => (args.len() == 1 && strings).then_some(Type::Named(DECISION)),
+        (Type::Named(AUTHORIZER), _) => (args.len() == step? && strings).then_some(Type::Named(AUTHORIZER)),
+        (Type::Named(DECISION), "allowed" | "errored") => args.is_empty().then_some(Type::Bool),
+        (Type::Named(DECISION), "reason" | "error") => args.is_empty().then_some(Type::String),
+        _ => return None,
+    };
+    Some(gives.map_or(Found::NoOverload, Found::Gives))
 }
 
 fn same(a: &Type<'_>, b: &Type<'_>) -> bool {

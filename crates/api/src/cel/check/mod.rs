@@ -8,7 +8,7 @@ mod types;
 
 use cel::common::ast::{CallExpr, ComprehensionExpr, EntryExpr, Expr, IdedExpr, LiteralValue, operators};
 
-pub(crate) use types::{Type, cardinality};
+pub(crate) use types::{AUTHORIZER, Type, cardinality};
 
 use super::Program;
 use functions::Found;
@@ -247,7 +247,7 @@ fn field<'s>(node: &IdedExpr, of: &Type<'s>, name: &str) -> Checked<'s> {
     }
     match (of.field(name), of) {
         (Some(ty), _) => Ok(ty),
-        (None, Type::Object { .. }) => wrong(node, format!("undefined field '{name}'")),
+        (None, Type::Object { .. } | Type::Variables(_)) => wrong(node, format!("undefined field '{name}'")),
         (None, other) => wrong(node, format!("type '{other}' does not support field selection")),
     }
 }

@@ -35,7 +35,14 @@ pub(crate) enum Type<'s> {
     Pair(Box<Type<'s>>, Box<Type<'s>>),
     /// One of Kubernetes' own.
     Named(&'static str),
+    /// The variables of a policy, each with its type.
+    Variables(Vec<(String, Type<'s>)>),
 }
+
+/// What is asked about rights, up to the question itself.
+pub(crate) const AUTHORIZER: &str = "kubernetes.authorization.Authorizer";
+/// The answer.
+pub(super) const DECISION: &str = "kubernetes.authorization.Decision";
 
 impl<'s> Type<'s> {
     /// What a schema describes; `None` for a field that rules do not see.
@@ -90,6 +97,8 @@ impl<'s> Type<'s> {
                 }
             }
             Type::Map(_, value, _) => Some((**value).clone()),
+            Type::Variables(list) => list.iter().find(|(known, _)| known == name).map(|(_, ty)| ty.clone()),
+            Type::Named(AUTHORIZER) if name == "requestResource" => Some(self.clone()),
             Type::Dyn | Type::Null => Some(Type::Dyn),
             _ => None,
         }
@@ -180,6 +189,7 @@ impl fmt::Display for Type<'_> {
             Type::Timestamp => "timestamp",
             Type::Duration => "duration",
             Type::Object { .. } => "object",
+            Type::Variables(_) => "kubernetes.variables",
             Type::Named(name) => name,
         })
     }

@@ -4,13 +4,14 @@
 use api::cel::Form;
 use api::kinds::split_api_version;
 use api::status::{ApiError, FieldError};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::super::expression::{Change, Names, Program};
 use super::super::{Admission, Operation};
 use super::base::known;
 use super::{GROUP, items, text};
 use crate::authz::Attributes;
+use crate::cache::Caches;
 use crate::pki::MASTERS;
 
 /// An expression, where it stands.
@@ -161,14 +162,18 @@ fn resource_of(admission: &Admission<'_>, param_kind: &Value) -> (String, String
     (split_api_version(&version).0.to_owned(), plural.to_owned())
 }
 
-/// The status of a policy that has just been accepted: which generation was looked at, and that its types are in order.
-pub(crate) fn observe(kind: &api::kinds::KindInfo, object: &mut Value) {
+/// The status of a policy that has just been accepted: which generation was looked at, and where the types of its expressions
+/// do not go together.
+pub(crate) fn observe(kind: &api::kinds::KindInfo, object: &mut Value, caches: &Caches) {
     if kind.group != GROUP || kind.kind != "ValidatingAdmissionPolicy" {
         return;
     }
     let generation = api::meta::generation(object);
     let mut status = object["status"].as_object().cloned().unwrap_or_else(Map::new);
+    if status.get("observedGeneration").and_then(Value::as_i64) == Some(generation) {
+        return;
+    }
     status.insert("observedGeneration".into(), generation.into());
-    status.insert("typeChecking".into(), json!({}));
+    status.insert("typeChecking".into(), api::kinds::type_checking(object, caches.custom().kinds()));
     object["status"] = Value::Object(status);
 }

@@ -1,6 +1,7 @@
 //! A server over a memory store, and a small client for it.
 #![allow(dead_code, missing_docs, clippy::unwrap_used)]
 
+pub mod hooks;
 pub mod wire;
 
 use std::sync::Arc;
@@ -220,6 +221,8 @@ pub async fn eventually(what: &str, mut so: impl AsyncFnMut() -> bool) {
     while !so().await {
         assert!(tokio::time::Instant::now() < deadline, "in vain: {what}");
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+}
 
 /// Creates a definition of custom resources and waits for the word that it is served, as clients do.
 pub async fn established(client: &Client, definition: &Value) -> Value {
