@@ -49,7 +49,7 @@ impl Kubelets {
     pub fn new(pki: &Pki) -> Result<Self, TlsError> {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(pki.ca_der()?)?;
-        Ok(Kubelets { tls: client_config(Trust::Roots(Arc::new(roots)), Some(&pki.kubelet_client()))? })
+        Ok(Kubelets { tls: client_config(Trust::Roots(Arc::new(roots)), Some(pki.kubelet_client()))? })
     }
 
     /// The way to a node's kubelet endpoint.
