@@ -133,7 +133,6 @@ impl ApiServer {
         tokio::spawn(flow::keeper::run(Arc::downgrade(&server), stop.clone()));
         tokio::spawn(crate::extension::run(Arc::downgrade(&server), stop.clone()));
         tokio::spawn(crate::aggregation::run(Arc::downgrade(&server), stop.clone()));
-        tokio::spawn(crate::bootstrap::endpoints::run(Arc::downgrade(&server), stop.clone()));
         tokio::spawn(renew(Arc::downgrade(&server), stop));
         Ok(server)
     }

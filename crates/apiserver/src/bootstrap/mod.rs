@@ -15,7 +15,6 @@ use crate::handlers::Scope;
 use crate::handlers::write::{Commit, RETRIES, Writer, encode_stored, store_error};
 use crate::server::{ApiServer, StartError};
 
-pub(crate) mod endpoints;
 mod policy;
 
 /// Objects made in one transaction: each is a condition and a change.
@@ -47,7 +46,12 @@ pub(crate) async fn run(server: &ApiServer) -> Result<(), StartError> {
     ensure(&writer, "networking.k8s.io", "v1", "servicecidrs", "", range, other).await?;
     let ip = server.config.kubernetes_ip().to_string();
     ensure(&writer, "", "v1", "services", "default", service(&ip, server.config.advertise), |_, _| false).await?;
-    endpoints::begin(&writer).await?;
+    let advertise = server.config.advertise;
+    let changed = |old: &Value, new: &Value| {
+        ["endpoints", "ports", "subsets", "addressType"].iter().any(|key| old.get(key) != new.get(key))
+    };
+    ensure(&writer, "", "v1", "endpoints", "default", endpoints(advertise), changed).await?;
+    ensure(&writer, "discovery.k8s.io", "v1", "endpointslices", "default", slice(advertise), changed).await?;
     let failed = |what: &str| {
         let what = what.to_owned();
         |source| StartError::Bootstrap { what, source }
@@ -134,6 +138,37 @@ fn service(ip: &str, advertise: SocketAddr) -> Value {
             "sessionAffinity": "None",
         },
         "status": {"loadBalancer": {}},
+    })
+}
+
+fn endpoints(advertise: SocketAddr) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Endpoints",
+        "metadata": {
+            "name": "kubernetes",
+            "namespace": "default",
+            "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"},
+        },
+        "subsets": [{
+            "addresses": [{"ip": advertise.ip().to_string()}],
+            "ports": [{"name": "https", "port": advertise.port(), "protocol": "TCP"}],
+        }],
+    })
+}
+
+fn slice(advertise: SocketAddr) -> Value {
+    json!({
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {
+            "name": "kubernetes",
+            "namespace": "default",
+            "labels": {"kubernetes.io/service-name": "kubernetes"},
+        },
+        "addressType": if advertise.is_ipv4() { "IPv4" } else { "IPv6" },
+        "endpoints": [{"addresses": [advertise.ip().to_string()], "conditions": {"ready": true}}],
+        "ports": [{"name": "https", "port": advertise.port(), "protocol": "TCP"}],
     })
 }
 

@@ -44,21 +44,16 @@ impl Store for Shared {
 }
 
 async fn two() -> [Cluster; 2] {
-    at(["127.0.0.1:6443"; 2]).await
-}
-
-/// Two servers that are reached there.
-async fn at(addresses: [&str; 2]) -> [Cluster; 2] {
     let store: Arc<dyn Store> = Arc::new(Shared(MemoryStore::new()));
-    let start = async |address: &str| {
+    let start = async || {
         let pki = tempfile::tempdir().unwrap();
-        let advertise = address.parse().unwrap();
+        let advertise = "127.0.0.1:6443".parse().unwrap();
         // Few addresses, so that two servers that draw without knowing of each other draw the same.
         let config = Config::new(pki.path().to_path_buf(), advertise, "10.96.0.0/26".parse().unwrap());
         let server = ApiServer::new(store.clone(), config).await.unwrap();
         Cluster { server, store: store.clone(), pki }
     };
-    [start(addresses[0]).await, start(addresses[1]).await]
+    [start().await, start().await]
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -109,52 +104,4 @@ async fn two_servers_give_no_address_and_no_port_to_two_services() {
         assert!(ports.insert(made["spec"]["ports"][0]["nodePort"].to_string()), "{}", made["spec"]);
     }
     assert_eq!((ips.len(), ports.len()), (40, 40));
-}
-
-/// Waits until the Endpoints and the slices of the API servers list these, and nothing else.
-async fn listed(cluster: &Cluster, wanted: &[&str]) {
-    let admin = cluster.admin();
-    let slices = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices?labelSelector=kubernetes.io/service-name%3Dkubernetes";
-    let mut endpoints = admin.watch("/api/v1/namespaces/default/endpoints?watch=1").await;
-    let mut changes = admin.watch(&format!("{slices}&watch=1")).await;
-    loop {
-        let mut found = [BTreeSet::new(), BTreeSet::new()];
-        for subset in
-            admin.get("/api/v1/namespaces/default/endpoints/kubernetes").await.body["subsets"].as_array().unwrap()
-        {
-            for address in subset["addresses"].as_array().unwrap() {
-                found[0].insert(format!("{}:{}", address["ip"].as_str().unwrap(), subset["ports"][0]["port"]));
-            }
-        }
-        for slice in admin.get(slices).await.body["items"].as_array().unwrap() {
-            for endpoint in slice["endpoints"].as_array().unwrap() {
-                let address = endpoint["addresses"][0].as_str().unwrap();
-                found[1].insert(format!("{address}:{}", slice["ports"][0]["port"]));
-            }
-        }
-        let wanted: BTreeSet<String> = wanted.iter().map(|&w| w.to_owned()).collect();
-        if found.iter().all(|f| *f == wanted) {
-            return;
-        }
-        // Any change is a reason to look again; the watches give up in time.
-        tokio::select! {
-            _ = endpoints.next() => {}
-            _ = changes.next() => {}
-        }
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn all_servers_are_endpoints_of_the_service_until_their_lease_ends() {
-    let [a, b] = at(["10.0.0.1:6443", "10.0.0.2:7443"]).await;
-    let both = ["10.0.0.1:6443", "10.0.0.2:7443"];
-    listed(&a, &both).await;
-    listed(&b, &both).await;
-    // One that says nothing more after it has said that it is there.
-    let key = Bytes::from("/registry/masterleases/10.0.0.3:6443");
-    let op = store::Op::Put { key, value: Bytes::from("x"), lease_ttl_s: Some(1) };
-    a.store.txn(Txn { compare: Vec::new(), ops: vec![op] }).await.unwrap();
-    let Cluster { server, .. } = b;
-    drop(server);
-    listed(&a, &["10.0.0.1:6443"]).await;
 }
