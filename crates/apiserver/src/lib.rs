@@ -19,6 +19,7 @@ mod flow;
 pub mod fuzz;
 mod handlers;
 mod http;
+mod meter;
 mod outbound;
 pub mod pki;
 mod proxy;

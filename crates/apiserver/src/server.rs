@@ -29,6 +29,7 @@ use crate::flow::{self, FlowControl};
 use crate::handlers::Documents;
 use crate::http::body::{Body, BoxError, RequestBody};
 use crate::http::listener::{self, TlsError};
+use crate::meter::Meter;
 use crate::pki::{self, Pki, PkiError};
 use crate::proxy::Kubelets;
 
@@ -80,6 +81,7 @@ pub struct ApiServer {
     pub(crate) admission: admission::State,
     pub(crate) aggregation: Aggregation,
     pub(crate) kubelets: Kubelets,
+    pub(crate) meter: Meter,
     pub(crate) metrics: crate::handlers::metrics::Scrapes,
     pub(crate) documents: Documents,
     pub(crate) flow: FlowControl,
@@ -108,6 +110,7 @@ impl ApiServer {
             tokens: Tokens::new(&pki, &config.cluster_domain)?,
             tls: ArcSwap::new(listener::tls_config(&pki)?),
             kubelets: Kubelets::new(&pki)?,
+            meter: Meter::default(),
             metrics: Default::default(),
             documents: Documents::default(),
             authorizers: Arc::new(authz::default_chain()),
@@ -128,6 +131,7 @@ impl ApiServer {
             _background: guard,
         });
         crate::bootstrap::run(&server).await?;
+        tokio::spawn(crate::bootstrap::own::run(Arc::downgrade(&server), stop.clone()));
         tokio::spawn(compact(store, server.config.history, stop.clone()));
         tokio::spawn(admission::quota::run(Arc::downgrade(&server), stop.clone()));
         tokio::spawn(flow::keeper::run(Arc::downgrade(&server), stop.clone()));

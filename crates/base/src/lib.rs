@@ -4,6 +4,7 @@ pub mod backoff;
 mod errors;
 pub mod instance;
 pub mod log;
+pub mod prometheus;
 pub mod rt;
 
 pub use errors::chain;

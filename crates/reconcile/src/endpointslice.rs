@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::plan::{ENDPOINT_SLICES, ENDPOINTS, Plan, SERVICES, name, namespace, owner_reference, terminating, uid};
 use crate::pods;
@@ -197,14 +197,17 @@ fn update_slice(
     if same {
         return;
     }
-    let gone: BTreeMap<&String, ()> = has.keys().filter(|k| !labels.contains_key(*k)).map(|k| (k, ())).collect();
-    let mut patch_labels = json!(labels);
-    for key in gone.keys() {
-        patch_labels[key.as_str()] = serde_json::Value::Null;
-    }
-    let meta =
-        json!({"uid": slice.metadata.uid, "resourceVersion": slice.metadata.resource_version, "labels": patch_labels});
+    let meta = relabel(slice, &labels);
     plan.patch(ENDPOINT_SLICES, &slice.metadata, json!({"metadata": meta, "endpoints": endpoints, "ports": ports}));
+}
+
+/// The metadata of a patch after which the slice has these labels and no others, if it is still the one that was seen.
+pub(crate) fn relabel(slice: &EndpointSlice, labels: &BTreeMap<String, String>) -> Value {
+    let mut wanted = json!(labels);
+    for key in slice.metadata.labels.iter().flatten().map(|(k, _)| k).filter(|k| !labels.contains_key(*k)) {
+        wanted[key.as_str()] = Value::Null;
+    }
+    json!({"uid": slice.metadata.uid, "resourceVersion": slice.metadata.resource_version, "labels": wanted})
 }
 
 fn sync_endpoints(service: &Service, groups: &Groups, existing: Option<&Endpoints>, plan: &mut Plan) {

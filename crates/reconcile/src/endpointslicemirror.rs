@@ -9,6 +9,7 @@ use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::json;
 
+use crate::endpointslice::relabel;
 use crate::plan::{ENDPOINT_SLICES, ENDPOINTS, Plan, name, owner_reference, terminating};
 
 /// Who keeps these slices.
@@ -137,11 +138,7 @@ fn update(endpoints: &Endpoints, slice: &EndpointSlice, list: &[Endpoint], plan:
     if slice.endpoints.as_deref().unwrap_or_default() == list && slice.metadata.labels.as_ref() == Some(&labels) {
         return;
     }
-    let mut wanted = json!(labels);
-    for key in slice.metadata.labels.iter().flatten().map(|(k, _)| k).filter(|k| !labels.contains_key(*k)) {
-        wanted[key.as_str()] = serde_json::Value::Null;
-    }
-    let meta = json!({"uid": slice.metadata.uid, "resourceVersion": slice.metadata.resource_version, "labels": wanted});
+    let meta = relabel(slice, &labels);
     plan.patch(ENDPOINT_SLICES, &slice.metadata, json!({"metadata": meta, "endpoints": list}));
 }
 

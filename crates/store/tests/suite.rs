@@ -11,21 +11,17 @@ use store::{
     TxnOutcome, WatchLimits,
 };
 
-/// Declares each claim once per back end in this process.
-macro_rules! on_both {
-    ($($name:ident),* $(,)?) => {
+/// Declares each claim once per back end.
+macro_rules! suite {
+    (all: [$($name:ident),* $(,)?], here: [$($own:ident),* $(,)?] $(,)?) => {
         mod memory {
             $(#[tokio::test] async fn $name() { super::$name(crate::common::memory).await })*
+            $(#[tokio::test] async fn $own() { super::$own(crate::common::memory).await })*
         }
         mod redb {
             $(#[tokio::test] async fn $name() { super::$name(crate::common::redb).await })*
+            $(#[tokio::test] async fn $own() { super::$own(crate::common::redb).await })*
         }
-    };
-}
-
-/// And once for etcd.
-macro_rules! on_etcd {
-    ($($name:ident),* $(,)?) => {
         mod etcd {
             $(#[tokio::test] async fn $name() {
                 if crate::common::etcd::installed() {
@@ -38,50 +34,37 @@ macro_rules! on_etcd {
 
 type Open = fn(Options) -> BoxFuture<'static, Fixture>;
 
-on_both!(
-    revisions_count_transactions_from_one,
-    a_put_keeps_track_of_creation_and_version,
-    a_compare_that_fails_changes_nothing_and_shows_what_is_there,
-    one_of_many_concurrent_creators_wins,
-    a_deletion_of_nothing_takes_no_revision,
-    a_range_has_limits_and_counts_the_rest,
-    a_range_reads_the_past,
-    the_future_is_refused,
-    a_watch_replays_and_goes_on,
-    an_event_carries_what_was_before,
-    watches_have_no_gap_and_no_duplicate_while_writers_write,
-    a_dropped_store_ends_its_watches,
-    compaction_drops_the_past_and_keeps_the_present,
-    oversized_and_malformed_requests_are_refused,
-    a_watch_sees_only_its_prefix_but_knows_its_progress,
-    a_slow_watcher_is_told,
-    a_watch_replays_long_history_in_pieces,
-    a_watch_that_compaction_overtakes_is_told,
-    a_lease_ends_at_a_revision_of_its_own,
-    a_lease_counts_from_the_last_put,
-    a_put_without_lease_keeps_the_key,
-    many_leases_end,
-    old_history_goes_by_itself,
-    recent_revisions_are_kept,
-);
-
-// What is not here is about time, which only stands still in this process, or about what etcd does otherwise (its module
-// says what): tests/etcd.rs has that.
-on_etcd!(
-    revisions_count_transactions_from_one,
-    a_put_keeps_track_of_creation_and_version,
-    a_compare_that_fails_changes_nothing_and_shows_what_is_there,
-    one_of_many_concurrent_creators_wins,
-    a_deletion_of_nothing_takes_no_revision,
-    a_range_has_limits_and_counts_the_rest,
-    a_range_reads_the_past,
-    the_future_is_refused,
-    a_watch_replays_and_goes_on,
-    an_event_carries_what_was_before,
-    watches_have_no_gap_and_no_duplicate_while_writers_write,
-    a_dropped_store_ends_its_watches,
-    compaction_drops_the_past_and_keeps_the_present,
-    oversized_and_malformed_requests_are_refused,
+suite!(
+    all: [
+        revisions_count_transactions_from_one,
+        a_put_keeps_track_of_creation_and_version,
+        a_compare_that_fails_changes_nothing_and_shows_what_is_there,
+        one_of_many_concurrent_creators_wins,
+        a_deletion_of_nothing_takes_no_revision,
+        a_range_has_limits_and_counts_the_rest,
+        a_range_reads_the_past,
+        the_future_is_refused,
+        a_watch_replays_and_goes_on,
+        an_event_carries_what_was_before,
+        watches_have_no_gap_and_no_duplicate_while_writers_write,
+        a_dropped_store_ends_its_watches,
+        compaction_drops_the_past_and_keeps_the_present,
+        oversized_and_malformed_requests_are_refused,
+    ],
+    // Not on etcd: what is about time, which only stands still in this process, and what etcd does otherwise (its module
+    // says what). tests/etcd.rs has that.
+    here: [
+        a_watch_sees_only_its_prefix_but_knows_its_progress,
+        a_slow_watcher_is_told,
+        a_watch_replays_long_history_in_pieces,
+        a_watch_that_compaction_overtakes_is_told,
+        a_lease_ends_at_a_revision_of_its_own,
+        a_lease_counts_from_the_last_put,
+        a_put_without_lease_keeps_the_key,
+        many_leases_end,
+        old_history_goes_by_itself,
+        recent_revisions_are_kept,
+    ],
 );
 
 async fn revisions_count_transactions_from_one(open: Open) {

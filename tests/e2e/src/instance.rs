@@ -274,7 +274,7 @@ impl Instance {
     /// Collects the exit status of a server that something else, such as `windlass down`, has ended.
     pub fn was_ended(&self) -> Result<()> {
         let Some(mut server) = lock(&self.server).take() else { return Ok(()) };
-        let ended = eventually(Duration::from_secs(5), "the server is gone", || server.try_wait()?.context("it runs"));
+        let ended = eventually(START_MAX, "the server is gone", || server.try_wait()?.context("it runs"));
         if ended.is_err() {
             server.kill()?;
             server.wait()?;

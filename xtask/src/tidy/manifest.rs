@@ -51,6 +51,7 @@ pub const LAYERS: &[Place] = &[
     place("fuzz", "fuzz", &["apiserver", "node", "api"]),
     place("distribution", "examples/distribution", &[]),
     place("xtask", "xtask", &[]),
+    place("rust-criu", "patches/rust-criu", &[]),
 ];
 
 /// Whether a file or manifest may use `anyhow`: where errors are only shown to people.

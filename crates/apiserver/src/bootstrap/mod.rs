@@ -1,8 +1,6 @@
 //! Objects that every cluster has: the system namespaces, the Service through which pods reach this server, and the default
 //! roles.
 
-use std::net::SocketAddr;
-
 use api::kinds::{KindInfo, registry};
 use api::status::ApiError;
 use serde_json::{Value, json};
@@ -15,6 +13,7 @@ use crate::handlers::Scope;
 use crate::handlers::write::{Commit, RETRIES, Writer, encode_stored, store_error};
 use crate::server::{ApiServer, StartError};
 
+pub(crate) mod own;
 mod policy;
 
 /// Objects made in one transaction: each is a condition and a change.
@@ -44,14 +43,7 @@ pub(crate) async fn run(server: &ApiServer) -> Result<(), StartError> {
     let range = service_cidr(&server.config.service_cidr.to_string(), &writer.now_text());
     let other = |old: &Value, new: &Value| old["spec"] != new["spec"];
     ensure(&writer, "networking.k8s.io", "v1", "servicecidrs", "", range, other).await?;
-    let ip = server.config.kubernetes_ip().to_string();
-    ensure(&writer, "", "v1", "services", "default", service(&ip, server.config.advertise), |_, _| false).await?;
-    let advertise = server.config.advertise;
-    let changed = |old: &Value, new: &Value| {
-        ["endpoints", "ports", "subsets", "addressType"].iter().any(|key| old.get(key) != new.get(key))
-    };
-    ensure(&writer, "", "v1", "endpoints", "default", endpoints(advertise), changed).await?;
-    ensure(&writer, "discovery.k8s.io", "v1", "endpointslices", "default", slice(advertise), changed).await?;
+    own::pass(server, true).await?;
     let failed = |what: &str| {
         let what = what.to_owned();
         |source| StartError::Bootstrap { what, source }
@@ -115,60 +107,6 @@ fn service_cidr(range: &str, now: &str) -> Value {
             "message": "Kubernetes Service CIDR is ready",
             "lastTransitionTime": now,
         }]},
-    })
-}
-
-fn service(ip: &str, advertise: SocketAddr) -> Value {
-    json!({
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": {
-            "name": "kubernetes",
-            "namespace": "default",
-            "labels": {"component": "apiserver", "provider": "kubernetes"},
-        },
-        "spec": {
-            "type": "ClusterIP",
-            "clusterIP": ip,
-            "clusterIPs": [ip],
-            "internalTrafficPolicy": "Cluster",
-            "ipFamilies": ["IPv4"],
-            "ipFamilyPolicy": "SingleStack",
-            "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": advertise.port()}],
-            "sessionAffinity": "None",
-        },
-        "status": {"loadBalancer": {}},
-    })
-}
-
-fn endpoints(advertise: SocketAddr) -> Value {
-    json!({
-        "apiVersion": "v1",
-        "kind": "Endpoints",
-        "metadata": {
-            "name": "kubernetes",
-            "namespace": "default",
-            "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"},
-        },
-        "subsets": [{
-            "addresses": [{"ip": advertise.ip().to_string()}],
-            "ports": [{"name": "https", "port": advertise.port(), "protocol": "TCP"}],
-        }],
-    })
-}
-
-fn slice(advertise: SocketAddr) -> Value {
-    json!({
-        "apiVersion": "discovery.k8s.io/v1",
-        "kind": "EndpointSlice",
-        "metadata": {
-            "name": "kubernetes",
-            "namespace": "default",
-            "labels": {"kubernetes.io/service-name": "kubernetes"},
-        },
-        "addressType": if advertise.is_ipv4() { "IPv4" } else { "IPv6" },
-        "endpoints": [{"addresses": [advertise.ip().to_string()], "conditions": {"ready": true}}],
-        "ports": [{"name": "https", "port": advertise.port(), "protocol": "TCP"}],
     })
 }
 

@@ -20,6 +20,7 @@ use crate::cache::custom::CustomCaches;
 use crate::http::accept::{self, Form};
 use crate::http::body::Body;
 use crate::http::respond::{self, Reply, Style};
+use crate::meter;
 use crate::server::ApiServer;
 
 const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
@@ -140,6 +141,11 @@ pub(crate) async fn serve(
     if path == "/debug/api_priority_and_fairness/dump_priority_levels" {
         return Ok(respond::text(StatusCode::OK, server.flow.dump_levels()));
     }
+    if path == "/metrics" {
+        let mut reply = respond::text(StatusCode::OK, meter::text(server));
+        reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(base::prometheus::MEDIA));
+        return Ok(reply);
+    }
     let aggregated = match path {
         "/api" | "/apis" => accept::form(headers)? == Form::AggregatedDiscovery,
         _ => {
@@ -192,7 +198,7 @@ fn make(server: &ApiServer, path: &str, aggregated: bool, custom: &[Arc<KindInfo
     let others = server.aggregation.backends();
     match path {
         "" => Some(
-            json!({"paths": ["/api", "/api/v1", "/apis", "/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]}),
+            json!({"paths": ["/api", "/api/v1", "/apis", "/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]}),
         ),
         "/api" if aggregated => Some(discovery::aggregated(true, custom)),
         "/apis" if aggregated => Some(merge::aggregated(discovery::aggregated(false, custom), &others)),

@@ -136,6 +136,7 @@ pub(crate) async fn handle(server: &Arc<ApiServer>, request: Request<RequestBody
     }
     let (head, warnings) = (parts.method == Method::HEAD, Arc::new(Warnings::default()));
     let upgrade = parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
+    let mut measured = server.meter.begin();
     let (mut trail, mut uids) = (Trail::begin(server.audit.as_ref(), &parts, &sender), None);
     let result = async {
         let target = path::parse(parts.uri.path());
@@ -146,6 +147,7 @@ pub(crate) async fn handle(server: &Arc<ApiServer>, request: Request<RequestBody
         let sent = sent?;
         let user = acting(server, &sent, &verb, target.as_ref(), &parts.headers, &trail)?.unwrap_or(sent);
         let target = target.ok_or_else(ApiError::path_not_found)?;
+        measured.asks(server, &verb, &target, &parts.headers);
         if let Some(way) = passing::way(server, &target) {
             let head = (parts.method.clone(), parts.uri.clone(), std::mem::take(&mut parts.headers));
             let onward = passing::onward(server, user, head, (body, upgrade), &sender);
@@ -197,6 +199,7 @@ pub(crate) async fn handle(server: &Arc<ApiServer>, request: Request<RequestBody
         trail.failed(&error);
         respond::error(&error, style)
     });
+    measured.ended(reply.status().as_u16());
     let told = warnings.take();
     trail.annotate(warnings.take_notes());
     trail.answered(completed(reply, uids, &told, head))

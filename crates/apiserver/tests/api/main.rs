@@ -27,6 +27,7 @@ mod kinds;
 mod kube_client;
 mod kubectl;
 mod lists;
+mod metrics;
 mod mutating_policies;
 mod oidc;
 mod openapi_v2;

@@ -129,5 +129,5 @@ fn json(value: &impl serde::Serialize) -> Result<Response<Body>, Refusal> {
 }
 
 fn metrics(text: String) -> Response<Body> {
-    answer(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text)
+    answer(StatusCode::OK, base::prometheus::MEDIA, text)
 }

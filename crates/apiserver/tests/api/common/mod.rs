@@ -211,3 +211,15 @@ pub async fn default_account(client: &Client) {
     let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
     client.create("/api/v1/namespaces/default/serviceaccounts", &account).await;
 }
+
+/// Waits until it is so.
+///
+/// # Panics
+/// After a minute.
+pub async fn eventually(what: &str, mut so: impl AsyncFnMut() -> bool) {
+    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(60);
+    while !so().await {
+        assert!(tokio::time::Instant::now() < deadline, "in vain: {what}");
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+}

@@ -1,46 +1,11 @@
 //! `/metrics`, `/metrics/resource` and `/metrics/cadvisor`, in Prometheus' text format 0.0.4.
 
-use std::fmt::Write as _;
-
+use base::prometheus::Text;
 use engine::runtime::ContainerState;
 
 use super::{Look, PodUse, Running};
 use crate::server::NodeFacts;
 use crate::spec::container::IMAGE_LABEL;
-
-/// A text that grows metric by metric.
-struct Text {
-    out: String,
-    /// Milliseconds since the epoch, at the end of every line.
-    stamp: Option<i64>,
-}
-
-fn escape(value: &str) -> String {
-    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
-}
-
-impl Text {
-    fn begin(&mut self, name: &str, kind: &str, help: &str) {
-        // Writing to a string cannot fail.
-        let _ = writeln!(self.out, "# HELP {name} {help}\n# TYPE {name} {kind}");
-    }
-
-    fn line(&mut self, name: &str, labels: &[(&str, &str)], value: impl std::fmt::Display) {
-        self.out.push_str(name);
-        for (n, (key, text)) in labels.iter().enumerate() {
-            let open = if n == 0 { '{' } else { ',' };
-            let _ = write!(self.out, "{open}{key}=\"{}\"", escape(text));
-        }
-        if !labels.is_empty() {
-            self.out.push('}');
-        }
-        let _ = write!(self.out, " {value}");
-        if let Some(stamp) = self.stamp {
-            let _ = write!(self.out, " {stamp}");
-        }
-        self.out.push('\n');
-    }
-}
 
 fn seconds(ns: u64) -> f64 {
     ns as f64 / 1e9
@@ -70,7 +35,7 @@ fn each(
 
 /// `/metrics/resource`: what metrics-server reads (KEP-5074 names them stable).
 pub(in crate::server) fn resource(look: &Look) -> String {
-    let mut text = Text { out: String::new(), stamp: Some(look.at.as_millisecond()) };
+    let mut text = Text::new(Some(look.at.as_millisecond()));
     let cpu = "Cumulative cpu time consumed by the container in core-seconds";
     each(&mut text, look, ("container_cpu_usage_seconds_total", "counter", cpu), false, |c| seconds(c.usage.cpu_ns));
     let memory = "Current working set of the container in bytes";
@@ -89,14 +54,14 @@ pub(in crate::server) fn resource(look: &Look) -> String {
     each(&mut text, look, ("pod_memory_working_set_bytes", "gauge", memory), true, |c| {
         c.usage.working_set_bytes as f64
     });
-    text.stamp = None;
+    text.unstamped();
     text.begin(
         "resource_scrape_error",
         "gauge",
         "1 if there was an error while getting container metrics, 0 otherwise",
     );
     text.line("resource_scrape_error", &[], 0);
-    text.out
+    text.finish()
 }
 
 /// `/metrics/cadvisor`: the names that dashboards know.
@@ -115,7 +80,7 @@ pub(in crate::server) fn cadvisor(look: &Look, facts: Option<&NodeFacts>) -> Str
         }),
         ("container_threads", "gauge", "Number of threads running inside the container.", |c| c.usage.pids as f64),
     ];
-    let mut text = Text { out: String::new(), stamp: Some(look.at.as_millisecond()) };
+    let mut text = Text::new(Some(look.at.as_millisecond()));
     for (name, kind, help, value) in metrics {
         text.begin(name, kind, help);
         for p in &look.pods {
@@ -138,19 +103,19 @@ pub(in crate::server) fn cadvisor(look: &Look, facts: Option<&NodeFacts>) -> Str
             }
         }
     }
-    text.stamp = None;
+    text.unstamped();
     if let Some(facts) = facts {
         text.begin("machine_cpu_cores", "gauge", "Number of logical CPU cores.");
         text.line("machine_cpu_cores", &[], facts.cpus);
         text.begin("machine_memory_bytes", "gauge", "Amount of memory installed on the machine.");
         text.line("machine_memory_bytes", &[], facts.memory_bytes);
     }
-    text.out
+    text.finish()
 }
 
 /// `/metrics`: the agent itself.
 pub(in crate::server) fn own(look: &Look, facts: Option<&NodeFacts>) -> String {
-    let mut text = Text { out: String::new(), stamp: None };
+    let mut text = Text::default();
     text.begin("kubelet_node_name", "gauge", "The node's name. The count is always 1.");
     text.line("kubelet_node_name", &[("node", facts.map(|f| f.name.as_str()).unwrap_or_default())], 1);
     text.begin("kubelet_running_pods", "gauge", "Number of pods that have a running pod sandbox");
@@ -164,31 +129,6 @@ pub(in crate::server) fn own(look: &Look, facts: Option<&NodeFacts>) -> String {
         let count = look.all.iter().filter(|c| is(&c.state)).count();
         text.line("kubelet_running_containers", &[("container_state", name)], count);
     }
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let resident = status.lines().find_map(|l| l.strip_prefix("VmRSS:"));
-    let kib = resident.and_then(|l| l.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
-    if let Some(kib) = kib {
-        text.begin("process_resident_memory_bytes", "gauge", "Resident memory size in bytes.");
-        text.line("process_resident_memory_bytes", &[], kib * 1024);
-    }
-    if let Ok(open) = std::fs::read_dir("/proc/self/fd") {
-        text.begin("process_open_fds", "gauge", "Number of open file descriptors.");
-        text.line("process_open_fds", &[], open.count());
-    }
-    text.out
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lines_are_what_prometheus_reads() {
-        let mut text = Text { out: String::new(), stamp: Some(5) };
-        text.begin("m", "gauge", "Help.");
-        text.line("m", &[("a", "x\"y"), ("b", "\\")], 1.5);
-        text.stamp = None;
-        text.line("m", &[], 2);
-        assert_eq!(text.out, "# HELP m Help.\n# TYPE m gauge\nm{a=\"x\\\"y\",b=\"\\\\\"} 1.5 5\nm 2\n");
-    }
+    text.process();
+    text.finish()
 }
