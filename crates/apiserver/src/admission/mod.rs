@@ -353,7 +353,7 @@ impl<'a> Admission<'a> {
             policy::check(self, object, old)?;
         }
         if !policy::are_none(self) {
-            policy::validate(self, object, old)?;
+            Box::pin(policy::validate(self, object, old)).await?;
         }
         if webhook::are_none(self) {
             return Ok(());

@@ -12,7 +12,7 @@ use super::{Admission, policy, webhook};
 /// What they say.
 pub(super) async fn mutate(admission: &Admission<'_>, object: &mut Value, old: &Value) -> Result<(), ApiError> {
     let mut policies = policy::Round::default();
-    let changed = policies.first(admission, object, old)?;
+    let changed = Box::pin(policies.first(admission, object, old)).await?;
     let after_policies = object.clone();
     let hooks = webhook::mutate(admission, object, old).await?;
     if !changed && !hooks.changed() {
@@ -21,7 +21,7 @@ pub(super) async fn mutate(admission: &Admission<'_>, object: &mut Value, old: &
     let before = object.clone();
     admission.built_in(object, old)?;
     if changed || *object != after_policies {
-        policies.again(admission, object, old)?;
+        Box::pin(policies.again(admission, object, old)).await?;
     }
     let touched = *object != before;
     webhook::again(admission, hooks, touched, object, old).await

@@ -9,6 +9,7 @@ use api::status::ApiError;
 use serde_json::{Map, Value};
 
 use super::{Admission, Operation};
+use crate::conversion::Family;
 use crate::handlers::write::{check_types, storage_schema_of};
 
 /// Kinds that configure admission; were they subject to it, a mistake could not be taken back.
@@ -93,6 +94,49 @@ impl<'a> Target<'a> {
         self.held.kind()
     }
 
+    /// Who converts the object for this target; `None` where at most the label differs.
+    fn converter(&self, admission: &Admission<'_>) -> Option<Arc<Family>> {
+        let own = admission.kind;
+        if !self.whole || own.custom.is_none() || self.kind().version == own.version {
+            return None;
+        }
+        let custom = admission.caches().custom();
+        custom.objects(own.group, own.plural)?.family().filter(|family| family.has_webhook())
+    }
+
+    /// Object and predecessor as the definition's webhook makes them for the version of the target; `None` where there is
+    /// nothing to convert.
+    ///
+    /// # Errors
+    /// 500: what the webhook did wrong.
+    pub async fn converted(
+        &self,
+        admission: &Admission<'_>,
+        object: &Value,
+        old: &Value,
+    ) -> Result<Option<[Value; 2]>, ApiError> {
+        let Some(family) = self.converter(admission) else { return Ok(None) };
+        let there: Vec<Value> = [object, old].into_iter().filter(|v| v.is_object()).cloned().collect();
+        let mut made = family.convert(admission.caches(), self.kind(), there).await?.into_iter();
+        let mut next = |of: &Value| if of.is_object() { made.next().unwrap_or(Value::Null) } else { of.clone() };
+        Ok(Some([next(object), next(old)]))
+    }
+
+    /// Back from the version of the target, as the request has it.
+    ///
+    /// # Errors
+    /// 500: what the webhook did wrong.
+    pub async fn converted_back(&self, admission: &Admission<'_>, object: Value) -> Result<Value, ApiError> {
+        let Some(family) = self.converter(admission) else { return Ok(object) };
+        let made = family.convert(admission.caches(), admission.kind, vec![object]).await?;
+        let mut object = made.into_iter().next().unwrap_or(Value::Null);
+        if let Some(ty) = admission.kind.schema() {
+            ty.prune(&mut object);
+        }
+        admission.kind.default(&mut object);
+        Ok(object)
+    }
+
     /// The object in the version of the target, with the revision it is based on.
     pub fn view(&self, object: &Value, old: &Value) -> Value {
         let mut view = object.clone();
@@ -139,7 +183,9 @@ impl<'a> Target<'a> {
                 check_types(ty, kind.kind, kind.version, &view).map_err(|e| ApiError::internal(e.message))?;
                 ty.prune(&mut view);
             }
-            admission.kind.default(&mut view);
+            // One that was converted is in the version of the target until all changes are made.
+            let own = if object["apiVersion"] == kind.api_version() { kind } else { admission.kind };
+            own.default(&mut view);
         } else if let Some(ty) = self.schema(admission) {
             let (_, version, kind) = exchanged(admission.kind, admission.subresource);
             check_types(ty, kind, version, &view).map_err(|e| ApiError::internal(e.message))?;

@@ -98,6 +98,22 @@ impl Family {
         Ok(())
     }
 
+    /// Whether more than the label differs between the versions.
+    pub fn has_webhook(&self) -> bool {
+        self.webhook.is_some()
+    }
+
+    /// Objects that are under way as they are in another version of their kind.
+    ///
+    /// # Errors
+    /// 500: what the webhook did wrong.
+    pub async fn convert(&self, caches: &Caches, to: &KindInfo, objects: Vec<Value>) -> Result<Vec<Value>, ApiError> {
+        match &self.webhook {
+            Some(webhook) => webhook.convert(caches, to, objects).await,
+            None => Ok(objects),
+        }
+    }
+
     /// An object of any version as the one that is written.
     async fn to_stored(&self, caches: &Caches, kind: &KindInfo, object: &Value) -> Result<Value, ApiError> {
         let mut object = object.clone();

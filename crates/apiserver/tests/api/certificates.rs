@@ -100,6 +100,41 @@ async fn verbs(admin: &Client, group: &str) -> serde_json::Map<String, Value> {
     served["resources"].as_array().unwrap().iter().map(of).collect()
 }
 
+/// Conditions and the certificate are written through the parts of a request.
+async fn approved_and_signed(cluster: &Cluster, one: &str, uid: &Value) {
+    let admin = cluster.admin();
+    let note = |name: &str| json!({"metadata": {"annotations": {name: "true"}}});
+    let certificate = STANDARD.encode(cluster.server.pki().ca_pem());
+    for (part, patch, update) in [
+        ("approval", json!({"conditions": [condition("ApprovalPatch")]}), "Approved"),
+        ("status", json!({"certificate": certificate}), "StatusUpdate"),
+    ] {
+        let path = format!("{one}/{part}");
+        let read = admin.get(&path).await.body;
+        assert_eq!((&read["kind"], &read["metadata"]["uid"]), (&json!("CertificateSigningRequest"), uid));
+        let mut change = note(part);
+        change["status"] = patch.clone();
+        let patched = admin.patch(&path, "merge", &change).await;
+        assert_eq!(
+            (patched.code, &patched.body["metadata"]["annotations"][part]),
+            (200, &json!("true")),
+            "{}",
+            patched.body
+        );
+        let mut changed = patched.body;
+        match part {
+            "approval" => assert_eq!(changed["status"]["conditions"][0]["type"], "ApprovalPatch"),
+            _ => assert_eq!(changed["status"]["certificate"], certificate),
+        }
+        changed["status"]["conditions"].as_array_mut().unwrap().push(condition(update));
+        let count = changed["status"]["conditions"].as_array().unwrap().len();
+        let updated = admin.put(&path, &changed).await;
+        assert_eq!(updated.code, 200, "{}", updated.body);
+        let conditions = updated.body["status"]["conditions"].as_array().unwrap();
+        assert_eq!((conditions.len(), &conditions[count - 1]["type"]), (count, &json!(update)));
+    }
+}
+
 // conformance: [sig-auth] Certificates API [Privileged:ClusterAdmin] should support CSR API operations
 #[tokio::test]
 async fn a_request_is_found_by_discovery_and_lives_through_all_its_verbs() {
@@ -136,38 +171,7 @@ async fn a_request_is_found_by_discovery_and_lives_through_all_its_verbs() {
     for seen in [&patched.body, &updated.body] {
         assert_eq!(watch.next().await.unwrap(), json!({"type": "MODIFIED", "object": seen}));
     }
-    let certificate = STANDARD.encode(cluster.server.pki().ca_pem());
-    for (part, patch, update) in [
-        ("approval", json!({"conditions": [condition("ApprovalPatch")]}), "Approved"),
-        ("status", json!({"certificate": certificate}), "StatusUpdate"),
-    ] {
-        let path = format!("{one}/{part}");
-        let read = admin.get(&path).await.body;
-        assert_eq!(
-            (&read["kind"], &read["metadata"]["uid"]),
-            (&json!("CertificateSigningRequest"), &object["metadata"]["uid"])
-        );
-        let mut change = note(part);
-        change["status"] = patch.clone();
-        let patched = admin.patch(&path, "merge", &change).await;
-        assert_eq!(
-            (patched.code, &patched.body["metadata"]["annotations"][part]),
-            (200, &json!("true")),
-            "{}",
-            patched.body
-        );
-        let mut changed = patched.body;
-        match part {
-            "approval" => assert_eq!(changed["status"]["conditions"][0]["type"], "ApprovalPatch"),
-            _ => assert_eq!(changed["status"]["certificate"], certificate),
-        }
-        changed["status"]["conditions"].as_array_mut().unwrap().push(condition(update));
-        let count = changed["status"]["conditions"].as_array().unwrap().len();
-        let updated = admin.put(&path, &changed).await;
-        assert_eq!(updated.code, 200, "{}", updated.body);
-        let conditions = updated.body["status"]["conditions"].as_array().unwrap();
-        assert_eq!((conditions.len(), &conditions[count - 1]["type"]), (count, &json!(update)));
-    }
+    approved_and_signed(&cluster, &one, &object["metadata"]["uid"]).await;
     assert_eq!(admin.delete(&one).await.code, 200);
     assert_eq!(admin.get(&one).await.code, 404);
     assert_eq!(list().await["items"].as_array().unwrap().len(), 2);

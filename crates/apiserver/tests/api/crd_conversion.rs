@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::common::hooks::{Hooks, MUTATING, VALIDATING, configuration, patch};
 use crate::common::{Client, Cluster, wire};
 use http::Response;
 use http_body_util::{BodyExt as _, Full};
@@ -347,6 +348,80 @@ async fn a_webhook_that_is_not_there_fails_what_needs_it() {
     let url = json!({"spec": {"conversion": {"webhook": {"clientConfig": {"url": format!("https://127.0.0.1:{}/convert", hook.port)}}}}});
     assert_eq!(admin.patch(NAME, "merge", &url).await.code, 200);
     assert_eq!(shown(&admin.get(&format!("{}/a", at("v2"))).await.body), ["example.com/v2", "", "h", "1"]);
+}
+
+/// Webhooks and policies that name one version of a definition are asked about requests in all of them.
+#[tokio::test]
+async fn admission_sees_objects_in_the_version_that_its_rules_name() {
+    let cluster = Cluster::start().await;
+    let (admin, hook) = (cluster.admin(), serve(&cluster).await);
+    established(&admin, &hook.definition()).await;
+    let seen: Arc<parking_lot::Mutex<Vec<Value>>> = Arc::default();
+    let log = seen.clone();
+    let hooks = Hooks::serve(&cluster, move |path, request| {
+        log.lock().push(request.clone());
+        match path {
+            "/port.x.example" => patch(&json!([{"op": "replace", "path": "/port", "value": "1"}])),
+            _ => json!({"allowed": request["object"]["host"] != "bad", "status": {"message": "bad host"}}),
+        }
+    })
+    .await;
+    let rules = json!([{
+        "operations": ["CREATE", "UPDATE"], "apiGroups": ["example.com"], "apiVersions": ["v2"], "resources": ["servers"],
+    }]);
+    let with = |name: &str| hooks.hook(name, &[], &[], json!({"rules": rules}));
+    admin.create(MUTATING, &configuration("MutatingWebhookConfiguration", "m", &[with("port.x.example")])).await;
+    admin.create(VALIDATING, &configuration("ValidatingWebhookConfiguration", "v", &[with("deny.x.example")])).await;
+    // A request in v1 is changed and checked in v2, and stored as it then is in v1.
+    let made = admin.create(&at("v1"), &v1("a", "localhost:8080")).await;
+    assert_eq!(shown(&made), ["example.com/v1", "localhost:1", "", ""]);
+    for (request, port) in seen.lock().drain(..).zip(["8080", "1"]) {
+        assert_eq!(shown(&request["object"]), ["example.com/v2", "", "localhost", port]);
+        assert_eq!((&request["kind"]["version"], &request["requestKind"]["version"]), (&json!("v2"), &json!("v1")));
+    }
+    let changed = admin.patch(&format!("{}/a", at("v1")), "merge", &json!({"hostPort": "other:5"})).await;
+    assert_eq!((changed.code, shown(&changed.body)), (200, ["example.com/v1", "other:1", "", ""]), "{}", changed.body);
+    assert_eq!(shown(&seen.lock()[0]["oldObject"]), ["example.com/v2", "", "localhost", "1"]);
+    let refused = admin.post(&at("v1"), &v1("b", "bad:2")).await;
+    let want = r#"admission webhook "deny.x.example" denied the request: bad host"#;
+    assert_eq!(refused.body["message"], want, "{}", refused.body);
+    for path in [format!("{MUTATING}/m"), format!("{VALIDATING}/v")] {
+        assert_eq!(admin.delete(&path).await.code, 200);
+    }
+    policies_see_it_too(&admin, &rules).await;
+}
+
+async fn policies_see_it_too(admin: &Client, rules: &Value) {
+    let group = "/apis/admissionregistration.k8s.io/v1";
+    for (kind, plural, spec, bound) in [
+        (
+            "MutatingAdmissionPolicy",
+            "mutatingadmissionpolic",
+            json!({"reinvocationPolicy": "Never", "mutations": [{"patchType": "JSONPatch", "jsonPatch": {
+                "expression": "[JSONPatch{op: 'replace', path: '/port', value: object.port + '7'}]",
+            }}]}),
+            json!({}),
+        ),
+        (
+            "ValidatingAdmissionPolicy",
+            "validatingadmissionpolic",
+            json!({"validations": [{"expression": "object.port != '47'", "messageExpression": "'port ' + object.port"}]}),
+            json!({"validationActions": ["Deny"]}),
+        ),
+    ] {
+        let object = |kind: String, mut spec: Value, more: Value| {
+            more.as_object().unwrap().iter().for_each(|(key, value)| spec[key] = value.clone());
+            json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": kind, "metadata": {"name": "p"}, "spec": spec})
+        };
+        let constraints = json!({"matchConstraints": {"resourceRules": rules}});
+        admin.create(&format!("{group}/{plural}ies"), &object(kind.to_owned(), spec, constraints)).await;
+        let binding = object(format!("{kind}Binding"), json!({"policyName": "p"}), bound);
+        admin.create(&format!("{group}/{plural}ybindings"), &binding).await;
+    }
+    let made = admin.create(&at("v1"), &v1("c", "h:3")).await;
+    assert_eq!(shown(&made), ["example.com/v1", "h:37", "", ""]);
+    let refused = admin.post(&at("v1"), &v1("d", "h:4")).await;
+    assert!(refused.body["message"].as_str().unwrap().ends_with("denied request: port 47"), "{}", refused.body);
 }
 
 #[tokio::test]

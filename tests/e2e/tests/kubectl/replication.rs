@@ -116,6 +116,11 @@ pub fn describe_tells_of_controllers_their_pods_services_nodes_and_namespaces(ct
             ],
         )
     })?;
+    describe_tells_of_what_is_around(ctx, &pod)
+}
+
+/// The Service before a pod, its node and its namespace.
+fn describe_tells_of_what_is_around(ctx: &Ctx, pod: &str) -> Result<()> {
     let ip = ctx.field(&format!("pod/{pod}"), ".status.podIP")?;
     eventually(Duration::from_secs(60), "the service has its endpoint", || {
         tells(
@@ -153,7 +158,7 @@ pub fn describe_tells_of_controllers_their_pods_services_nodes_and_namespaces(ct
             &["Container Runtime Version:"],
             &["Kubelet Version:"],
             &["Non-terminated Pods:"],
-            &[&ctx.ns, &pod],
+            &[&ctx.ns, pod],
         ],
     )?;
     tells(

@@ -14,6 +14,9 @@ use crate::json::{at, list_at, str_at};
 use crate::kinds::{registry, split_api_version};
 use crate::openapi::resolved::resolved;
 
+/// What expressions of a policy may name.
+const NAMES: [&str; 7] = ["object", "oldObject", "request", "namespaceObject", "authorizer", "params", VARIABLES];
+
 /// Most kinds that one policy is checked for.
 const KINDS_MAX: usize = 10;
 
@@ -131,20 +134,20 @@ fn typed(schema: Option<&Value>) -> Type<'_> {
 
 /// The variables of a policy's expressions when it is asked about an object of this schema.
 fn scope<'s>(policy: &Value, object: &'s Value, params: Option<&'s Value>) -> Vec<(&'static str, Type<'s>)> {
-    let mut scope = vec![
-        ("object", typed(Some(object))),
-        ("oldObject", typed(Some(object))),
-        ("request", typed(Some(&REQUEST))),
-        ("namespaceObject", typed(Some(&NAMESPACE))),
-        ("authorizer", Type::Named(AUTHORIZER)),
-        ("params", typed(params)),
-        (VARIABLES, Type::Variables(Vec::new())),
+    let types = [
+        typed(Some(object)),
+        typed(Some(object)),
+        typed(Some(&REQUEST)),
+        typed(Some(&NAMESPACE)),
+        Type::Named(AUTHORIZER),
+        typed(params),
+        Type::Variables(Vec::new()),
     ];
+    let mut scope: Vec<_> = NAMES.into_iter().zip(types).collect();
     let last = scope.len() - 1;
     let mut made = Vec::new();
     for variable in list_at(policy, &["spec", "variables"]) {
-        let names: Vec<&str> = scope.iter().map(|(name, _)| *name).collect();
-        let program = cel::compile(str_at(variable, &["expression"]), &names);
+        let program = cel::compile(str_at(variable, &["expression"]), &NAMES);
         // One that is wrong is told of where it is used.
         let ty = program.ok().and_then(|p| check(&p, &scope).ok()).map_or(Type::Dyn, |sound| sound.ty);
         made.push((str_at(variable, &["name"]).to_owned(), ty));
@@ -167,11 +170,9 @@ pub fn type_checking(policy: &Value, custom: CustomKinds<'_>) -> Value {
     let mut warnings = Vec::new();
     for (i, validation) in list_at(policy, &["spec", "validations"]).iter().enumerate() {
         for field in ["expression", "messageExpression"] {
-            let expression = str_at(validation, &[field]);
+            let Ok(program) = cel::compile(str_at(validation, &[field]), &NAMES) else { continue };
             let mut told = Vec::new();
             for ((group, version, kind), scope) in &scopes {
-                let names: Vec<&str> = scope.iter().map(|(name, _)| *name).collect();
-                let Ok(program) = cel::compile(expression, &names) else { continue };
                 if let Err(why) = check(&program, scope) {
                     told.push(format!("{group}/{version}, Kind={kind}: {why}\n"));
                 }

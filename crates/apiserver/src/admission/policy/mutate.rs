@@ -63,12 +63,17 @@ impl Round {
     ///
     /// # Errors
     /// 403 with what could not be evaluated; 500 for an object that came out malformed.
-    pub fn first(&mut self, admission: &Admission<'_>, object: &mut Value, old: &Value) -> Result<bool, ApiError> {
+    pub async fn first(
+        &mut self,
+        admission: &Admission<'_>,
+        object: &mut Value,
+        old: &Value,
+    ) -> Result<bool, ApiError> {
         if changes_nothing(admission) || object.is_null() {
             return Ok(false);
         }
         let before = object.clone();
-        self.run(admission, object, old, None)?;
+        self.run(admission, object, old, None).await?;
         Ok(*object != before)
     }
 
@@ -76,15 +81,15 @@ impl Round {
     ///
     /// # Errors
     /// As [`Round::first`].
-    pub fn again(&mut self, admission: &Admission<'_>, object: &mut Value, old: &Value) -> Result<(), ApiError> {
+    pub async fn again(&mut self, admission: &Admission<'_>, object: &mut Value, old: &Value) -> Result<(), ApiError> {
         let wanted = std::mem::take(&mut self.again);
         if wanted.is_empty() {
             return Ok(());
         }
-        self.run(admission, object, old, Some(&wanted))
+        self.run(admission, object, old, Some(&wanted)).await
     }
 
-    fn run(
+    async fn run(
         &mut self,
         admission: &Admission<'_>,
         object: &mut Value,
@@ -100,7 +105,7 @@ impl Round {
             if only.is_some_and(|only| !only.contains(&invocation.key())) {
                 continue;
             }
-            match invocation.run(admission, object, old) {
+            match invocation.run_in_version(admission, object, old).await {
                 Ok(true) if invocation.policy.again => self.again.push(invocation.key()),
                 Ok(_) => {}
                 Err(Problem::Status(error)) => return Err(error),
@@ -221,6 +226,24 @@ impl Invocation<'_, '_> {
     fn key(&self) -> Key {
         let (namespace, name) = (api::meta::namespace(&self.params), api::meta::name(&self.params));
         (self.policy.base.name.clone(), self.binding.name.clone(), format!("{namespace}/{name}"))
+    }
+
+    /// Changes the object in the version that the policy asks for, and says whether the policy's conditions let it.
+    async fn run_in_version(
+        &self,
+        admission: &Admission<'_>,
+        object: &mut Value,
+        old: &Value,
+    ) -> Result<bool, Problem> {
+        let Some([before, old]) = self.target.converted(admission, object, old).await.map_err(Problem::Status)? else {
+            return self.run(admission, object, old);
+        };
+        let mut made = before.clone();
+        let done = self.run(admission, &mut made, &old)?;
+        if made != before {
+            *object = self.target.converted_back(admission, made).await.map_err(Problem::Status)?;
+        }
+        Ok(done)
     }
 
     /// Changes the object, and says whether the policy's conditions let it.

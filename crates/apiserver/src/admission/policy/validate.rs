@@ -59,17 +59,19 @@ struct Denial {
 ///
 /// # Errors
 /// The first refusal.
-pub(in super::super) fn validate(admission: &Admission<'_>, object: &Value, old: &Value) -> Result<(), ApiError> {
+pub(in super::super) async fn validate(admission: &Admission<'_>, object: &Value, old: &Value) -> Result<(), ApiError> {
     let kinds = ["validatingadmissionpolicies", "validatingadmissionpolicybindings"];
     let policies = admission.server.admission.policies.validating.current(admission.caches(), kinds, Policy::new);
     let mut denied: Option<Denial> = None;
     for policy in policies.iter() {
         let Some(target) = policy.base.selection.target(admission, object, old) else { continue };
         let bindings = policy.base.bindings.iter();
-        let mut bindings = bindings.filter(|b| b.selection.target(admission, object, old).is_some()).peekable();
-        if bindings.peek().is_none() {
+        let bindings: Vec<_> = bindings.filter(|b| b.selection.target(admission, object, old).is_some()).collect();
+        if bindings.is_empty() {
             continue;
         }
+        let converted = target.converted(admission, object, old).await?;
+        let [object, old] = converted.as_ref().map_or([object, old], |both| both.each_ref());
         let shown = Shown::new(admission, &target, object, old);
         let (namespace, authorizer) = (namespace_of(admission), authorizer::of(admission));
         let values = vec![

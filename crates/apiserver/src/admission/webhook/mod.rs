@@ -163,6 +163,25 @@ async fn change(
     object: &mut Value,
     old: &Value,
 ) -> Result<Option<bool>, ApiError> {
+    let Some([before, old]) = target.converted(admission, object, old).await? else {
+        return change_here(admission, (hook, turn), target, object, old).await;
+    };
+    let mut made = before.clone();
+    let changed = change_here(admission, (hook, turn), target, &mut made, &old).await?;
+    if made != before {
+        *object = target.converted_back(admission, made).await?;
+    }
+    Ok(changed)
+}
+
+/// The same for an object that needs no conversion.
+async fn change_here(
+    admission: &Admission<'_>,
+    (hook, turn): (&Hook, Turn),
+    target: &Target<'_>,
+    object: &mut Value,
+    old: &Value,
+) -> Result<Option<bool>, ApiError> {
     let open = format!("failed-open.mutation.webhook.admission.k8s.io/{turn}");
     let Some(verdict) = ask(admission, hook, &open, target, object, old).await? else { return Ok(None) };
     let changed = match verdict {
@@ -212,6 +231,8 @@ pub(super) async fn validate(admission: &Admission<'_>, object: &Value, old: &Va
     let selected = all.filter_map(|(i, hook)| Some((i, hook, hook.selects(admission, object, old)?)));
     let asked = selected.map(|(index, hook, target)| async move {
         let open = format!("failed-open.validating.webhook.admission.k8s.io/{}", Turn { round: 0, index });
+        let converted = target.converted(admission, object, old).await?;
+        let [object, old] = converted.as_ref().map_or([object, old], |both| both.each_ref());
         ask(admission, hook, &open, &target, object, old).await
     });
     for answer in join_all(asked).await {

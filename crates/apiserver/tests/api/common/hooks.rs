@@ -31,8 +31,8 @@ pub struct Hooks {
 
 impl Hooks {
     pub async fn serve(cluster: &Cluster, answer: impl Fn(&str, &Value) -> Value + Send + Sync + 'static) -> Hooks {
-        let (seen, queries): (Arc<parking_lot::Mutex<Vec<(String, Value)>>>, Arc<parking_lot::Mutex<Vec<String>>>) =
-            Default::default();
+        let seen: Arc<parking_lot::Mutex<Vec<(String, Value)>>> = Arc::default();
+        let queries: Arc<parking_lot::Mutex<Vec<String>>> = Arc::default();
         let permits = Arc::new(Semaphore::new(0));
         let (log, asked, answer, permit): (_, _, Answer, _) =
             (seen.clone(), queries.clone(), Arc::new(answer), permits.clone());

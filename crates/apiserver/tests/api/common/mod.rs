@@ -150,7 +150,7 @@ impl Watch {
                 let line: Vec<u8> = self.buffer.drain(..=end).collect();
                 return Some(serde_json::from_slice(&line).unwrap());
             }
-            let frame = tokio::time::timeout(std::time::Duration::from_secs(20), self.body.frame()).await;
+            let frame = tokio::time::timeout(std::time::Duration::from_secs(60), self.body.frame()).await;
             match frame.expect("the watch says something in time") {
                 Some(frame) => self.buffer.extend_from_slice(&frame.unwrap().into_data().unwrap()),
                 None => return None,
