@@ -161,12 +161,18 @@ boot() {
   end_machine
   wait "$machine" "$shown" 2>/dev/null
   machine=
-  [ $ended -eq 0 ] || echo "the virtual machine did not end within $minutes minutes"
+  [ $ended -eq 0 ] || late=1
 }
 
 fetch_kernel || skip "Debian's kernel could not be fetched"
 make_root && make_initramfs || { echo "the disk of the virtual machine could not be made" && exit 1; }
+late=0
 boot
+# Emulated, it is as slow as the host is busy: what the tests said until then counts.
+if [ $late -eq 1 ] && ! has_kvm && ! grep -q '^test .* FAILED$' "$WORK/out"; then
+  skip "the rest, since the emulated machine did not end within $minutes minutes"
+fi
+[ $late -eq 0 ] || echo "the virtual machine did not end within $minutes minutes"
 status=$(sed -n 's/^vm: status //p' "$WORK/out" | tail -n 1)
 if [ -z "$status" ]; then
   echo "the virtual machine ended before the suites did; the end of its console:"
