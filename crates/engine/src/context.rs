@@ -16,7 +16,8 @@ use tokio::sync::broadcast;
 use crate::driver::Handle;
 use crate::oci::Host;
 use crate::record::Records;
-use crate::runtime::{RuntimeError, RuntimeEvent, SandboxSpec};
+use crate::runtime::{Resources, RuntimeError, RuntimeEvent, SandboxSpec};
+use crate::weights::Weights;
 
 /// Shared by the engine and its drivers.
 pub struct Context {
@@ -26,6 +27,7 @@ pub struct Context {
     pub network: Network,
     pub host: Host,
     pub shims: Shims,
+    pub weights: Weights,
     pub events: broadcast::Sender<RuntimeEvent>,
     pub sandboxes: Mutex<BTreeMap<String, Handle>>,
 }
@@ -41,6 +43,17 @@ impl Context {
         let own = spec.cgroup.trim_matches('/');
         let own = if own.is_empty() { format!("pod{}", spec.id) } else { own.to_owned() };
         format!("{}/{own}", self.instance.cgroup_parent())
+    }
+
+    /// Has the class of a sandbox weigh what its sandboxes ask for, this one `resources`, or nothing when it runs no more. Blocks
+    /// for a write. That a class could not be given its weight ends no pod: it is logged.
+    pub fn weigh(&self, spec: &SandboxSpec, resources: Option<&Resources>) {
+        let Some((class, _)) = spec.cgroup.trim_matches('/').rsplit_once('/') else { return };
+        let path = format!("{}/{class}", self.instance.cgroup_parent());
+        let shares = resources.map(|r| r.cpu_shares.unwrap_or(0));
+        if let Err(error) = self.weights.note(&path, &spec.id, shares) {
+            tracing::warn!(cgroup = path, %error, "the weight of a class of pods could not be set");
+        }
     }
 
     /// Says that something about a container may have changed.

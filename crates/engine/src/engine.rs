@@ -110,6 +110,9 @@ impl Engine {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&pods).map_err(io_at(&pods))?;
         let dir = instance.data_dir().join("engine");
         let records = Records::open(&dir).map_err(io_at(&dir))?;
+        if let Err(error) = shim::cgroup::clear_root() {
+            tracing::warn!(%error, "processes in the root cgroup are in the way of limits");
+        }
         let host = Host::probe();
         for controller in ["cpu", "memory", "pids"].iter().filter(|c| !host.controllers.contains(**c)) {
             tracing::warn!(controller, "this host has no such cgroup controller; limits of it are not enforced");
@@ -118,6 +121,7 @@ impl Engine {
             images: ImageStore::open_with(&instance.data_dir().join("images"), config.images)?,
             network: Network::open(net::NetworkConfig::of(&instance)).await?,
             shims: Shims::new(&config.shim_exe, &dir.join("exe")),
+            weights: crate::weights::Weights::default(),
             events: broadcast::channel(HINTS_MAX).0,
             sandboxes: Mutex::new(BTreeMap::new()),
             instance,

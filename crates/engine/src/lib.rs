@@ -23,6 +23,7 @@ pub mod runtime;
 mod session;
 mod usage;
 mod user;
+pub mod weights;
 
 pub use down::{destroy_all, leftovers};
 pub use engine::{Engine, EngineConfig, OpenError};

@@ -127,6 +127,62 @@ fn enable_controllers(dir: &Path) {
     }
 }
 
+/// Where processes go that were in the root (see [`clear_root`]), as other engines in containers name it.
+const LEAF: &str = "init";
+
+/// Empties the root of the unified tree where it is not the kernel's own but the cgroup of a container that this runs in: a
+/// cgroup with processes in it hands no controller down (cgroups(7), "no internal processes"), and nothing below it could be
+/// limited. They go to a cgroup of their own below it. What is not in this process namespace stays: it cannot be named.
+///
+/// # Errors
+/// The kernel's: a tree that is mounted read-only, for one.
+pub fn clear_root() -> io::Result<()> {
+    let Some(root) = hierarchies().first().filter(|_| is_unified()).map(|tree| &tree.root) else { return Ok(()) };
+    // The kernel's own root has no such file, and is free to have processes.
+    if root.join("cgroup.type").exists() { empty_into(root, LEAF) } else { Ok(()) }
+}
+
+fn empty_into(dir: &Path, leaf: &str) -> io::Result<()> {
+    /// A process may fork while it is moved; then the child is found the next time.
+    const ROUNDS_MAX: u32 = 16;
+    for _ in 0..ROUNDS_MAX {
+        let text = std::fs::read_to_string(dir.join("cgroup.procs"))?;
+        let pids: Vec<&str> = text.lines().filter(|pid| *pid != "0").collect();
+        if pids.is_empty() {
+            break;
+        }
+        match std::fs::create_dir(dir.join(leaf)) {
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
+            _ => {}
+        }
+        for pid in pids {
+            match std::fs::write(dir.join(leaf).join("cgroup.procs"), pid) {
+                // It has ended.
+                Err(e) if e.raw_os_error() == Some(libc::ESRCH) => {}
+                other => other?,
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What every container's cgroup has on v2 beside its limits, as the kubelet sets it: its processes end together when memory
+/// runs out (`memory.oom.group`; on v1 the kernel ends one of them, and knows nothing else), and it does not swap. A kernel
+/// that lacks either file has nothing to be set. On v1 nothing is done.
+///
+/// # Errors
+/// The kernel's.
+pub fn set_container_defaults(path: &str) -> io::Result<()> {
+    let Some(tree) = hierarchies().first().filter(|_| is_unified()) else { return Ok(()) };
+    for (file, value) in [("memory.oom.group", "1"), ("memory.swap.max", "0")] {
+        let file = tree.root.join(path).join(file);
+        if file.exists() {
+            std::fs::write(file, value)?;
+        }
+    }
+    Ok(())
+}
+
 /// A new v1 cpuset is empty, and takes no process until it has CPUs and memory nodes.
 fn inherit_cpuset(dir: &Path) {
     for file in ["cpuset.cpus", "cpuset.mems"] {
@@ -266,6 +322,18 @@ mod tests {
         assert_eq!(roots, ["memory", "cpu,cpuacct", "systemd", "unified"]);
         assert_eq!(found[1].controllers, ["cpu", "cpuacct"]);
         assert!(!found[2].holds_containers());
+    }
+
+    #[test]
+    fn a_cgroup_is_emptied_into_one_below_it() {
+        // Plain files: what was written last is seen, and the list does not get shorter by it.
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("cgroup.procs"), "0\n").unwrap();
+        empty_into(dir.path(), LEAF).unwrap();
+        assert!(!dir.path().join(LEAF).exists(), "nobody that could be moved");
+        std::fs::write(dir.path().join("cgroup.procs"), "0\n12\n").unwrap();
+        empty_into(dir.path(), LEAF).unwrap();
+        assert_eq!(std::fs::read_to_string(dir.path().join(LEAF).join("cgroup.procs")).unwrap(), "12");
     }
 
     #[test]

@@ -160,7 +160,7 @@ fn build(job: Job, console: Option<&Path>, failure: i32) -> Result<Built, String
     builder.stdout = job.stdio.stdout;
     builder.stderr = job.stdio.stderr;
     let Some(args) = job.exec else {
-        confine_devices(&spec)?;
+        prepare_cgroup(&spec)?;
         let container = builder
             .as_init(&job.bundle)
             .with_systemd(false)
@@ -182,14 +182,18 @@ fn build(job: Job, console: Option<&Path>, failure: i32) -> Result<Built, String
 }
 
 /// On v2, before anything of the container runs. Its cgroup is made here, which libcontainer then finds.
-fn confine_devices(spec: &Spec) -> Result<(), String> {
+fn prepare_cgroup(spec: &Spec) -> Result<(), String> {
     let linux = spec.linux().as_ref().ok_or("no linux section in the spec")?;
     let rules = linux.resources().as_ref().and_then(|r| r.devices().clone()).unwrap_or_default();
     let all_allowed = rules.iter().any(|d| d.allow() && d.major().is_none() && d.minor().is_none());
-    let (true, false, Some(path)) = (cgroup::is_unified(), all_allowed, linux.cgroups_path()) else { return Ok(()) };
+    let (true, Some(path)) = (cgroup::is_unified(), linux.cgroups_path()) else { return Ok(()) };
     let path = path.to_string_lossy();
     let path = path.trim_start_matches('/');
     cgroup::create(path).map_err(io_words("cgroup"))?;
+    cgroup::set_container_defaults(path).map_err(io_words("cgroup"))?;
+    if all_allowed {
+        return Ok(());
+    }
     let tree = cgroup::hierarchies().first().ok_or("no cgroups are mounted")?;
     devices::confine(&tree.root.join(path)).map_err(io_words("device rules"))
 }

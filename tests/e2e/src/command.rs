@@ -58,7 +58,7 @@ pub fn run(command: &mut Command, stdin: Option<&[u8]>, limit: Duration) -> Resu
         // A program that ends early closes its input: what it prints tells more than the broken pipe.
         std::thread::spawn(move || drop(pipe.write_all(&text)));
     }
-    collect(child, line, Instant::now() + limit)
+    collect(child, line, Instant::now() + crate::patient(limit))
 }
 
 fn collect(mut child: Child, line: String, deadline: Instant) -> Result<Output> {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use crate::command::{self, Output};
-use crate::{IMAGE, Kubectl, eventually, leaks};
+use crate::{IMAGE, Kubectl, eventually, leaks, patient};
 
 /// How long a start, and a taking down, may take on a busy machine.
 const START_MAX: Duration = Duration::from_secs(60);
@@ -195,8 +195,8 @@ impl Instance {
             Ok(name.trim().to_owned())
         })
         .with_context(|| self.log_tail())?;
-        let ready =
-            self.kubectl.run_for(&["wait", &node, "--for=condition=Ready", "--timeout=60s"], None, START_MAX * 2);
+        let limit = format!("--timeout={}s", patient(START_MAX).as_secs());
+        let ready = self.kubectl.run_for(&["wait", &node, "--for=condition=Ready", &limit], None, START_MAX * 2);
         ready?.ok().with_context(|| self.log_tail())?;
         Ok(())
     }
@@ -253,7 +253,7 @@ impl Instance {
     pub fn stop(&self, signal: nix::sys::signal::Signal) -> Result<ExitStatus> {
         let mut server = lock(&self.server).take().context("the server was not started")?;
         signal_pid(server.id(), signal)?;
-        let deadline = Instant::now() + START_MAX;
+        let deadline = Instant::now() + patient(START_MAX);
         let status = eventually(START_MAX, "the server ends", || server.try_wait()?.context("it still runs"));
         if status.is_err() || Instant::now() > deadline {
             let _ = server.kill();

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::command::{self, Output};
-use crate::{Instance, eventually};
+use crate::{Instance, eventually, patient};
 
 /// kubectl of the PATH with a kubeconfig.
 #[derive(Debug, Clone)]
@@ -93,7 +93,7 @@ impl Ctx {
     pub fn new(instance: Arc<Instance>, test: &str) -> Result<Ctx> {
         let ctx = Ctx::existing(instance, test);
         ctx.ok(&["create", "namespace", &ctx.ns])?;
-        ctx.ok(&["wait", "serviceaccount/default", "--for=create", "--timeout=30s"])?;
+        ctx.wait_for("serviceaccount/default", "create", Duration::from_secs(30))?;
         Ok(ctx)
     }
 
@@ -123,7 +123,8 @@ impl Ctx {
 
     /// The same with another limit.
     pub fn wait_for(&self, resource: &str, condition: &str, limit: Duration) -> Result<()> {
-        let (condition, timeout) = (format!("--for={condition}"), format!("--timeout={}s", limit.as_secs()));
+        let timeout = format!("--timeout={}s", patient(limit).as_secs());
+        let condition = format!("--for={condition}");
         let args = ["wait", resource, &condition, &timeout];
         self.run_for(&args, None, limit + Duration::from_secs(15))?.ok()?;
         Ok(())

@@ -19,4 +19,4 @@ pub use instance::{Instance, InstanceBuilder, free_port, signal_pid, windlass};
 pub use kubectl::{Ctx, Kubectl};
 pub use manifest::{IDLE, IMAGE, container, deployment, httpd, merge, pod, service};
 pub use runner::{Suite, Test, needs_root, skip};
-pub use wait::eventually;
+pub use wait::{eventually, patient};

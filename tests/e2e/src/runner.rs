@@ -210,10 +210,10 @@ fn run_one(test: Test, instance: Option<Arc<Instance>>) -> Verdict {
         let outcome = catch_unwind(AssertUnwindSafe(|| attempt(test, instance)));
         let _ = sender.send(outcome.unwrap_or_else(|panic| Err(anyhow!("panicked: {}", panic_text(&*panic)))));
     });
-    let error = match receiver.recv_timeout(test.limit) {
+    let error = match receiver.recv_timeout(crate::patient(test.limit)) {
         Ok(Ok(())) => return Verdict::Passed,
         Ok(Err(error)) => error,
-        Err(RecvTimeoutError::Timeout) => anyhow!("did not end within {} s", test.limit.as_secs()),
+        Err(RecvTimeoutError::Timeout) => anyhow!("did not end within {} s", crate::patient(test.limit).as_secs()),
         Err(RecvTimeoutError::Disconnected) => anyhow!("its thread ended without a word"),
     };
     if let Some(skip) = error.downcast_ref::<Skip>() {

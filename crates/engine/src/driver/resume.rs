@@ -13,6 +13,9 @@ impl Driver {
     pub(super) async fn resume(&mut self, record: SandboxRecord, containers: Vec<ContainerRecord>) -> bool {
         let complete = record.complete;
         self.containers = containers.into_iter().map(|c| (c.spec.id.clone(), c)).collect();
+        if complete && !record.stopped {
+            self.cx.weigh(&record.spec, Some(&record.spec.resources));
+        }
         self.record = Some(record);
         let pod_dir = self.cx.pod_dir(&self.id);
         let rebooted = !pod_dir.exists();

@@ -65,11 +65,12 @@ impl Driver {
         self.record = Some(record.clone());
         let (cx, path, dir, limits) =
             (self.cx.clone(), self.cx.sandbox_cgroup(&spec), pod_dir.clone(), spec.resources.clone());
-        let init = self.sandbox_init(&spec, &pod_dir);
+        let (init, of) = (self.sandbox_init(&spec, &pod_dir), spec.clone());
         blocking("make sandbox", move || {
             std::fs::create_dir_all(&dir).map_err(failed("make sandbox folder"))?;
             shim::cgroup::create(&path).map_err(failed("make cgroup"))?;
             limits::apply(&path, &limits, &cx.host)?;
+            cx.weigh(&of, Some(&limits));
             cx.shims.launch(&init)
         })
         .await?;
@@ -130,7 +131,13 @@ impl Driver {
         self.live()?;
         let Some(record) = &mut self.record else { return Err(self.not_found("sandbox")) };
         let (cx, path, limits) = (self.cx.clone(), self.cx.sandbox_cgroup(&record.spec), resources.clone());
-        blocking("update limits", move || limits::change(&path, &limits, &cx.host)).await?;
+        let of = record.spec.clone();
+        blocking("update limits", move || {
+            limits::change(&path, &limits, &cx.host)?;
+            cx.weigh(&of, Some(&limits));
+            Ok(())
+        })
+        .await?;
         record.spec.resources = resources;
         self.cx.records.put_sandbox(record).map_err(failed("write record"))?;
         self.publish();
@@ -149,7 +156,9 @@ impl Driver {
         }
         self.end_shim().await?;
         let pod_dir = self.cx.pod_dir(&self.id);
+        let (cx, of) = (self.cx.clone(), record.spec);
         blocking("release sandbox", move || {
+            cx.weigh(&of, None);
             shim::sandbox::unpin(&pod_dir);
             files::release(&pod_dir);
             Ok(())

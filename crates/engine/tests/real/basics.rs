@@ -3,9 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use engine::runtime::{
-    ContainerRuntime, ContainerState, DnsConfig, Mount, Propagation, Resources, RuntimeError, SandboxSpec,
-};
+use engine::runtime::{ContainerRuntime, ContainerState, DnsConfig, Mount, Propagation, RuntimeError, SandboxSpec};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::world::{World, status, wait_exit};
@@ -149,44 +147,6 @@ pub async fn repeating_a_call_changes_nothing(w: Arc<World>) {
     }
     let bad = SandboxSpec { sysctls: vec![("vm.swappiness".into(), "1".into())], ..sandbox };
     assert!(matches!(e.run_sandbox(bad).await, Err(RuntimeError::Invalid(_))));
-}
-
-pub async fn limits_and_usage(w: Arc<World>) {
-    let pod = Resources { memory_limit_bytes: Some(256 << 20), cpu_shares: Some(200), ..Resources::default() };
-    let sandbox = SandboxSpec { resources: pod, ..w.sandbox_spec() };
-    w.engine().run_sandbox(sandbox.clone()).await.unwrap();
-    let mut spec = w
-        .shell(&sandbox, "cat /proc/self/oom_score_adj; i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done; sleep 1000");
-    spec.resources = Resources {
-        memory_limit_bytes: Some(64 << 20),
-        cpu_quota_us: Some(50_000),
-        cpu_period_us: Some(100_000),
-        cpu_shares: Some(100),
-        pids_limit: Some(50),
-        oom_score_adj: Some(700),
-    };
-    w.start(&spec).await;
-    w.logged(&spec, "700\n").await;
-    let path = format!("{}/{}/{}", w.instance.cgroup_parent(), sandbox.cgroup, spec.id);
-    let read = |controller: &str, file: &str| {
-        let dir = shim::cgroup::dir_of(controller, &path).unwrap();
-        std::fs::read_to_string(dir.join(file)).unwrap().trim().to_owned()
-    };
-    let memory_file = if shim::cgroup::is_unified() { "memory.max" } else { "memory.limit_in_bytes" };
-    assert_eq!(read("memory", memory_file), (64 << 20).to_string());
-    assert_eq!(read("pids", "pids.max"), "50");
-    if !shim::cgroup::is_unified() {
-        assert_eq!(read("cpu", "cpu.cfs_quota_us"), "50000");
-        assert_eq!(read("cpu", "cpu.shares"), "100");
-    }
-    let more = Resources { memory_limit_bytes: Some(96 << 20), ..spec.resources.clone() };
-    w.engine().update_resources(&spec.id, more.clone()).await.unwrap();
-    assert_eq!(read("memory", memory_file), (96 << 20).to_string());
-    assert_eq!(status(w.engine(), &spec.id).await.unwrap().spec.resources, more);
-    let usage = w.engine().usage(&spec.id).await.unwrap();
-    assert!(usage.cpu_ns > 0 && usage.memory_bytes > 0 && usage.pids >= 1, "{usage:?}");
-    assert!(usage.working_set_bytes <= usage.memory_bytes);
-    w.engine().remove_sandbox(&sandbox.id).await.unwrap();
 }
 
 pub async fn a_sandbox_has_an_address_and_ports_can_be_reached(w: Arc<World>) {

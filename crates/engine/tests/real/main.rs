@@ -6,6 +6,7 @@
 mod basics;
 mod confinement;
 mod lifetimes;
+mod limits;
 mod restarts;
 mod streams;
 mod world;
@@ -33,7 +34,11 @@ const TESTS: &[Test] = tests![
     basics::environment_folder_and_files_are_as_asked,
     basics::mounts_are_seen_and_read_only_ones_cannot_be_written,
     basics::repeating_a_call_changes_nothing,
-    basics::limits_and_usage,
+    limits::limits_and_usage,
+    limits::a_class_weighs_what_its_sandboxes_ask_for,
+    limits::no_more_processes_than_the_limit,
+    limits::all_of_a_container_ends_when_memory_runs_out_on_v2,
+    limits::in_the_cgroup_of_a_container_limits_hold_too,
     basics::a_sandbox_has_an_address_and_ports_can_be_reached,
     confinement::system_calls_and_capabilities_are_limited_in_exec_too,
     confinement::users_groups_and_their_streams,
@@ -61,7 +66,7 @@ const TESTS: &[Test] = tests![
 ];
 
 /// A test that takes longer has failed.
-const TEST_LIMIT: Duration = Duration::from_secs(90);
+const TEST_LIMIT: Duration = Duration::from_secs(240);
 
 fn main() -> ExitCode {
     if let Some(code) = shim::main_if_shim() {

@@ -16,7 +16,7 @@ use tokio::io::AsyncReadExt;
 
 pub const IMAGE: &str = "test/busybox:1";
 /// Longest wait for something that must happen.
-pub const LIMIT: Duration = Duration::from_secs(20);
+pub const LIMIT: Duration = Duration::from_secs(60);
 
 pub struct World {
     pub engine: Option<Engine>,

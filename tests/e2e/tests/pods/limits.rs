@@ -1,9 +1,9 @@
 //! Resources: cgroups of v1, hybrid and v2 hosts alike.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use e2e::{Ctx, IDLE, leaks, pod};
+use e2e::{Ctx, IDLE, container, leaks, pod};
 use serde_json::json;
 
 /// The value of a container's cgroup file: `(v2 controller file, v1 controller, v1 file)`, read on the host.
@@ -42,6 +42,54 @@ pub fn resources_are_written_to_the_cgroup(ctx: &Ctx) -> Result<()> {
     let weight = cgroup_value(ctx, &id, "cpu.weight", ("cpu", "cpu.shares"))?;
     ensure!(["102", "4", "17"].contains(&weight.as_str()), "CPU weight {weight}");
     ensure!(ctx.field("pod/limited", ".status.qosClass")? == "Burstable");
+    Ok(())
+}
+
+pub fn a_pod_and_its_class_are_limited_in_the_cgroup_as_a_whole(ctx: &Ctx) -> Result<()> {
+    let amount = json!({"cpu": "300m", "memory": "32Mi"});
+    let resources = json!({"requests": amount, "limits": amount});
+    let mut whole = pod("whole", IDLE, json!({"containers": [{"name": "main", "resources": resources}]}));
+    let mut beside = container("beside", IDLE);
+    beside["resources"] = resources;
+    whole["spec"]["containers"].as_array_mut().context("it has containers")?.push(beside);
+    ctx.ready_pod(whole)?;
+    ctx.ready_pod(pod("modest", IDLE, json!({"containers": [{"name": "main", "resources": {"requests": amount}}]})))?;
+    ctx.ready_pod(pod("humble", IDLE, json!({})))?;
+    let uid = |name: &str| ctx.field(&format!("pod/{name}"), ".metadata.uid");
+    let memory = cgroup_value(ctx, &uid("whole")?, "memory.max", ("memory", "memory.limit_in_bytes"))?;
+    ensure!(memory == (64 << 20).to_string(), "both containers together: {memory}");
+    let cpu = cgroup_value(ctx, &uid("whole")?, "cpu.max", ("cpu", "cpu.cfs_quota_us"))?;
+    ensure!(cpu == "60000 100000" || cpu == "60000", "both containers together: {cpu}");
+    let unlimited = cgroup_value(ctx, &uid("modest")?, "cpu.max", ("cpu", "cpu.cfs_quota_us"))?;
+    ensure!(unlimited == "max 100000" || unlimited == "-1", "{unlimited}");
+    // 300m are 307 shares, or a weight of 39. Other tests have pods in the same class, which add to it.
+    let weight = |class| -> Result<u64> { Ok(cgroup_value(ctx, class, "cpu.weight", ("cpu", "cpu.shares"))?.parse()?) };
+    ensure!(weight("burstable")? >= 39, "{}", weight("burstable")?);
+    // Those that ask for nothing get what is left: 2 shares, or a weight of 1, however many they are.
+    ensure!(weight("besteffort")? <= 2, "{}", weight("besteffort")?);
+    Ok(())
+}
+
+/// As the kubelet has it: on v2 the kernel ends all processes of a container, on v1 it can end one only.
+pub fn a_child_that_is_oom_killed_takes_its_container_along_on_v2(ctx: &Ctx) -> Result<()> {
+    let script = format!("(x=0123456789abcdef; while :; do x=$x$x; done); echo child $?; {IDLE}");
+    let spec = json!({
+        "restartPolicy": "Never",
+        "containers": [{"name": "main", "resources": {"limits": {"memory": "32Mi"}}}],
+    });
+    ctx.apply(&[pod("parent", &script, spec)])?;
+    if Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
+        ctx.wait("pod/parent", "jsonpath={.status.phase}=Failed")?;
+        let ended = ctx.json("pod/parent")?["status"]["containerStatuses"][0]["state"]["terminated"].clone();
+        ensure!(ended["reason"] == "OOMKilled" && ended["exitCode"] == 137, "{ended}");
+        return Ok(());
+    }
+    e2e::eventually(std::time::Duration::from_secs(60), "its parent goes on", || {
+        let log = ctx.ok(&["logs", "parent"])?;
+        ensure!(log.ends_with("child 137\n"), "{log:?}");
+        Ok(())
+    })?;
+    ensure!(ctx.field("pod/parent", ".status.phase")? == "Running");
     Ok(())
 }
 
