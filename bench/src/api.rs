@@ -64,6 +64,8 @@ pub async fn run(kubeconfig: &Path, server: Option<Server>, seconds: u64, connec
         let told = if writers == 1 { told.to_owned() } else { told.replace("32", &writers.to_string()) };
         row(&format!("100 watchers × 1,000 updates, {told}"), &rounds, " events/s", Some(stock::EVENTS));
     }
+    // The first connection has been idle for longer than servers keep such open.
+    let mut one = target.connect().await?;
     for ns in ["bench", "bench-watch"] {
         one.call(Method::DELETE, &format!("/api/v1/namespaces/{ns}"), None).await?;
     }
