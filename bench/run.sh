@@ -1,20 +1,32 @@
 #!/usr/bin/env bash
-# Measures the release binary on an instance of its own, and takes the instance down again. As root.
+# Measures the release binary on instances of its own, and takes them down again. As root. Every figure of the README
+# comes from one run of this.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+TARGET=${CARGO_TARGET_DIR:-$PWD/target}
 cargo build --release --locked -q -p windlass -p bench
-BIN=$PWD/target/release/windlass
-BENCH=$PWD/target/release/bench
+BIN=$TARGET/release/windlass
+BENCH=$TARGET/release/bench
 NAME=bench
 DATA=$(mktemp -d /var/tmp/windlass-bench.XXXXXX)
 PORT=${BENCH_PORT:-17443}
-cleanup() {
+down() {
   "$BIN" down --purge --name "$NAME" --data-dir "$DATA" >/dev/null 2>&1 || true
+}
+cleanup() {
+  down
   rm -rf "$DATA"
 }
 trap cleanup EXIT
 
+# up [OPTION...]: a fresh instance, at rest.
+up() {
+  "$BIN" server --detach --name "$NAME" --data-dir "$DATA" --api-port "$PORT" "$@" >/dev/null
+  export KUBECONFIG="$DATA/admin.kubeconfig"
+}
+
 echo "machine: $(nproc) cores, $(uname -r), $(sed -n 's/^model name.*: //p' /proc/cpuinfo | head -n 1)"
+echo "load before: $(cut -d' ' -f1-3 /proc/loadavg)"
 echo
 root=$(mktemp -d "$DATA/root.XXXXXX")
 mkdir -p "$root/bin" "$root/etc"
@@ -26,12 +38,24 @@ tar -C "$root" -cf "$DATA/busybox.tar" .
 
 "$BENCH" start --binary "$BIN" --name "$NAME" --data-dir "$DATA" --port "$PORT"
 echo
-"$BIN" server --detach --name "$NAME" --data-dir "$DATA" --api-port "$PORT" >/dev/null
-kubectl --kubeconfig "$DATA/admin.kubeconfig" wait --for=condition=Ready node --all --timeout=60s >/dev/null
+up
+kubectl wait --for=condition=Ready node --all --timeout=60s >/dev/null
 # Let the start settle: what is measured is the instance at rest.
 sleep 10
 "$BENCH" idle --run-dir "/run/windlass-$NAME"
 echo
-"$BENCH" pods --kubeconfig "$DATA/admin.kubeconfig" --image windlass.local/bench:1
+"$BENCH" pods --kubeconfig "$KUBECONFIG" --image windlass.local/bench:1
 echo
-"$BENCH" api --kubeconfig "$DATA/admin.kubeconfig"
+"$BENCH" api --kubeconfig "$KUBECONFIG" --run-dir "/run/windlass-$NAME"
+echo
+down
+mkdir -p "$DATA"
+
+# On an instance of its own: the objects of before are not to be counted.
+up
+"$BENCH" memory --kubeconfig "$KUBECONFIG" --run-dir "/run/windlass-$NAME" --pods "${BENCH_PODS:-100000}"
+echo
+down
+mkdir -p "$DATA"
+etcd=$(command -v etcd || true)
+"$BENCH" raw --dir "$DATA" ${etcd:+--etcd "$etcd"}

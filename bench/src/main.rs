@@ -5,8 +5,12 @@
 
 mod api;
 mod client;
+mod memory;
 mod pods;
 mod processes;
+mod raw;
+mod report;
+mod stock;
 
 use std::path::PathBuf;
 
@@ -26,12 +30,45 @@ enum What {
         /// Admin kubeconfig
         #[arg(long)]
         kubeconfig: PathBuf,
+        /// Run directory of the instance: its server's CPU time is measured, too
+        #[arg(long)]
+        run_dir: Option<PathBuf>,
         /// Seconds per measurement
         #[arg(long, default_value_t = 3)]
         seconds: u64,
         /// Connections
         #[arg(long, default_value_t = 32)]
         connections: usize,
+    },
+    /// Memory of the server with many pods of 3 KiB
+    Memory {
+        /// Admin kubeconfig
+        #[arg(long)]
+        kubeconfig: PathBuf,
+        /// Run directory of the instance
+        #[arg(long)]
+        run_dir: PathBuf,
+        /// How many pods
+        #[arg(long, default_value_t = 100_000)]
+        pods: usize,
+        /// Connections
+        #[arg(long, default_value_t = 32)]
+        connections: usize,
+    },
+    /// Writes and reads of the stores alone: the embedded one and etcd, in turn
+    Raw {
+        /// Folder for the files, on the disk that is to be measured
+        #[arg(long)]
+        dir: PathBuf,
+        /// The etcd to run; without one only the embedded store is measured
+        #[arg(long)]
+        etcd: Option<PathBuf>,
+        /// Seconds per measurement
+        #[arg(long, default_value_t = 3)]
+        seconds: u64,
+        /// Callers at a time
+        #[arg(long, default_value_t = 32)]
+        callers: usize,
     },
     /// Time from creating a pod to its Ready condition, one at a time, image present
     Pods {
@@ -75,7 +112,14 @@ enum What {
 async fn main() -> anyhow::Result<()> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     match Cli::parse().what {
-        What::Api { kubeconfig, seconds, connections } => api::run(&kubeconfig, seconds, connections).await,
+        What::Api { kubeconfig, run_dir, seconds, connections } => {
+            let server = run_dir.as_deref().map(processes::Server::of).transpose()?;
+            api::run(&kubeconfig, server, seconds, connections).await
+        }
+        What::Memory { kubeconfig, run_dir, pods, connections } => {
+            memory::run(&kubeconfig, processes::Server::of(&run_dir)?, pods, connections).await
+        }
+        What::Raw { dir, etcd, seconds, callers } => raw::run(&dir, etcd.as_deref(), seconds, callers).await,
         What::Pods { kubeconfig, image, count } => pods::run(&kubeconfig, &image, count).await,
         What::Idle { run_dir } => processes::idle(&run_dir),
         What::Start { binary, name, data_dir, port, count } => {

@@ -12,11 +12,56 @@ use crate::{median, percentile};
 /// A start that takes longer has failed.
 const START_MAX: Duration = Duration::from_secs(60);
 
+/// The server of a running instance.
+#[derive(Debug, Clone, Copy)]
+pub struct Server {
+    pid: i64,
+}
+
+/// CPU time of a process so far.
+#[derive(Debug, Clone, Copy)]
+pub struct Usage {
+    /// User and system time, seconds.
+    pub cpu_s: f64,
+}
+
+/// Memory of a process.
+#[derive(Debug, Clone, Copy)]
+pub struct Memory {
+    /// Resident, KiB.
+    pub rss_kib: u64,
+    /// The most that ever was, KiB.
+    pub peak_kib: u64,
+}
+
+impl Server {
+    /// The one that `instance.json` in the run directory names.
+    pub fn of(run_dir: &Path) -> anyhow::Result<Self> {
+        let file = std::fs::read(run_dir.join("instance.json")).context("read instance.json")?;
+        let file: serde_json::Value = serde_json::from_slice(&file)?;
+        Ok(Server { pid: file["pid"].as_i64().context("instance.json has a pid")? })
+    }
+
+    /// What it has used (proc(5), stat: fields 14 and 15, in ticks of 10 ms).
+    pub fn usage(self) -> Option<Usage> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)).ok()?;
+        let mut fields = stat.rsplit_once(") ")?.1.split(' ').skip(11).map(|f| f.parse::<f64>().unwrap_or(0.0));
+        Some(Usage { cpu_s: (fields.next()? + fields.next()?) / 100.0 })
+    }
+
+    /// What it has in memory (proc(5), status).
+    pub fn memory(self) -> Option<Memory> {
+        let text = std::fs::read_to_string(format!("/proc/{}/status", self.pid)).ok()?;
+        let field = |name: &str| -> Option<u64> {
+            text.lines().find(|l| l.starts_with(name))?.split_whitespace().nth(1)?.parse().ok()
+        };
+        Some(Memory { rss_kib: field("VmRSS:")?, peak_kib: field("VmHWM:")? })
+    }
+}
+
 /// Prints PSS and private memory of every process that belongs to the run directory's instance.
 pub fn idle(run_dir: &Path) -> anyhow::Result<()> {
-    let file = std::fs::read(run_dir.join("instance.json")).context("read instance.json")?;
-    let file: serde_json::Value = serde_json::from_slice(&file)?;
-    let server = file["pid"].as_i64().context("instance.json has a pid")?;
+    let server = Server::of(run_dir)?.pid;
     let exe = std::fs::read_link(format!("/proc/{server}/exe"))?;
     let marker = run_dir.display().to_string();
     println!("| process | PSS KiB | private KiB |\n|---|---|---|");

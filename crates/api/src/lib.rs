@@ -9,6 +9,7 @@ pub mod cron;
 pub mod discovery;
 pub mod duration;
 pub mod kinds;
+pub mod labels;
 pub mod managed_fields;
 pub mod meta;
 pub mod names;

@@ -6,6 +6,7 @@ use std::fmt;
 use serde_json::{Map, Value};
 
 use crate::json::{list_at, str_at};
+use crate::labels::Labelled;
 use crate::names;
 use crate::status::{ApiError, FieldError};
 
@@ -46,13 +47,13 @@ impl Requirement {
     }
 
     /// Whether the labels meet this condition.
-    pub fn matches(&self, labels: &Map<String, Value>) -> bool {
-        let value = labels.get(&self.key).and_then(Value::as_str);
+    pub fn matches(&self, labels: &impl Labelled) -> bool {
+        let value = labels.label(&self.key);
         match self.operator {
             Operator::In => value.is_some_and(|v| self.values.contains(v)),
             Operator::NotIn => value.is_none_or(|v| !self.values.contains(v)),
-            Operator::Exists => labels.contains_key(&self.key),
-            Operator::DoesNotExist => !labels.contains_key(&self.key),
+            Operator::Exists => value.is_some(),
+            Operator::DoesNotExist => value.is_none(),
             Operator::Gt | Operator::Lt => {
                 let number = |s: &str| s.parse::<i64>().ok();
                 let (Some(have), Some(want)) = (value.and_then(number), self.values.first().and_then(|v| number(v)))
@@ -161,7 +162,7 @@ impl LabelSelector {
     }
 
     /// Whether labels match.
-    pub fn matches(&self, labels: &Map<String, Value>) -> bool {
+    pub fn matches(&self, labels: &impl Labelled) -> bool {
         !self.nothing && self.requirements.iter().all(|r| r.matches(labels))
     }
 
@@ -396,16 +397,9 @@ impl FieldSelector {
         }
     }
 
-    /// Whether the selectable fields of an object match; a field that is not listed counts as empty.
-    pub fn matches(&self, fields: &[(&'static str, String)]) -> bool {
-        self.terms.iter().all(|t| {
-            let mut candidates = fields.iter().filter(|(f, _)| *f == t.field).map(|(_, v)| v.as_str()).peekable();
-            let equal = match candidates.peek() {
-                None => t.value.is_empty(),
-                Some(_) => candidates.any(|v| v == t.value),
-            };
-            equal != t.negated
-        })
+    /// Whether an object matches, given the values of its fields; one that is not set is empty.
+    pub fn matches<'a>(&self, value: impl Fn(&str) -> &'a str) -> bool {
+        self.terms.iter().all(|t| (value(&t.field) == t.value) != t.negated)
     }
 
     /// The value `field` must have, if the selector says so: lets a list go straight to one key.

@@ -11,11 +11,12 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::Timestamp;
 use parking_lot::Mutex;
 use reconcile::autoscaler::{History, Target, Usage, View, plan};
+use reconcile::labels::meets;
 use reconcile::plan::{Resource, uid};
 use serde_json::Value;
 
 use crate::actuator::ActError;
-use crate::cache::{Key, Listener};
+use crate::cache::{Key, Listener, PodSketch};
 use crate::controllers::{Context, Pass, work};
 
 /// Passes at the same time, each over another autoscaler.
@@ -47,9 +48,8 @@ fn pass(c: Arc<Context>, (ns, name): Key) -> Pass {
         let Some(hpa) = c.caches.autoscalers.get(&ns, &name) else { return Ok(None) };
         let (target, pods) = match target(&c, &ns, &hpa.spec.scale_target_ref).await {
             Ok((target, selector)) => {
-                let mut pods = c.caches.pods.in_namespace(&ns);
-                pods.retain(|p| selected(&selector, p));
-                (Ok(target), pods)
+                let meets = |pod: &PodSketch| selector.requirements().iter().all(|r| meets(r, pod));
+                (Ok(target), c.caches.pods.pick(Some(&ns), |_, pod| meets(pod)))
             }
             Err(why) => (Err(why), Vec::new()),
         };
@@ -62,11 +62,6 @@ fn pass(c: Arc<Context>, (ns, name): Key) -> Pass {
         c.autoscaling.histories.lock().insert(id, history);
         Ok(outcome)
     })
-}
-
-fn selected(selector: &LabelSelector, pod: &Pod) -> bool {
-    let labels = pod.metadata.labels.iter().flatten().map(|(k, v)| (k.clone(), Value::from(v.clone()))).collect();
-    selector.matches(&labels)
 }
 
 fn why(e: &ActError) -> String {

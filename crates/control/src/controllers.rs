@@ -30,6 +30,7 @@ use crate::queue::Queue;
 pub mod access;
 mod namespaces;
 mod passes;
+mod picks;
 mod podgc;
 pub mod tokens;
 mod wiring;

@@ -18,50 +18,12 @@ use tokio_util::sync::CancellationToken;
 use crate::actuator::{ActError, is_not_found};
 use crate::controllers::{Context, KeyQueue, Pass, work};
 
+mod graph;
+
+use graph::Graph;
+
 /// Kinds that own nothing and are owned by nobody, or come and go too often to be worth following.
 const NOT_FOLLOWED: [&str; 2] = ["Event", "Lease"];
-
-struct Entry {
-    resource: Resource,
-    meta: Arc<ObjectMeta>,
-}
-
-/// Objects by UID, and dependents by their owner's UID.
-#[derive(Default)]
-struct Graph {
-    objects: HashMap<String, Entry>,
-    dependents: HashMap<String, BTreeSet<String>>,
-}
-
-impl Graph {
-    fn set(&mut self, resource: Resource, meta: ObjectMeta) -> Option<Arc<ObjectMeta>> {
-        let id = uid(&meta).to_owned();
-        let old = self.remove(&id);
-        for owner in meta.owner_references.iter().flatten() {
-            self.dependents.entry(owner.uid.clone()).or_default().insert(id.clone());
-        }
-        self.objects.insert(id, Entry { resource, meta: Arc::new(meta) });
-        old
-    }
-
-    fn remove(&mut self, id: &str) -> Option<Arc<ObjectMeta>> {
-        let entry = self.objects.remove(id)?;
-        for owner in entry.meta.owner_references.iter().flatten() {
-            if let Some(set) = self.dependents.get_mut(&owner.uid) {
-                set.remove(id);
-                if set.is_empty() {
-                    self.dependents.remove(&owner.uid);
-                }
-            }
-        }
-        Some(entry.meta)
-    }
-
-    fn dependents_of(&self, id: &str) -> Vec<(Resource, Arc<ObjectMeta>)> {
-        let ids = self.dependents.get(id).into_iter().flatten();
-        ids.filter_map(|d| self.objects.get(d)).map(|e| (e.resource, e.meta.clone())).collect()
-    }
-}
 
 /// Follows every kind, built in or custom, and starts the workers.
 pub fn start(context: &Arc<Context>) {
@@ -142,7 +104,7 @@ fn unfollow(graph: &RwLock<Graph>, queue: &KeyQueue, custom: &Custom, name: &str
     let known = custom.write().remove(name);
     if let Some((place, end)) = known {
         end.cancel();
-        forget_missing(graph, queue, resource_of(&place), &BTreeSet::new());
+        forget_missing(graph, queue, &resource_of(&place), &BTreeSet::new());
     }
 }
 
@@ -156,6 +118,7 @@ fn follow(
     let gvk = GroupVersionKind::gvk(resource.group, resource.version, resource.kind);
     let dynamic = ApiResource::from_gvk_with_plural(&gvk, resource.plural);
     let api: Api<PartialObjectMeta<DynamicObject>> = Api::all_with(context.client.clone(), &dynamic);
+    let resource = Arc::new(resource);
     tokio::spawn(async move {
         let mut stream = watcher(api, watcher::Config::default()).boxed();
         let mut listed: Option<BTreeSet<String>> = None;
@@ -170,14 +133,14 @@ fn follow(
                     if let Some(seen) = &mut listed {
                         seen.insert(o.uid().unwrap_or_default());
                     }
-                    seen_object(&graph, &queue, resource, o);
+                    seen_object(&graph, &queue, &resource, o);
                 }
                 Some(Ok(Event::InitDone)) => {
                     if let Some(seen) = listed.take() {
-                        forget_missing(&graph, &queue, resource, &seen);
+                        forget_missing(&graph, &queue, &resource, &seen);
                     }
                 }
-                Some(Ok(Event::Apply(o))) => seen_object(&graph, &queue, resource, o),
+                Some(Ok(Event::Apply(o))) => seen_object(&graph, &queue, &resource, o),
                 Some(Ok(Event::Delete(o))) => gone(&graph, &queue, &o.uid().unwrap_or_default()),
                 Some(Err(_)) => tokio::time::sleep(std::time::Duration::from_millis(500)).await,
                 None => return,
@@ -186,25 +149,25 @@ fn follow(
     });
 }
 
-fn seen_object(graph: &RwLock<Graph>, queue: &KeyQueue, resource: Resource, object: PartialObjectMeta<DynamicObject>) {
-    let mut meta = object.metadata;
-    meta.managed_fields = None;
-    meta.annotations = None;
-    meta.labels = None;
+fn seen_object(
+    graph: &RwLock<Graph>,
+    queue: &KeyQueue,
+    resource: &Arc<Resource>,
+    object: PartialObjectMeta<DynamicObject>,
+) {
+    let meta = object.metadata;
     let id = uid(&meta).to_owned();
     let wanted = meta.owner_references.as_ref().is_some_and(|o| !o.is_empty()) || terminating(&meta);
     let waits = waits_for_dependents(&meta);
     let mut g = graph.write();
-    let old = g.set(resource, meta);
-    let owners_before = old.iter().flat_map(|m| m.owner_references.iter().flatten()).map(|o| o.uid.clone());
-    let owners_before: Vec<String> = owners_before.collect();
+    let owners_before = g.set(resource, &meta);
     let dependents = if waits { g.dependents_of(&id) } else { Vec::new() };
     drop(g);
     if wanted {
         queue.add("", &id);
     }
     // A reference that was dropped may be the last that its owner waits for.
-    owners_before.iter().for_each(|o| queue.add("", o));
+    owners_before.iter().for_each(|o| queue.add("", &o.uid));
     dependents.iter().for_each(|(_, m)| queue.add("", uid(m)));
 }
 
@@ -214,21 +177,15 @@ fn waits_for_dependents(meta: &ObjectMeta) -> bool {
 
 fn gone(graph: &RwLock<Graph>, queue: &KeyQueue, id: &str) {
     let mut g = graph.write();
-    let old = g.remove(id);
+    let owners = g.remove(id);
     let dependents = g.dependents_of(id);
     drop(g);
-    for owner in old.iter().flat_map(|m| m.owner_references.iter().flatten()) {
-        queue.add("", &owner.uid);
-    }
+    owners.iter().for_each(|o| queue.add("", &o.uid));
     dependents.iter().for_each(|(_, m)| queue.add("", uid(m)));
 }
 
-fn forget_missing(graph: &RwLock<Graph>, queue: &KeyQueue, resource: Resource, seen: &BTreeSet<String>) {
-    let missing: Vec<String> = {
-        let g = graph.read();
-        let of_kind = g.objects.iter().filter(|(id, e)| e.resource == resource && !seen.contains(*id));
-        of_kind.map(|(id, _)| id.clone()).collect()
-    };
+fn forget_missing(graph: &RwLock<Graph>, queue: &KeyQueue, resource: &Resource, seen: &BTreeSet<String>) {
+    let missing = graph.read().missing(resource, seen);
     missing.iter().for_each(|id| gone(graph, queue, id));
 }
 
@@ -236,7 +193,7 @@ fn pass(c: Arc<Context>, graph: Arc<RwLock<Graph>>, custom: Custom, id: String) 
     Box::pin(async move {
         let found = {
             let g = graph.read();
-            g.objects.get(&id).map(|e| (e.resource, e.meta.clone(), g.dependents_of(&id)))
+            g.get(&id).map(|(resource, meta)| (resource, meta, g.dependents_of(&id)))
         };
         let Some((resource, meta, dependents)) = found else { return Ok(None) };
         let mut states = HashMap::new();
@@ -260,8 +217,8 @@ async fn owner_state(
     meta: &ObjectMeta,
     owner: &OwnerReference,
 ) -> Result<Owner, ActError> {
-    if let Some(e) = graph.read().objects.get(&owner.uid) {
-        return Ok(if waits_for_dependents(&e.meta) { Owner::WaitsForDependents } else { Owner::Present });
+    if let Some((_, owner)) = graph.read().get(&owner.uid) {
+        return Ok(if waits_for_dependents(&owner) { Owner::WaitsForDependents } else { Owner::Present });
     }
     let Some(kind) = place_of(custom, owner) else {
         return Ok(Owner::Present); // a kind that is not known here: never guess that it is gone

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+pub use api::labels::{Labelled, Labels};
 use api::selectors::{LabelSelector, Operator, Requirement};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector as Typed, ObjectMeta};
 
@@ -21,15 +22,19 @@ pub fn selector(typed: &Typed) -> Selector {
 /// Whether the labels of an object match.
 pub fn matches(selector: &Selector, meta: &ObjectMeta) -> bool {
     static NONE: BTreeMap<String, String> = BTreeMap::new();
-    let labels = meta.labels.as_ref().unwrap_or(&NONE);
+    selects(selector, meta.labels.as_ref().unwrap_or(&NONE))
+}
+
+/// Whether labels match.
+pub fn selects(selector: &Selector, labels: &impl Labelled) -> bool {
     selector.requirements.as_ref().is_some_and(|all| all.iter().all(|r| meets(r, labels)))
 }
 
 /// Whether labels meet one condition.
-pub fn meets(r: &Requirement, labels: &BTreeMap<String, String>) -> bool {
-    let value = labels.get(&r.key);
-    let number = |s: &String| s.parse::<i64>().ok();
-    let compare = |f: fn(i64, i64) -> bool| match (value.and_then(number), r.values.first().and_then(number)) {
+pub fn meets(r: &Requirement, labels: &impl Labelled) -> bool {
+    let value = labels.label(&r.key);
+    let number = |s: &str| s.parse::<i64>().ok();
+    let compare = |f: fn(i64, i64) -> bool| match (value.and_then(number), r.values.first().and_then(|v| number(v))) {
         (Some(have), Some(want)) => f(have, want),
         _ => false,
     };

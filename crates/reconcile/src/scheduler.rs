@@ -2,6 +2,7 @@
 //! date event by event, so that a decision costs what the number of nodes costs, not the number of pods.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod, Toleration};
 use k8s_openapi::api::storage::v1::StorageClass;
@@ -12,6 +13,7 @@ use crate::plan::{name, namespace, terminating, uid};
 use crate::pods;
 
 mod affinity;
+mod placed;
 mod preemption;
 mod resources;
 mod spread;
@@ -19,24 +21,12 @@ mod spread;
 mod tests;
 
 pub use affinity::node_fits;
+use placed::Placed;
 pub use preemption::{Budget, Preemption, Victim, priority};
 pub use resources::Amounts;
 
 /// The scheduler's name in `spec.schedulerName`.
 pub const NAME: &str = "default-scheduler";
-
-/// A pod as the scheduler sees it.
-#[derive(Debug, Clone)]
-struct Placed {
-    meta: ObjectMeta,
-    priority: i32,
-    /// When it started, in milliseconds; 0 before.
-    started: i64,
-    amounts: Amounts,
-    ports: BTreeSet<(String, i32)>,
-    /// Its required anti-affinity binds those that come later, too.
-    anti_affinity: Option<k8s_openapi::api::core::v1::PodAntiAffinity>,
-}
 
 /// A node and what is on it.
 #[derive(Debug, Clone, Default)]
@@ -44,37 +34,19 @@ struct Host {
     node: Option<Node>,
     capacity: Amounts,
     used: Amounts,
-    pods: BTreeMap<String, Placed>,
+    pods: BTreeMap<Arc<str>, Arc<Placed>>,
 }
 
 /// Nodes with the pods assigned to them.
 #[derive(Debug, Clone, Default)]
 pub struct Cluster {
-    hosts: BTreeMap<String, Host>,
+    hosts: BTreeMap<Arc<str>, Host>,
     /// Where each pod is, by UID.
-    assigned: BTreeMap<String, String>,
+    assigned: BTreeMap<Arc<str>, Arc<str>>,
     /// Labels of namespaces, for affinity terms that select them.
     namespaces: BTreeMap<String, BTreeMap<String, String>>,
     /// Pods that made room on a node by preemption and wait for it, by UID: the room is theirs.
-    nominated: BTreeMap<String, (String, Placed)>,
-}
-
-impl Placed {
-    fn new(pod: &Pod) -> Self {
-        let started = pod.status.as_ref().and_then(|s| s.start_time.as_ref());
-        Placed {
-            meta: pod.metadata.clone(),
-            priority: priority(pod),
-            started: started.map_or(0, |t| t.0.as_millisecond()),
-            amounts: Amounts::of_pod(pod),
-            ports: host_ports(pod),
-            anti_affinity: pod
-                .spec
-                .as_ref()
-                .and_then(|s| s.affinity.as_ref())
-                .and_then(|a| a.pod_anti_affinity.clone()),
-        }
-    }
+    nominated: BTreeMap<String, (String, Arc<Placed>)>,
 }
 
 /// Claims of a pod with what decides about their place.
@@ -105,7 +77,7 @@ pub enum Decision {
 impl Cluster {
     /// Adds or replaces a node.
     pub fn set_node(&mut self, node: &Node) {
-        let host = self.hosts.entry(name(&node.metadata).to_owned()).or_default();
+        let host = self.hosts.entry(name(&node.metadata).into()).or_default();
         host.capacity = Amounts::allocatable(node);
         host.node = Some(node.clone());
     }
@@ -138,22 +110,25 @@ impl Cluster {
     pub fn assume(&mut self, pod: &Pod, node: &str) {
         self.remove_pod(uid(&pod.metadata));
         self.nominate(pod, None);
-        self.put(node, Placed::new(pod));
+        self.put(node, Arc::new(Placed::new(pod)));
     }
 
-    fn put(&mut self, node: &str, placed: Placed) {
-        let id = uid(&placed.meta).to_owned();
-        let host = self.hosts.entry(node.to_owned()).or_default();
+    fn put(&mut self, node: &str, placed: Arc<Placed>) {
+        let (id, node) = match self.hosts.get_key_value(node) {
+            Some((known, _)) => (placed.uid.clone(), known.clone()),
+            None => (placed.uid.clone(), Arc::from(node)),
+        };
+        let host = self.hosts.entry(node.clone()).or_default();
         host.used.add(&placed.amounts);
         host.pods.insert(id.clone(), placed);
-        self.assigned.insert(id, node.to_owned());
+        self.assigned.insert(id, node);
     }
 
     /// Keeps room on a node for a pod that waits for it, or gives it back.
     pub fn nominate(&mut self, pod: &Pod, node: Option<&str>) {
         match node {
             Some(node) => {
-                self.nominated.insert(uid(&pod.metadata).to_owned(), (node.to_owned(), Placed::new(pod)));
+                self.nominated.insert(uid(&pod.metadata).to_owned(), (node.to_owned(), Arc::new(Placed::new(pod))));
             }
             None => {
                 self.nominated.remove(uid(&pod.metadata));
@@ -241,7 +216,7 @@ impl Cluster {
         if !affinity::node_fits(want.pod, node) {
             return Err(vec!["node(s) didn't match Pod's node affinity/selector".into()]);
         }
-        if host.pods.values().any(|p| conflicts(&p.ports, &want.ports)) {
+        if host.pods.values().any(|p| p.ports.as_ref().is_some_and(|ports| conflicts(ports, &want.ports))) {
             return Err(vec!["node(s) didn't have free ports for the requested pod ports".into()]);
         }
         let short = want.amounts.short_of(&host.capacity, &self.used(host, name(&node.metadata), want));
@@ -266,7 +241,7 @@ impl Cluster {
         let disliked = soft_taints
             .filter(|t| t.effect == "PreferNoSchedule" && !want.tolerations.iter().any(|o| tolerates(o, t)))
             .count();
-        let siblings = host.pods.values().filter(|p| want.is_sibling(&p.meta)).count();
+        let siblings = host.pods.values().filter(|p| want.owner.is_some_and(|o| p.is_controlled_by(o))).count();
         balance + 2 * affinity::node_preference(want.pod, node) + 2 * affinity::pod_preference(self, want.pod, node)
             - 300 * i64::try_from(disliked).unwrap_or(0)
             - 20 * i64::try_from(siblings).unwrap_or(0)
@@ -301,10 +276,6 @@ impl<'a> Want<'a> {
             ..Default::default()
         };
         self.tolerations.iter().any(|t| tolerates(t, &taint))
-    }
-
-    fn is_sibling(&self, meta: &ObjectMeta) -> bool {
-        self.owner.is_some_and(|o| crate::plan::controlled_by(meta, o))
     }
 }
 

@@ -75,7 +75,8 @@ fn json_selectors_distinguish_nothing_from_everything() {
 
 #[test]
 fn field_selectors_match_as_written() {
-    let fields = [("metadata.name", "a".to_owned()), ("spec.nodeName", String::new()), ("x", "1,2".to_owned())];
+    let fields = [("metadata.name", "a"), ("spec.nodeName", ""), ("x", "1,2")];
+    let value = |field: &str| fields.iter().find(|(name, _)| *name == field).map_or("", |(_, value)| value);
     for (text, expected) in [
         ("", true),
         ("metadata.name=a", true),
@@ -85,8 +86,11 @@ fn field_selectors_match_as_written() {
         ("spec.nodeName!=", false),
         ("metadata.name=a,spec.nodeName=n", false),
         ("x=1\\,2", true),
+        ("y=", true),
+        ("y!=1", true),
+        ("y=1", false),
     ] {
-        assert_eq!(FieldSelector::parse(text).unwrap().matches(&fields), expected, "{text}");
+        assert_eq!(FieldSelector::parse(text).unwrap().matches(value), expected, "{text}");
     }
     assert!(FieldSelector::parse("abc").is_err());
     assert!(FieldSelector::parse("a=b=c").is_err());

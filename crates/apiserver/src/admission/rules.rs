@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use api::kinds::{KindInfo, registry};
+use api::labels::Labels;
 use api::schema::TypeRef;
 use api::selectors::LabelSelector;
 use api::status::ApiError;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::{Admission, Operation};
 use crate::conversion::Family;
@@ -324,7 +325,7 @@ pub(super) fn in_namespaces(selector: &LabelSelector, admission: &Admission<'_>,
     if admission.namespace.is_empty() {
         return true;
     }
-    let none = Map::new();
+    let none = Labels::default();
     let entry = admission.caches().core("namespaces").get(admission.namespace);
     selector.matches(entry.as_ref().map_or(&none, |e| &e.facts.labels))
 }

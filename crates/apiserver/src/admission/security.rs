@@ -38,7 +38,7 @@ pub(super) fn check(admission: &Admission<'_>, object: &Value, old: &Value) -> R
 /// What the namespace asks for; `None` when that is nothing.
 fn policy(admission: &Admission<'_>) -> Option<Policy> {
     let entry = admission.caches().core("namespaces").get(admission.namespace)?;
-    let (policy, _) = security::policy(&entry.facts.labels);
+    let (policy, _) = security::policy(&entry.facts.labels.to_map());
     let asks = |s: Standard| s.level != Level::Privileged;
     (asks(policy.enforce) || asks(policy.audit) || asks(policy.warn)).then_some(policy)
 }

@@ -62,7 +62,7 @@ impl Reservation {
         let newest = found.kvs.first().map_or(0, |kv| kv.mod_revision);
         caches.written(newest).await?;
         let clash = caches.core("services").find_map(|entry| {
-            let claims = &entry.facts.claims;
+            let claims = entry.facts.claims()?;
             let same = self.ips.iter().any(|ip| claims.ips.contains(ip))
                 || self.ports.iter().any(|port| claims.ports.contains(port));
             (same && *entry.key != *own_key).then(|| entry.key.to_string())
@@ -141,9 +141,9 @@ impl Allocator {
         // Nobody else reserves until this draft has what it needs: two requests never see the same gap.
         let mut guard = self.reserved.lock();
         caches.core("services").find_map(|entry| {
-            if *entry.key != *own_key {
-                taken.ips.extend(&entry.facts.claims.ips);
-                taken.ports.extend(&entry.facts.claims.ports);
+            if let Some(claims) = entry.facts.claims().filter(|_| *entry.key != *own_key) {
+                taken.ips.extend(&claims.ips);
+                taken.ports.extend(&claims.ports);
             }
             None::<()>
         });

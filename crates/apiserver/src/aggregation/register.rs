@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use api::kinds::registry;
+use api::labels::Labelled as _;
 use api::status::ApiError;
 use bytes::Bytes;
 use serde_json::{Value, json};
@@ -154,8 +155,8 @@ fn changes(writer: &Writer<'_>, cache: &KindCache, wanted: &[Value]) -> Vec<(Com
         let (object, expected) = match cache.get(name) {
             Some(entry) => {
                 let old = entry.value();
-                let label = entry.facts.labels.get(LABEL);
-                if label != Some(keeper) || old["spec"] == wanted["spec"] {
+                let label = entry.facts.labels.label(LABEL);
+                if label != keeper.as_str() || old["spec"] == wanted["spec"] {
                     continue;
                 }
                 let mut new = old;
@@ -180,7 +181,7 @@ fn changes(writer: &Writer<'_>, cache: &KindCache, wanted: &[Value]) -> Vec<(Com
 
 /// What was kept for definitions that are gone.
 fn spurious(cache: &KindCache, wanted: &[Value]) -> Vec<(Compare, Op)> {
-    let kept = cache.snapshot("", None, 0, false, |e| e.facts.labels.get(LABEL).is_some_and(|v| v == ALWAYS)).entries;
+    let kept = cache.snapshot("", None, 0, false, |e| e.facts.labels.label(LABEL) == Some(ALWAYS)).entries;
     let gone = kept.iter().filter(|e| !wanted.iter().any(|w| api::meta::name(w) == e.name()));
     gone.map(|e| {
         let key: Bytes = cache.store_key(&e.key);

@@ -204,7 +204,7 @@ impl Tokens {
 
 fn still_bound(caches: &Caches, claim: &Kubernetes) -> Result<(), TokenError> {
     let exists = |plural: &'static str, key: &str, uid: &str| {
-        caches.core(plural).get(key).is_some_and(|entry| uid.is_empty() || entry.facts.uid == uid)
+        caches.core(plural).get(key).is_some_and(|entry| uid.is_empty() || *entry.facts.uid == *uid)
     };
     let namespaced = |bound: &BoundRef| format!("{}/{}", claim.namespace, bound.name);
     if !exists("serviceaccounts", &namespaced(&claim.serviceaccount), &claim.serviceaccount.uid) {

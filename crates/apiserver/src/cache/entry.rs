@@ -4,62 +4,15 @@ use std::sync::{Arc, OnceLock};
 
 use api::kinds::KindInfo;
 use bytes::Bytes;
-use serde_json::{Map, Value};
+use serde_json::Value;
+
+mod facts;
+
+pub use facts::{Claims, Facts};
 
 /// What the beginning of every stored object looks like after `apiVersion` and `kind`; see [`encode`].
 const METADATA: &[u8] = b"\"metadata\":{";
 const REVISION: &[u8] = b"\"resourceVersion\":\"";
-
-/// What can be known of an object without parsing it again.
-#[derive(Debug, Default)]
-pub struct Facts {
-    /// `metadata.labels`.
-    pub labels: Map<String, Value>,
-    /// Values that field selectors match on.
-    pub fields: Vec<(&'static str, String)>,
-    /// `metadata.uid`.
-    pub uid: String,
-    /// Whether its deletion has been asked for.
-    pub deleting: bool,
-    /// What a Service occupies; empty for other kinds.
-    pub claims: Claims,
-}
-
-/// Addresses and node ports of a Service.
-#[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct Claims {
-    /// Cluster addresses.
-    pub ips: Vec<std::net::Ipv4Addr>,
-    /// Node ports, that of the health check included.
-    pub ports: Vec<u16>,
-}
-
-impl Claims {
-    /// Reads them from a Service.
-    pub fn of(service: &Value) -> Self {
-        let spec = &service["spec"];
-        let mut ips: Vec<std::net::Ipv4Addr> = spec["clusterIPs"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .chain(std::iter::once(&spec["clusterIP"]))
-            .filter_map(|ip| ip.as_str()?.parse().ok())
-            .collect();
-        ips.sort_unstable();
-        ips.dedup();
-        let mut ports: Vec<u16> = spec["ports"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .map(|p| &p["nodePort"])
-            .chain(std::iter::once(&spec["healthCheckNodePort"]))
-            .filter_map(|p| u16::try_from(p.as_u64()?).ok().filter(|&p| p != 0))
-            .collect();
-        ports.sort_unstable();
-        ports.dedup();
-        Claims { ips, ports }
-    }
-}
 
 /// One revision of one object.
 #[derive(Debug, Clone)]
@@ -74,17 +27,24 @@ pub struct Entry {
     pub facts: Arc<Facts>,
     /// The version that the document of a custom object is in, which is the one it was stored in. Empty for built-in kinds.
     pub version: &'static str,
-    /// What the store holds of a custom object that reads differently now: defaults and fields have changed since.
+    /// What else was made of it, once for all who ask: nothing, of most objects.
+    forms: OnceLock<Arc<Forms>>,
+    /// Of a custom object.
+    custom: Option<Arc<Custom>>,
+}
+
+/// What only custom objects have.
+#[derive(Debug, Default)]
+struct Custom {
+    /// What the store holds, when the object reads differently now: defaults and fields have changed since.
     stored: Option<Bytes>,
-    /// What else was made of it, once for all who ask.
-    forms: Arc<Forms>,
-    /// The object in other versions, where a custom kind has several.
-    views: Arc<Views>,
+    /// The object in other versions, where its kind has several.
+    views: Views,
 }
 
 /// An object in the other versions of its definition: as many as it has, and only those that were asked for.
 #[derive(Debug, Default)]
-pub struct Views {
+struct Views {
     made: parking_lot::Mutex<Vec<Arc<Entry>>>,
     /// Held by who has it converted, so that others who want the same wait for that.
     turn: tokio::sync::Mutex<()>,
@@ -106,14 +66,15 @@ impl Entry {
     /// The value is not a JSON object.
     pub fn decode(kind: &KindInfo, key: &str, stored: &[u8], revision: u64) -> Result<Self, serde_json::Error> {
         let value: Value = serde_json::from_slice(stored)?;
-        let facts = facts(kind, &value);
+        let facts = Facts::of(kind, &value);
         let bytes = own_bytes(&value, stored, revision);
         Ok(Entry::new(key.into(), revision, bytes, facts, ""))
     }
 
+    /// `version` is empty for built-in kinds.
     fn new(key: Arc<str>, revision: u64, bytes: Bytes, facts: Facts, version: &'static str) -> Self {
-        let (forms, views) = Default::default();
-        Entry { key, revision, bytes, facts: Arc::new(facts), version, stored: None, forms, views }
+        let custom = (!version.is_empty()).then(Arc::default);
+        Entry { key, revision, bytes, facts: Arc::new(facts), version, forms: OnceLock::new(), custom }
     }
 
     /// A custom object from what the store holds, parsed, as the version it was stored in reads it now: a definition may
@@ -121,11 +82,12 @@ impl Entry {
     pub fn of_custom(kind: &KindInfo, key: &str, stored: &[u8], before: Value, revision: u64) -> Self {
         let mut value = before.clone();
         api::crd::conversion::read(kind, &mut value);
-        let facts = facts(kind, &value);
+        let facts = Facts::of(kind, &value);
         if value != before {
             let bytes = slow_with_revision(&encode(&value), revision);
-            let stored = Some(Bytes::copy_from_slice(stored));
-            return Entry { stored, ..Entry::new(key.into(), revision, bytes, facts, kind.version) };
+            let custom = Custom { stored: Some(Bytes::copy_from_slice(stored)), views: Views::default() };
+            let custom = Some(Arc::new(custom));
+            return Entry { custom, ..Entry::new(key.into(), revision, bytes, facts, kind.version) };
         }
         let bytes = own_bytes(&value, stored, revision);
         Entry::new(key.into(), revision, bytes, facts, kind.version)
@@ -133,7 +95,7 @@ impl Entry {
 
     /// What the store holds; the revision may be in it.
     pub fn stored(&self) -> &Bytes {
-        self.stored.as_ref().unwrap_or(&self.bytes)
+        self.custom.as_ref().and_then(|c| c.stored.as_ref()).unwrap_or(&self.bytes)
     }
 
     /// Whether these bytes are what the store holds, whatever the order of their fields.
@@ -149,41 +111,47 @@ impl Entry {
     /// Whether a write that changes nothing may change what is stored all the same, because that is in another version than
     /// `version` or lacks what was added when it was read.
     pub fn is_stale(&self, version: &str) -> bool {
-        self.stored.is_some() || (!self.version.is_empty() && self.version != version)
+        self.custom.as_ref().is_some_and(|c| c.stored.is_some())
+            || (!self.version.is_empty() && self.version != version)
     }
 
     /// The object in another version, if it has been converted to it.
     pub fn view(&self, version: &str) -> Option<Arc<Entry>> {
-        self.views.made.lock().iter().find(|e| e.version == version).cloned()
+        self.custom.as_ref()?.views.made.lock().iter().find(|e| e.version == version).cloned()
     }
 
     /// Keeps the object in another version.
     pub fn keep_view(&self, kind: &KindInfo, object: &Value) -> Arc<Entry> {
         let bytes = slow_with_revision(&encode(object), self.revision);
-        let view = Arc::new(Entry::new(self.key.clone(), self.revision, bytes, facts(kind, object), kind.version));
-        let mut made = self.views.made.lock();
-        made.retain(|e| e.version != kind.version);
-        made.push(view.clone());
+        let view = Arc::new(Entry::new(self.key.clone(), self.revision, bytes, Facts::of(kind, object), kind.version));
+        if let Some(custom) = &self.custom {
+            let mut made = custom.views.made.lock();
+            made.retain(|e| e.version != kind.version);
+            made.push(view.clone());
+        }
         view
     }
 
-    /// Whose turn it is to convert the object.
-    pub fn turn(&self) -> &tokio::sync::Mutex<()> {
-        &self.views.turn
+    /// Whose turn it is to convert the object, which is a custom one.
+    pub fn turn(&self) -> Option<&tokio::sync::Mutex<()>> {
+        Some(&self.custom.as_ref()?.views.turn)
     }
 
     /// The same object with another `resourceVersion`: that of its deletion.
     pub fn at(&self, revision: u64) -> Self {
-        let made = self.views.made.lock().iter().map(|view| Arc::new(view.at(revision))).collect();
+        let custom = self.custom.as_ref().map(|custom| {
+            let made = custom.views.made.lock().iter().map(|view| Arc::new(view.at(revision))).collect();
+            let views = Views { made: parking_lot::Mutex::new(made), turn: tokio::sync::Mutex::default() };
+            Arc::new(Custom { stored: custom.stored.clone(), views })
+        });
         Entry {
             key: self.key.clone(),
             revision,
             bytes: replace_revision(&self.bytes, revision),
             facts: self.facts.clone(),
             version: self.version,
-            stored: self.stored.clone(),
-            forms: Arc::default(),
-            views: Arc::new(Views { made: parking_lot::Mutex::new(made), turn: tokio::sync::Mutex::default() }),
+            forms: OnceLock::new(),
+            custom,
         }
     }
 
@@ -203,7 +171,7 @@ impl Entry {
             kind.from_storage(&mut value);
             Bytes::from(encode(&value))
         };
-        self.forms.converted.get_or_init(convert).clone()
+        self.forms().converted.get_or_init(convert).clone()
     }
 
     /// The fields in protobuf, in the version of `kind`, encoded once for lists, watches and single reads. Kept beside the
@@ -220,7 +188,20 @@ impl Entry {
         if is_converted(kind) {
             return encode(&self.document(kind));
         }
-        self.forms.message.get_or_init(|| encode(&self.bytes)).clone()
+        self.forms().message.get_or_init(|| encode(&self.bytes)).clone()
+    }
+
+    fn forms(&self) -> &Forms {
+        self.forms.get_or_init(Arc::default)
+    }
+
+    /// The value of a field that field selectors match on; empty when it is not set.
+    pub fn field(&self, field: &str) -> &str {
+        match field {
+            "metadata.name" => self.name(),
+            "metadata.namespace" => self.namespace(),
+            field => self.facts.field(field),
+        }
     }
 
     /// The namespace; empty for cluster-scoped objects.
@@ -239,16 +220,6 @@ fn own_bytes(value: &Value, stored: &[u8], revision: u64) -> Bytes {
     match value["metadata"].get("resourceVersion").is_some() {
         true => Bytes::copy_from_slice(stored),
         false => with_revision(stored, revision),
-    }
-}
-
-fn facts(kind: &KindInfo, value: &Value) -> Facts {
-    Facts {
-        labels: api::meta::labels(value).cloned().unwrap_or_default(),
-        fields: kind.selectable(value),
-        uid: api::meta::uid(value).to_owned(),
-        deleting: api::meta::is_deleting(value),
-        claims: if kind.kind == "Service" && kind.group.is_empty() { Claims::of(value) } else { Claims::default() },
     }
 }
 

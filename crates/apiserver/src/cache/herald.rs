@@ -41,6 +41,11 @@ impl Herald {
         self.position.subscribe()
     }
 
+    /// Whether so many listen that they are told of changes together.
+    pub fn has_many(&self) -> bool {
+        self.position.receiver_count() > FEW
+    }
+
     /// Announces a position now.
     pub fn tell(&self, position: u64) {
         *self.pace.lock() = Pace { told: Some(Instant::now()), waiting: false };

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 
 use super::entry::Entry;
 use super::herald::Herald;
+use super::pieces::{Piece, Pieces, Sight};
 use crate::conversion::Family;
 
 /// What happened to an object.
@@ -121,6 +122,7 @@ pub struct KindCache {
     limits: RingLimits,
     inner: RwLock<Inner>,
     head: Arc<Herald>,
+    pieces: Pieces,
 }
 
 #[derive(Default)]
@@ -159,6 +161,7 @@ impl KindCache {
             limits,
             inner: RwLock::default(),
             head: Arc::default(),
+            pieces: Pieces::default(),
         }
     }
 
@@ -221,6 +224,7 @@ impl KindCache {
         inner.newest = revision;
         let head = inner.start;
         drop(inner);
+        self.pieces.clear();
         self.head.tell(head);
     }
 
@@ -346,6 +350,18 @@ impl KindCache {
             }
         }
         Ok(position + (out.len() - before) as u64)
+    }
+
+    /// The changes from a position on as another watch has been shown them that sees alike.
+    pub fn piece(&self, from: u64, sight: &Sight) -> Option<Piece> {
+        self.pieces.find(from, sight)
+    }
+
+    /// Leaves changes as they are shown for the other watches that see alike, if there are many.
+    pub fn keep_piece(&self, sight: &Arc<Sight>, piece: Piece) {
+        if self.head.has_many() {
+            self.pieces.keep(sight, piece);
+        }
     }
 
     /// Tells of new changes: the position after the latest, soon after they are in the ring (see [`Herald`]).

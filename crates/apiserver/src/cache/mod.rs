@@ -18,6 +18,7 @@ pub mod custom;
 pub mod entry;
 mod herald;
 pub mod kind;
+pub mod pieces;
 mod pump;
 
 use custom::CustomCaches;
@@ -173,8 +174,14 @@ impl Caches {
     async fn reload(&self) -> Result<u64, StoreError> {
         let found = self.store.range(RangeRequest::prefix(ROOT)).await?;
         let mut objects: Vec<BTreeMap<Arc<str>, Arc<Entry>>> = vec![BTreeMap::new(); self.kinds.len()];
-        for kv in &found.kvs {
-            let Some((index, key)) = self.locate(&kv.key) else { continue };
+        // The definitions say which of the other keys are objects.
+        let mut others = Vec::new();
+        // Each is dropped once it is decoded: two copies of a large cluster would be more than what runs on afterwards.
+        for kv in found.kvs {
+            let Some((index, key)) = self.locate(&kv.key) else {
+                others.push(kv);
+                continue;
+            };
             if let Some(entry) = decode(&self.kinds[index], key, &kv.value, kv.mod_revision) {
                 objects[index].insert(entry.key.clone(), Arc::new(entry));
             }
@@ -182,8 +189,7 @@ impl Caches {
         for (cache, objects) in self.kinds.iter().zip(objects) {
             cache.reset(objects, found.revision);
         }
-        // The definitions say which of the other keys are objects.
-        self.define(&found.kvs, found.revision);
+        self.define(&others, found.revision);
         self.applied.send_replace(found.revision);
         Ok(found.revision)
     }

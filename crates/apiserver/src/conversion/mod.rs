@@ -80,13 +80,13 @@ impl Family {
     /// 500: what the webhook did wrong.
     pub async fn prepare(&self, caches: &Caches, version: &str, entries: &[Arc<Entry>]) -> Result<(), ApiError> {
         let (Some(webhook), Some(kind)) = (&self.webhook, self.version(version)) else { return Ok(()) };
-        let missing = |e: &&Arc<Entry>| e.version != version && e.view(version).is_none();
+        let missing = |e: &&Arc<Entry>| e.version != version && e.turn().is_some() && e.view(version).is_none();
         let mut left: Vec<&Arc<Entry>> = entries.iter().filter(missing).collect();
         while let Some(first) = left.first() {
             // What others are having converted just now is waited for, one after the other and with nothing held.
-            let mine: Vec<_> = left.iter().filter_map(|e| Some((*e, e.turn().try_lock().ok()?))).collect();
-            if mine.is_empty() {
-                drop(first.turn().lock().await);
+            let mine: Vec<_> = left.iter().filter_map(|e| Some((*e, e.turn()?.try_lock().ok()?))).collect();
+            if let (true, Some(turn)) = (mine.is_empty(), first.turn()) {
+                drop(turn.lock().await);
             }
             let objects: Vec<Value> = mine.iter().map(|(e, _)| e.value()).collect();
             let converted = webhook.convert(caches, kind, objects).await?;

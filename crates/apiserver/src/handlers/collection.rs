@@ -40,7 +40,7 @@ pub(crate) async fn serve(mut call: Call, scope: Scope<'_>) -> Result<Reply, Api
     let mut first = true;
     for entry in &entries {
         // The object that was seen, not another one of its name.
-        let options = Options { uid: options.uid.clone().or(Some(entry.facts.uid.clone())), ..options.clone() };
+        let options = Options { uid: options.uid.clone().or(Some(entry.facts.uid.to_string())), ..options.clone() };
         let one = Scope { name: entry.name(), namespace: entry.namespace(), ..scope };
         match delete(&writer, &one, &options).await {
             Ok(Outcome::Gone(..) | Outcome::Pending(_)) => {}

@@ -215,7 +215,7 @@ pub(crate) async fn remove(
         match plan(scope, options, &old, writer.now) {
             Step::Wait => return Ok(Outcome::Pending(entry.bytes.clone())),
             Step::Remove => {
-                let gone = |revision| Outcome::Gone(entry.at(revision).bytes, entry.facts.uid.clone());
+                let gone = |revision| Outcome::Gone(entry.at(revision).bytes, entry.facts.uid.to_string());
                 if writer.dry_run {
                     return Ok(gone(entry.revision));
                 }
@@ -250,7 +250,7 @@ fn preconditions(scope: &Scope<'_>, options: &Options, entry: &Entry) -> Result<
         Err(ApiError::conflict(scope.kind.plural, scope.kind.group, scope.name, &cause))
     };
     if let Some(uid) = &options.uid
-        && *uid != entry.facts.uid
+        && **uid != *entry.facts.uid
     {
         return failed("UID", uid, &entry.facts.uid);
     }

@@ -60,7 +60,7 @@ impl Filter {
     /// Whether the object, in the version of the request, satisfies the selectors.
     pub fn keeps(&self, entry: &Entry) -> bool {
         (self.labels.is_everything() || self.labels.matches(&entry.facts.labels))
-            && (self.fields.is_everything() || self.fields.matches(&entry.facts.fields))
+            && (self.fields.is_everything() || self.fields.matches(|field| entry.field(field)))
     }
 
     /// Whether the object is in the namespace and satisfies the selectors.

@@ -36,7 +36,7 @@ pub(crate) async fn serve(mut call: Call, scope: Scope<'_>) -> Result<Reply, Api
     if audiences.is_empty() {
         audiences.push(call.server.tokens.default_audience().to_owned());
     }
-    let account = BoundRef { name: scope.name.to_owned(), uid: entry.facts.uid.clone() };
+    let account = BoundRef { name: scope.name.to_owned(), uid: entry.facts.uid.to_string() };
     let mut claim = Kubernetes {
         namespace: scope.namespace.to_owned(),
         serviceaccount: account,
@@ -137,13 +137,13 @@ fn bind(call: &Call, scope: &Scope<'_>, target: &Value, claim: &mut Kubernetes) 
     let caches = &call.server.caches;
     let key = if kind == "Node" { name.to_owned() } else { format!("{}/{name}", scope.namespace) };
     let entry = caches.core(plural).get(&key).ok_or_else(|| ApiError::not_found(plural, "", name))?;
-    if !uid.is_empty() && uid != entry.facts.uid {
+    if !uid.is_empty() && *uid != *entry.facts.uid {
         let cause = format!(
             "the UID in the bound object reference ({uid}) does not match the UID in record. The object might have been deleted and then recreated"
         );
         return Err(ApiError::conflict("serviceaccounts/token", "", scope.name, &cause));
     }
-    let bound = BoundRef { name: name.to_owned(), uid: entry.facts.uid.clone() };
+    let bound = BoundRef { name: name.to_owned(), uid: entry.facts.uid.to_string() };
     match kind {
         "Secret" => claim.secret = Some(bound),
         "Node" => claim.node = Some(bound),
@@ -161,7 +161,7 @@ fn bind(call: &Call, scope: &Scope<'_>, target: &Value, claim: &mut Kubernetes) 
                 return refuse("node requested token bound to a pod scheduled on a different node");
             }
             if !node.is_empty() {
-                let uid = caches.core("nodes").get(node).map(|n| n.facts.uid.clone()).unwrap_or_default();
+                let uid = caches.core("nodes").get(node).map(|n| n.facts.uid.to_string()).unwrap_or_default();
                 claim.node = Some(BoundRef { name: node.to_owned(), uid });
             }
             claim.pod = Some(bound);

@@ -1,5 +1,6 @@
 //! Watch: a position in a kind's ring of changes, read on as the client takes them.
 
+use std::borrow::Cow;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +21,7 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 use super::list::Filter;
 use super::{Call, Scope, render};
 use crate::cache::kind::{self, Change, Event, KindCache};
+use crate::cache::pieces::{Piece, Sight};
 use crate::cache::{Caches, Entry};
 use crate::http::accept::Form;
 use crate::http::body::Body;
@@ -49,6 +51,7 @@ pub(crate) async fn serve(mut call: Call, scope: Scope<'_>) -> Result<Reply, Api
     let interval = call.server.config.limits.bookmark_interval;
     let caches = call.server.caches.clone();
     let mut stream = Stream {
+        sight: sight(&call, &scope).map(Arc::new),
         cache: scope.cache.clone(),
         head: scope.cache.head(),
         progress: caches.progress(),
@@ -88,6 +91,18 @@ fn include(call: &Call) -> Result<IncludeObject, ApiError> {
         Form::PartialList | Form::AggregatedDiscovery => Err(ApiError::not_acceptable(&["application/json"])),
         _ => render::include(call),
     }
+}
+
+/// How the watch sees changes, if others may see them just so: tables have headings only the first time.
+fn sight(call: &Call, scope: &Scope<'_>) -> Option<Sight> {
+    (call.form == Form::Object).then(|| Sight {
+        namespace: scope.namespace.to_owned(),
+        name: scope.name.to_owned(),
+        labels: call.query.labels.clone(),
+        fields: call.query.fields.clone(),
+        api_version: scope.kind.api_version(),
+        protobuf: call.style.protobuf,
+    })
 }
 
 fn check(call: &Call) -> Result<(), ApiError> {
@@ -187,6 +202,7 @@ struct Stream {
     progress: Receiver<u64>,
     filter: Filter,
     view: View,
+    sight: Option<Arc<Sight>>,
     /// What there was when the watch began, still to be sent.
     initial: std::vec::IntoIter<Arc<Entry>>,
     /// The bookmark after it.
@@ -312,21 +328,41 @@ impl Stream {
     /// New changes that concern this watch, in one piece. `Err` is the last line of a watch that was too slow.
     async fn take_changes(&mut self) -> Result<Option<Bytes>, Bytes> {
         loop {
+            if let Some(piece) = self.sight.as_ref().and_then(|sight| self.cache.piece(self.position, sight)) {
+                self.position = piece.to;
+                self.sent = self.sent.max(piece.newest);
+                match piece.bytes {
+                    Some(bytes) => return Ok(Some(bytes)),
+                    None => continue,
+                }
+            }
+            let from = self.position;
             let mut pending = std::mem::take(&mut self.pending);
             match self.cache.read_bounded(self.position, BATCH, PIECE, &mut pending) {
                 Ok(position) => self.position = position,
                 Err(old) => return Err(self.view.error(&ApiError::too_old_resource_version(self.sent, old.oldest))),
             }
             let nothing = pending.is_empty();
+            if nothing {
+                self.pending = pending;
+                return Ok(None);
+            }
             self.prepare(&pending).await?;
+            let mut newest = 0;
             for event in pending.drain(..) {
                 let Some(line) = self.event(&event) else { continue };
-                self.sent = self.sent.max(event.entry.revision);
+                newest = event.entry.revision.max(newest);
                 self.lines.push(line);
             }
             self.pending = pending;
-            if nothing || !self.lines.is_empty() {
-                return Ok(joined(&mut self.lines));
+            self.sent = self.sent.max(newest);
+            let bytes = joined(&mut self.lines);
+            if let Some(sight) = &self.sight {
+                let piece = Piece { from, to: self.position, newest, bytes: bytes.clone() };
+                self.cache.keep_piece(sight, piece);
+            }
+            if bytes.is_some() {
+                return Ok(bytes);
             }
         }
     }
@@ -340,15 +376,14 @@ impl Stream {
     }
 
     /// An object in the version of the watch.
-    fn seen(&self, entry: &Arc<Entry>) -> Arc<Entry> {
+    fn seen<'e>(&self, entry: &'e Arc<Entry>) -> Cow<'e, Arc<Entry>> {
         if entry.version.is_empty() || entry.version == self.view.kind.version {
-            return entry.clone();
+            // Not counted: a hundred watches that count one reference wait for each other.
+            return Cow::Borrowed(entry);
         }
         // What cannot be converted has ended the watch before.
-        self.cache
-            .family()
-            .and_then(|family| family.view(entry, self.view.kind.version))
-            .unwrap_or_else(|| entry.clone())
+        let view = self.cache.family().and_then(|family| family.view(entry, self.view.kind.version));
+        view.map_or(Cow::Borrowed(entry), Cow::Owned)
     }
 
     /// What a change looks like through the selectors: objects come into view and leave it.
@@ -359,7 +394,7 @@ impl Stream {
             return is.then(|| self.shared(event));
         }
         let previous = event.previous.as_ref().map(|previous| self.seen(previous));
-        let was = previous.as_deref().is_some_and(|previous| self.filter.matches(previous));
+        let was = previous.as_ref().is_some_and(|previous| self.filter.matches(previous));
         match (was, is) {
             (true, true) => Some(self.shared(event)),
             (false, true) if event.change == Change::Added => Some(self.shared(event)),

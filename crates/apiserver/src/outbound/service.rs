@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use api::labels::Labelled as _;
 use rand::seq::SliceRandom as _;
 use serde_json::Value;
 
@@ -33,7 +34,7 @@ impl Found {
     /// The Service and its slices, if there is such a Service.
     pub fn look(caches: &Caches, namespace: &str, name: &str) -> Option<Self> {
         let service = caches.core("services").get(&format!("{namespace}/{name}"))?.value();
-        let of = |e: &Entry| e.facts.labels.get(SERVICE_NAME).is_some_and(|v| v == name);
+        let of = |e: &Entry| e.facts.labels.label(SERVICE_NAME) == Some(name);
         let slices = caches.by("discovery.k8s.io", "endpointslices");
         let slices = slices.map(|cache| cache.snapshot(namespace, None, 0, false, of).entries).unwrap_or_default();
         Some(Found { service, slices })

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference};
 use k8s_openapi::jiff::Timestamp;
 use reconcile::disruption::Controller;
-use reconcile::plan::{Plan, controller, namespace as namespace_of};
+use reconcile::plan::{Plan, controller};
 
-use super::{Context, Pass};
+use super::{Context, Pass, picks};
 use crate::cache::Key;
 
 fn refs<T>(list: &[Arc<T>]) -> Vec<&T> {
@@ -21,7 +21,8 @@ fn now() -> Timestamp {
 pub(super) fn deployment(c: Arc<Context>, (ns, name): Key) -> Pass {
     Box::pin(async move {
         let Some(d) = c.caches.deployments.get(&ns, &name) else { return Ok(None) };
-        let (sets, pods) = (c.caches.sets.in_namespace(&ns), c.caches.pods.in_namespace(&ns));
+        let sets = c.caches.sets.in_namespace(&ns);
+        let pods = c.caches.pods.pick(Some(&ns), picks::of_deployment(&d, sets.iter().map(Arc::as_ref)));
         c.carry_out(reconcile::deployment::plan(&d, &refs(&sets), &refs(&pods), now())).await
     })
 }
@@ -30,7 +31,8 @@ pub(super) fn replica_set(c: Arc<Context>, (ns, name): Key) -> Pass {
     Box::pin(async move {
         let id = format!("rs/{ns}/{name}");
         let Some(rs) = c.caches.sets.get(&ns, &name) else { return Ok(c.forget_refusal(&id)) };
-        let pods = c.caches.pods.in_namespace(&ns);
+        let selector = rs.spec.as_ref().map(|s| &s.selector);
+        let pods = c.caches.pods.pick(Some(&ns), picks::own_or_orphan(&rs.metadata, selector));
         let refused = c.refusal(&id);
         let plan = reconcile::replicaset::plan(&rs, &refs(&pods), refused.as_deref(), now());
         c.carry_out_told(plan, &id).await
@@ -40,7 +42,7 @@ pub(super) fn replica_set(c: Arc<Context>, (ns, name): Key) -> Pass {
 pub(super) fn stateful_set(c: Arc<Context>, (ns, name): Key) -> Pass {
     Box::pin(async move {
         let Some(set) = c.caches.stateful_sets.get(&ns, &name) else { return Ok(None) };
-        let pods = c.caches.pods.in_namespace(&ns);
+        let pods = c.caches.pods.pick(Some(&ns), picks::own_or_named(&set.metadata));
         let claims = c.caches.claims.in_namespace(&ns);
         let revisions = c.caches.revisions.in_namespace(&ns);
         let plan = reconcile::statefulset::plan(&set, &refs(&pods), &refs(&claims), &refs(&revisions), now());
@@ -51,7 +53,9 @@ pub(super) fn stateful_set(c: Arc<Context>, (ns, name): Key) -> Pass {
 pub(super) fn daemon_set(c: Arc<Context>, (ns, name): Key) -> Pass {
     Box::pin(async move {
         let Some(set) = c.caches.daemon_sets.get(&ns, &name) else { return Ok(None) };
-        let (pods, nodes) = (c.caches.pods.in_namespace(&ns), c.caches.nodes.all());
+        let selector = set.spec.as_ref().map(|s| &s.selector);
+        let pods = c.caches.pods.pick(Some(&ns), picks::own_or_orphan(&set.metadata, selector));
+        let nodes = c.caches.nodes.all();
         let revisions = c.caches.revisions.in_namespace(&ns);
         let plan = reconcile::daemonset::plan(&set, &refs(&pods), &refs(&nodes), &refs(&revisions), now());
         c.carry_out(plan).await
@@ -63,7 +67,9 @@ pub(super) fn replication_controller(c: Arc<Context>, (ns, name): Key) -> Pass {
         let id = format!("rc/{ns}/{name}");
         let rc = c.caches.replication_controllers.get(&ns, &name);
         let Some(rc) = rc else { return Ok(c.forget_refusal(&id)) };
-        let pods = c.caches.pods.in_namespace(&ns);
+        let selector = rc.spec.as_ref().and_then(|s| s.selector.clone());
+        let selector = selector.map(|s| LabelSelector { match_labels: Some(s), match_expressions: None });
+        let pods = c.caches.pods.pick(Some(&ns), picks::own_or_orphan(&rc.metadata, selector.as_ref()));
         let refused = c.refusal(&id);
         let plan = reconcile::replicationcontroller::plan(&rc, &refs(&pods), refused.as_deref(), now());
         c.carry_out_told(plan, &id).await
@@ -73,7 +79,8 @@ pub(super) fn replication_controller(c: Arc<Context>, (ns, name): Key) -> Pass {
 pub(super) fn job(c: Arc<Context>, (ns, name): Key) -> Pass {
     Box::pin(async move {
         let Some(job) = c.caches.jobs.get(&ns, &name) else { return Ok(None) };
-        let pods = c.caches.pods.in_namespace(&ns);
+        let selector = job.spec.as_ref().and_then(|s| s.selector.as_ref());
+        let pods = c.caches.pods.pick(Some(&ns), picks::own_or_orphan(&job.metadata, selector));
         c.carry_out(reconcile::job::plan(&job, &refs(&pods), now())).await
     })
 }
@@ -89,7 +96,8 @@ pub(super) fn cron_job(c: Arc<Context>, (ns, name): Key) -> Pass {
 pub(super) fn budget(c: Arc<Context>, (ns, name): Key) -> Pass {
     Box::pin(async move {
         let Some(budget) = c.caches.budgets.get(&ns, &name) else { return Ok(None) };
-        let pods = c.caches.pods.in_namespace(&ns);
+        let selector = budget.spec.as_ref().and_then(|s| s.selector.as_ref());
+        let pods = c.caches.pods.pick(Some(&ns), picks::selected(selector));
         let plan = reconcile::disruption::plan(&budget, &refs(&pods), &|owner| scale_of(&c, &ns, owner), now());
         c.carry_out(plan).await
     })
@@ -129,7 +137,7 @@ fn scale_of(c: &Context, ns: &str, owner: &OwnerReference) -> Option<Controller>
 pub(super) fn service(c: Arc<Context>, (ns, name): Key) -> Pass {
     Box::pin(async move {
         let service = c.caches.services.get(&ns, &name);
-        let pods = c.caches.pods.in_namespace(&ns);
+        let pods = c.caches.pods.pick(Some(&ns), picks::of_service(service.as_deref()));
         let mut slices = c.caches.slices.in_namespace(&ns);
         slices.retain(|s| {
             s.metadata.labels.as_ref().and_then(|l| l.get("kubernetes.io/service-name")).is_some_and(|n| *n == name)
@@ -156,8 +164,7 @@ pub(super) fn node(c: Arc<Context>, (_, name): Key) -> Pass {
     Box::pin(async move {
         let Some(node) = c.caches.nodes.get("", &name) else { return Ok(None) };
         let lease = c.caches.leases.get("kube-node-lease", &name);
-        let mut pods = c.caches.pods.all();
-        pods.retain(|p| p.spec.as_ref().and_then(|s| s.node_name.as_deref()) == Some(name.as_str()));
+        let pods = c.caches.pods.pick(None, |_, pod| *pod.node == *name);
         c.carry_out(reconcile::node_lifecycle::plan(&node, lease.as_deref(), &refs(&pods), now())).await
     })
 }
@@ -168,7 +175,7 @@ pub(super) fn claim(c: Arc<Context>, (ns, name): Key) -> Pass {
         let volumes = c.caches.volumes.all();
         let class = claim.spec.as_ref().and_then(|s| s.storage_class_name.as_deref());
         let class = class.and_then(|n| c.caches.classes.get("", n));
-        let pods = c.caches.pods.in_namespace(namespace_of(&claim.metadata));
+        let pods = c.caches.pods.pick(Some(&ns), |_, pod| pod.names_claim(&name));
         let in_use = reconcile::volume::in_use(&claim, &refs(&pods));
         let root = &c.config.local_volume_root;
         c.carry_out(reconcile::volume::plan_claim(&claim, &refs(&volumes), class.as_deref(), in_use, root)).await

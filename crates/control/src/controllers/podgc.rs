@@ -7,7 +7,7 @@ use http::Method;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::jiff::Timestamp;
 use reconcile::plan::{name, namespace};
-use reconcile::podgc::{QUARANTINE, plan_ended, plan_orphan};
+use reconcile::podgc::{ENDED_MAX, QUARANTINE, plan_ended, plan_orphan};
 
 use super::{Context, Pass};
 use crate::actuator::is_not_found;
@@ -50,14 +50,19 @@ pub(super) fn on_node(context: &Arc<Context>) -> Listener<Node> {
     Box::new(move |old, new| {
         let (Some(c), Some(node), None) = (weak.upgrade(), old, new) else { return };
         let gone = name(&node.metadata);
-        c.caches.pods.all().iter().filter(|p| node_of(p) == Some(gone)).for_each(|p| look_later(&c, p));
+        for key in c.caches.pods.keys(|pod| *pod.node == *gone) {
+            c.queues.pod_gc.0.add_after(key, QUARANTINE);
+        }
     })
 }
 
 pub(super) fn pass(c: Arc<Context>, key: Key) -> Pass {
     Box::pin(async move {
         if key == count_key() {
-            let all = c.caches.pods.all();
+            if c.caches.pods.count(|pod| pod.is_left) <= ENDED_MAX {
+                return Ok(None);
+            }
+            let all = c.caches.pods.pick(None, |_, pod| pod.is_left);
             let refs: Vec<&Pod> = all.iter().map(Arc::as_ref).collect();
             return c.carry_out(plan_ended(&refs)).await;
         }

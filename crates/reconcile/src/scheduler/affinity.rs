@@ -6,11 +6,12 @@ use api::selectors::{Operator, Requirement};
 use k8s_openapi::api::core::v1::{
     Node, NodeSelectorRequirement, NodeSelectorTerm, PersistentVolume, Pod, PodAffinityTerm,
 };
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
 use super::Cluster;
+use super::placed::Subject;
 use crate::labels;
-use crate::plan::{name, namespace};
+use crate::plan::name;
 
 fn node_labels(node: &Node) -> BTreeMap<String, String> {
     node.metadata.labels.clone().unwrap_or_default()
@@ -76,20 +77,20 @@ struct Term {
 }
 
 impl Term {
-    fn new(t: &PodAffinityTerm, owner: &ObjectMeta) -> Self {
+    fn new(t: &PodAffinityTerm, owner: &impl Subject) -> Self {
         let mut namespaces = t.namespaces.clone().unwrap_or_default();
         if namespaces.is_empty() && t.namespace_selector.is_none() {
-            namespaces.push(namespace(owner).to_owned());
+            namespaces.push(owner.namespace().to_owned());
         }
         let mut typed = t.label_selector.clone();
         // `matchLabelKeys` narrows the selector to the values of the pod that has the term (KEP-3633).
         for (keys, operator) in [(&t.match_label_keys, "In"), (&t.mismatch_label_keys, "NotIn")] {
             for key in keys.iter().flatten() {
-                let Some(value) = owner.labels.as_ref().and_then(|l| l.get(key)) else { continue };
+                let Some(value) = owner.label(key) else { continue };
                 let r = k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelectorRequirement {
                     key: key.clone(),
                     operator: operator.into(),
-                    values: Some(vec![value.clone()]),
+                    values: Some(vec![value.to_owned()]),
                 };
                 typed.get_or_insert_with(LabelSelector::default).match_expressions.get_or_insert_default().push(r);
             }
@@ -102,15 +103,15 @@ impl Term {
         }
     }
 
-    fn matches(&self, cluster: &Cluster, pod: &ObjectMeta) -> bool {
-        let ns = namespace(pod);
+    fn matches(&self, cluster: &Cluster, pod: &impl Subject) -> bool {
+        let ns = pod.namespace();
         let by_labels = || {
-            self.namespace_selector.as_ref().is_some_and(|s| {
-                let meta = ObjectMeta { labels: cluster.namespaces.get(ns).cloned(), ..Default::default() };
-                labels::matches(s, &meta)
+            self.namespace_selector.as_ref().is_some_and(|s| match cluster.namespaces.get(ns) {
+                Some(known) => labels::selects(s, known),
+                None => labels::selects(s, &labels::Labels::default()),
             })
         };
-        (self.namespaces.iter().any(|n| n == ns) || by_labels()) && labels::matches(&self.selector, pod)
+        (self.namespaces.iter().any(|n| n == ns) || by_labels()) && pod.meets(&self.selector)
     }
 
     /// Whether a pod that matches is in the node's domain.
@@ -118,12 +119,12 @@ impl Term {
         let Some(here) = node_labels(node).remove(&self.topology_key) else { return false };
         cluster.hosts.values().any(|h| {
             let same = h.node.as_ref().is_some_and(|n| node_labels(n).get(&self.topology_key) == Some(&here));
-            same && h.pods.values().any(|p| self.matches(cluster, &p.meta))
+            same && h.pods.values().any(|p| self.matches(cluster, p.as_ref()))
         })
     }
 
     fn met_anywhere(&self, cluster: &Cluster) -> bool {
-        cluster.hosts.values().any(|h| h.pods.values().any(|p| self.matches(cluster, &p.meta)))
+        cluster.hosts.values().any(|h| h.pods.values().any(|p| self.matches(cluster, p.as_ref())))
     }
 }
 
@@ -152,7 +153,7 @@ pub(super) fn pods_fit(cluster: &Cluster, pod: &Pod, node: &Node) -> Result<(), 
         for placed in host.pods.values().filter(|p| p.anti_affinity.is_some()) {
             let rules = placed.anti_affinity.iter();
             for t in rules.flat_map(|a| a.required_during_scheduling_ignored_during_execution.iter().flatten()) {
-                let term = Term::new(t, &placed.meta);
+                let term = Term::new(t, placed.as_ref());
                 let there = node_labels(other).remove(&term.topology_key);
                 let same = there.is_some() && here.get(&term.topology_key) == there.as_ref();
                 if same && term.matches(cluster, &pod.metadata) {

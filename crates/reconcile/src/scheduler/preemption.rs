@@ -2,12 +2,14 @@
 //! KEP-268). As few and as unimportant ones as possible; budgets are kept where there is a choice.
 
 use std::cmp::Reverse;
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, Pod};
 
-use super::{Cluster, Placed, Storage, Want};
-use crate::labels::{self, Selector};
-use crate::plan::{name, namespace, terminating, uid};
+use super::placed::{Placed, Subject};
+use super::{Cluster, Storage, Want};
+use crate::labels::Selector;
+use crate::plan::name;
 
 /// A disruption budget as far as preemption asks.
 pub struct Budget {
@@ -47,7 +49,7 @@ pub fn priority(pod: &Pod) -> i32 {
 /// One possible node.
 struct Candidate {
     node: String,
-    victims: Vec<Placed>,
+    victims: Vec<Arc<Placed>>,
     violations: usize,
 }
 
@@ -61,10 +63,8 @@ impl Cluster {
         }
         let own = priority(pod);
         let nominated = pod.status.as_ref().and_then(|s| s.nominated_node_name.as_deref()).unwrap_or_default();
-        let waits = self
-            .hosts
-            .get(nominated)
-            .is_some_and(|h| h.pods.values().any(|p| p.priority < own && terminating(&p.meta)));
+        let waits =
+            self.hosts.get(nominated).is_some_and(|h| h.pods.values().any(|p| p.priority < own && p.terminating));
         let any_lower = self.hosts.values().any(|h| h.pods.values().any(|p| p.priority < own));
         if waits || !any_lower {
             return None;
@@ -83,12 +83,12 @@ impl Cluster {
             let started = c.victims.iter().filter(|v| v.priority == highest).map(|v| v.started).min().unwrap_or(0);
             (c.violations, highest, sum, c.victims.len(), Reverse(started), c.node.clone())
         })?;
-        let victim = |p: Placed| Victim {
-            namespace: namespace(&p.meta).to_owned(),
-            name: name(&p.meta).to_owned(),
-            uid: uid(&p.meta).to_owned(),
+        let victim = |p: Arc<Placed>| Victim {
+            namespace: p.namespace().to_owned(),
+            name: p.name().to_owned(),
+            uid: p.uid.as_ref().to_owned(),
         };
-        let going = best.victims.into_iter().filter(|p| !terminating(&p.meta));
+        let going = best.victims.into_iter().filter(|p| !p.terminating);
         Some(Preemption { node: best.node, victims: going.map(victim).collect() })
     }
 
@@ -103,14 +103,14 @@ impl Cluster {
         let node_name = name(&node.metadata);
         let own = priority(want.pod);
         let host = self.hosts.get(node_name)?;
-        let lower: Vec<Placed> = host.pods.values().filter(|p| p.priority < own).cloned().collect();
+        let lower: Vec<Arc<Placed>> = host.pods.values().filter(|p| p.priority < own).cloned().collect();
         if lower.is_empty() {
             return None;
         }
         for placed in &lower {
-            self.remove_pod(uid(&placed.meta));
+            self.remove_pod(&placed.uid);
         }
-        let mut gone: Vec<Placed> = Vec::new();
+        let mut gone: Vec<Arc<Placed>> = Vec::new();
         let fits = self.fits(want, node, storage);
         let (breaking, free) = split(&lower, budgets);
         let mut violations = 0;
@@ -118,7 +118,7 @@ impl Cluster {
             for placed in group {
                 self.put(node_name, placed.clone());
                 if fits && !self.fits(want, node, storage) {
-                    self.remove_pod(uid(&placed.meta));
+                    self.remove_pod(&placed.uid);
                     violations += usize::from(breaks);
                     gone.push(placed);
                 }
@@ -138,21 +138,19 @@ impl Cluster {
 }
 
 /// Higher priority is more important, then having started earlier.
-fn importance(p: &Placed) -> (i32, Reverse<i64>, String) {
-    (p.priority, Reverse(p.started), uid(&p.meta).to_owned())
+fn importance(p: &Placed) -> (i32, Reverse<i64>, Arc<str>) {
+    (p.priority, Reverse(p.started), p.uid.clone())
 }
 
 /// Most important first: those whose loss a budget does not allow, and the others.
-fn split(lower: &[Placed], budgets: &[Budget]) -> (Vec<Placed>, Vec<Placed>) {
+fn split(lower: &[Arc<Placed>], budgets: &[Budget]) -> (Vec<Arc<Placed>>, Vec<Arc<Placed>>) {
     let mut allowed: Vec<i32> = budgets.iter().map(|b| b.allowed).collect();
     let mut order = lower.to_vec();
     order.sort_by_key(|p| Reverse(importance(p)));
     order.into_iter().partition(|p| {
         let mut breaks = false;
         for (budget, left) in budgets.iter().zip(&mut allowed) {
-            let hit = p.meta.labels.is_some()
-                && budget.namespace == namespace(&p.meta)
-                && labels::matches(&budget.selector, &p.meta);
+            let hit = !p.labels.is_empty() && budget.namespace == p.namespace() && p.meets(&budget.selector);
             if hit {
                 *left -= 1;
                 breaks |= *left < 0;

@@ -1,14 +1,27 @@
 //! Amounts of CPU, memory and countable things.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use api::quantity::Quantity;
 use k8s_openapi::api::core::v1::{Container, Node, Pod, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Typed;
 
-/// Amounts by resource name; CPU in thousandths, everything else in units.
+/// Amounts by resource name; CPU in thousandths, everything else in units. In order of the names, of which there are few:
+/// every pod that runs has such a list in memory.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Amounts(BTreeMap<String, i64>);
+pub struct Amounts(Vec<(Cow<'static, str>, i64)>);
+
+/// A name that nearly every pod has costs no memory of its own.
+fn known(resource: &str) -> Cow<'static, str> {
+    match resource {
+        "cpu" => "cpu".into(),
+        "memory" => "memory".into(),
+        "pods" => "pods".into(),
+        "ephemeral-storage" => "ephemeral-storage".into(),
+        other => other.to_owned().into(),
+    }
+}
 
 fn amount(resource: &str, q: &Typed) -> i64 {
     let Ok(q) = Quantity::parse(&q.0) else { return 0 };
@@ -20,17 +33,30 @@ impl Amounts {
     pub fn allocatable(node: &Node) -> Self {
         let status = node.status.as_ref();
         let map = status.and_then(|s| s.allocatable.as_ref().or(s.capacity.as_ref()));
-        Amounts(map.into_iter().flatten().map(|(k, v)| (k.clone(), amount(k, v))).collect())
+        map.map_or_else(Amounts::default, Amounts::of_list)
     }
 
     /// The amounts of a resource list.
     pub fn of_list(list: &BTreeMap<String, Typed>) -> Self {
-        Amounts(list.iter().map(|(k, v)| (k.clone(), amount(k, v))).collect())
+        // The map is in order of its keys.
+        Amounts(list.iter().map(|(k, v)| (known(k), amount(k, v))).collect())
     }
 
     fn requests(resources: Option<&ResourceRequirements>) -> Self {
         let map = resources.and_then(|r| r.requests.as_ref());
-        Amounts(map.into_iter().flatten().map(|(k, v)| (k.clone(), amount(k, v))).collect())
+        map.map_or_else(Amounts::default, Amounts::of_list)
+    }
+
+    /// The amount of a resource, to be changed; 0 when it was not in the list.
+    fn of_mut(&mut self, resource: &str) -> &mut i64 {
+        let at = match self.0.binary_search_by(|(name, _)| name.as_ref().cmp(resource)) {
+            Ok(at) => at,
+            Err(at) => {
+                self.0.insert(at, (known(resource), 0));
+                at
+            }
+        };
+        &mut self.0[at].1
     }
 
     /// What a pod needs at its most: its containers and sidecars together, or an init container with the sidecars before
@@ -46,7 +72,7 @@ impl Amounts {
         let held = |name: &str| {
             let all = main.into_iter().flatten().chain(init.into_iter().flatten());
             let found = all.into_iter().find(|c| c.name == name)?.allocated_resources.as_ref()?;
-            Some(Amounts(found.iter().map(|(k, v)| (k.clone(), amount(k, v))).collect()))
+            Some(Amounts::of_list(found))
         };
         Amounts::of(pod, |c| {
             let mut asked = Amounts::requests(c.resources.as_ref());
@@ -86,19 +112,20 @@ impl Amounts {
         running.raise_to(&peak);
         let pod_level = Amounts::requests(spec.resources.as_ref());
         for (k, v) in pod_level.0 {
-            running.0.insert(k, v);
+            *running.of_mut(&k) = v;
         }
         for (k, v) in spec.overhead.iter().flatten() {
-            *running.0.entry(k.clone()).or_default() += amount(k, v);
+            *running.of_mut(k) += amount(k, v);
         }
-        running.0.insert("pods".into(), 1);
+        *running.of_mut("pods") = 1;
+        running.0.shrink_to_fit();
         running
     }
 
     /// Adds another.
     pub fn add(&mut self, other: &Amounts) {
         for (k, v) in &other.0 {
-            let own = self.0.entry(k.clone()).or_default();
+            let own = self.of_mut(k);
             *own = own.saturating_add(*v);
         }
     }
@@ -106,21 +133,21 @@ impl Amounts {
     /// Takes another away.
     pub fn subtract(&mut self, other: &Amounts) {
         for (k, v) in &other.0 {
-            let own = self.0.entry(k.clone()).or_default();
+            let own = self.of_mut(k);
             *own = own.saturating_sub(*v);
         }
     }
 
     fn raise_to(&mut self, other: &Amounts) {
         for (k, v) in &other.0 {
-            let own = self.0.entry(k.clone()).or_default();
+            let own = self.of_mut(k);
             *own = (*own).max(*v);
         }
     }
 
     /// The amount of one resource; CPU in thousandths.
     pub fn get(&self, resource: &str) -> i64 {
-        self.0.get(resource).copied().unwrap_or(0)
+        self.0.iter().find(|(name, _)| name == resource).map_or(0, |(_, amount)| *amount)
     }
 
     /// What is missing on a node, in Kubernetes' words.

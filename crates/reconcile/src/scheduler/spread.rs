@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Node, Pod, TopologySpreadConstraint};
 
+use super::placed::Subject;
 use super::{Cluster, affinity};
 use crate::labels;
-use crate::plan::{namespace, terminating};
+use crate::plan::namespace;
 
 /// Pods that match, by value of the topology key, over the nodes that the pod could use.
 fn counts(cluster: &Cluster, pod: &Pod, c: &TopologySpreadConstraint) -> BTreeMap<String, i64> {
@@ -25,11 +26,10 @@ fn counts(cluster: &Cluster, pod: &Pod, c: &TopologySpreadConstraint) -> BTreeMa
         if !ignores_affinity && !affinity::node_fits(pod, node) {
             continue;
         }
-        let here = host.pods.values().filter(|p| {
-            !terminating(&p.meta)
-                && namespace(&p.meta) == namespace(&pod.metadata)
-                && labels::matches(&selector, &p.meta)
-        });
+        let here = host
+            .pods
+            .values()
+            .filter(|p| !p.terminating && p.namespace() == namespace(&pod.metadata) && p.meets(&selector));
         *out.entry(domain.clone()).or_default() += i64::try_from(here.count()).unwrap_or(0);
     }
     out

@@ -25,10 +25,11 @@ pub enum Kind {
 /// An object: kind, namespace and name.
 type Ref = (Kind, String, String);
 
+/// There is one of every pod that runs in the cluster: what it refers to, and its node, are shared with the others.
 struct Pod {
-    uid: String,
-    node: String,
-    refs: Vec<Ref>,
+    uid: Box<str>,
+    node: Arc<str>,
+    refs: Box<[Arc<Ref>]>,
 }
 
 #[derive(Default)]
@@ -41,7 +42,9 @@ struct State {
 struct Index {
     pods: HashMap<Arc<str>, Pod>,
     /// How many pods of each node refer to the object.
-    readers: HashMap<Ref, HashMap<String, usize>>,
+    readers: HashMap<Arc<Ref>, HashMap<Arc<str>, usize>>,
+    /// Nodes with pods, and how many.
+    nodes: HashMap<Arc<str>, usize>,
 }
 
 /// Follows the pods of the watch cache.
@@ -78,36 +81,51 @@ impl Index {
     }
 
     fn add(&mut self, entry: &Entry) {
-        let node =
-            entry.facts.fields.iter().find(|(field, _)| *field == "spec.nodeName").map_or("", |(_, v)| v.as_str());
+        let node = entry.facts.field("spec.nodeName");
         // What a pod refers to does not change once it runs somewhere: its status does, often.
-        if self.pods.get(&entry.key).is_some_and(|pod| pod.uid == entry.facts.uid && pod.node == node) {
+        if self.pods.get(&entry.key).is_some_and(|pod| pod.uid == entry.facts.uid && *pod.node == *node) {
             return;
         }
         self.remove(&entry.key);
         if node.is_empty() {
             return;
         }
-        let refs = refs(&entry.value());
-        for wanted in &refs {
-            *self.readers.entry(wanted.clone()).or_default().entry(node.to_owned()).or_default() += 1;
+        let node = match self.nodes.get_key_value(node) {
+            Some((known, _)) => known.clone(),
+            None => Arc::from(node),
+        };
+        *self.nodes.entry(node.clone()).or_default() += 1;
+        let mut shared = Vec::new();
+        for wanted in refs(&entry.value()) {
+            let wanted = match self.readers.get_key_value(&wanted) {
+                Some((known, _)) => known.clone(),
+                None => Arc::new(wanted),
+            };
+            *self.readers.entry(wanted.clone()).or_default().entry(node.clone()).or_default() += 1;
+            shared.push(wanted);
         }
-        self.pods.insert(entry.key.clone(), Pod { uid: entry.facts.uid.clone(), node: node.to_owned(), refs });
+        let pod = Pod { uid: entry.facts.uid.clone(), node, refs: shared.into() };
+        self.pods.insert(entry.key.clone(), pod);
     }
 
     fn remove(&mut self, key: &Arc<str>) {
         let Some(pod) = self.pods.remove(key) else { return };
         for wanted in &pod.refs {
             let Some(nodes) = self.readers.get_mut(wanted) else { continue };
-            if let Some(count) = nodes.get_mut(&pod.node) {
-                *count -= 1;
-                if *count == 0 {
-                    nodes.remove(&pod.node);
-                }
-            }
+            take_one(nodes, &pod.node);
             if nodes.is_empty() {
                 self.readers.remove(wanted);
             }
+        }
+        take_one(&mut self.nodes, &pod.node);
+    }
+}
+
+fn take_one(counts: &mut HashMap<Arc<str>, usize>, node: &str) {
+    if let Some(count) = counts.get_mut(node) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(node);
         }
     }
 }

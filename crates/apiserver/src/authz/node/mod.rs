@@ -127,5 +127,5 @@ fn own_pod(node: &str, a: &Attributes<'_>, caches: &Caches) -> bool {
         // What is not there cannot be another's; the answer will be 404.
         return true;
     };
-    pod.facts.fields.iter().any(|(field, value)| *field == "spec.nodeName" && value == node)
+    pod.facts.field("spec.nodeName") == node
 }
