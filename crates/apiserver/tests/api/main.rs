@@ -26,6 +26,7 @@ mod kube_client;
 mod kubectl;
 mod lists;
 mod mutating_policies;
+mod node_kinds;
 mod oidc;
 mod openapi_v2;
 mod pod_parts;
