@@ -56,8 +56,9 @@ fn a_container_gets_other_amounts_while_it_runs() {
 #[test]
 fn a_pod_as_a_whole_gets_other_amounts() {
     let whole = |cpu: &str| json!({"requests": {"cpu": cpu}, "limits": {"cpu": cpu}});
-    let mut w =
-        World::new(json!({"resources": whole("1"), "containers": [{"name": "a"}, container("b", "100m", None)]}));
+    let mut w = World::new(
+        json!({"resources": whole("1"), "containers": [{"name": "a", "image": "img"}, container("b", "100m", None)]}),
+    );
     w.settle();
     let told = |w: &World| {
         let status = serde_json::to_value(&w.status).expect("a status");
