@@ -45,6 +45,10 @@ fn host_file(path: &str) -> String {
 }
 
 fn hosts(spec: &SandboxSpec, ip: Option<IpAddr>, of_host: &str) -> String {
+    if spec.host_network && spec.host_aliases.is_empty() {
+        // The host's own, as it is.
+        return of_host.to_owned();
+    }
     let mut text = if spec.host_network {
         format!("# Kubernetes-managed hosts file (host network).\n{}\n", of_host.trim_end())
     } else {
@@ -97,6 +101,10 @@ mod tests {
         let hosts = hosts(&spec, Some("10.0.0.9".parse().unwrap()), "");
         assert!(hosts.contains("127.0.0.1\tlocalhost\n"));
         assert!(hosts.ends_with("10.0.0.9\tweb-0\n1.2.3.4\ta\tb\n"));
+        let on_host = SandboxSpec { host_network: true, ..spec.clone() };
+        assert!(super::hosts(&on_host, None, "9.9.9.9 h\n").ends_with("9.9.9.9 h\n1.2.3.4\ta\tb\n"));
+        let bare = SandboxSpec { host_aliases: Vec::new(), ..on_host };
+        assert_eq!(super::hosts(&bare, None, "9.9.9.9 h\n"), "9.9.9.9 h\n");
         assert_eq!(resolv_conf(&spec, "x"), "nameserver 10.96.0.10\nsearch a.svc svc\noptions ndots:5\n");
         assert_eq!(resolv_conf(&SandboxSpec::default(), "nameserver 9.9.9.9\n"), "nameserver 9.9.9.9\n");
     }

@@ -21,6 +21,7 @@ pub mod oci;
 mod record;
 pub mod runtime;
 mod session;
+mod signal;
 mod usage;
 mod user;
 pub mod weights;

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::runtime::{ContainerSpec, ExitRecord, SandboxSpec};
+use crate::runtime::{ContainerSpec, ExitRecord, ProcessUser, SandboxSpec};
 
 /// A sandbox on disk.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -51,6 +51,9 @@ pub struct ContainerRecord {
     pub image_digest: String,
     /// Signal that asks it to end.
     pub stop_signal: i32,
+    /// Who it is started as.
+    #[serde(default)]
+    pub user: Option<ProcessUser>,
     /// Where it is.
     pub phase: Phase,
 }

@@ -246,6 +246,9 @@ pub struct ContainerSpec {
     /// A running container of the sandbox whose process namespace this one joins.
     #[serde(default)]
     pub pid_of: Option<String>,
+    /// The signal that asks it to end, by name (`SIGUSR1`); `None` takes the image's, else `SIGTERM`.
+    #[serde(default)]
+    pub stop_signal: Option<String>,
     /// A terminal as standard input, output and error.
     pub tty: bool,
     /// Keep standard input open for attach.
@@ -293,6 +296,17 @@ pub struct ExitRecord {
     pub start_error: Option<String>,
 }
 
+/// Who the first process of a container is started as, once names were looked up in the image.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct ProcessUser {
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+    /// All its groups.
+    pub groups: Vec<u32>,
+}
+
 /// What is known of a container.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ContainerStatus {
@@ -300,6 +314,10 @@ pub struct ContainerStatus {
     pub spec: ContainerSpec,
     /// Digest reference of the image it runs.
     pub image_id: String,
+    /// Who it is started as; `None` when it was made before this was written down.
+    pub user: Option<ProcessUser>,
+    /// The signal that asks it to end, `SIGTERM` and such.
+    pub stop_signal: String,
     /// Where it is in its life.
     pub state: ContainerState,
 }

@@ -107,6 +107,7 @@ impl Agent {
             node = self.registered() => node,
             () = drain.cancelled() => return Ok(self.tasks.shutdown(DRAIN_LIMIT).await?),
         };
+        let own = node_object::follow(&self.ctx.config.client, &self.tasks, node.clone());
         let heartbeat = node_object::heartbeat(self.ctx.clone(), node, drain.clone());
         self.tasks.spawn("heartbeat", heartbeat);
         // A container made before the services are known would lack their variables.
@@ -114,7 +115,7 @@ impl Agent {
             () = services::known(&self.ctx.services) => {}
             () = drain.cancelled() => {}
         }
-        let manager = Manager::new(self.ctx.clone(), self.pods.clone(), drain.clone());
+        let manager = Manager::new(self.ctx.clone(), self.pods.clone(), own, drain.clone());
         self.tasks.spawn("pods", manager.run());
         self.tasks.spawn("reclaim", volumes::claim::reclaim(self.ctx.clone(), drain.clone()));
         self.tasks.draining().await;

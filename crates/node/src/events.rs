@@ -1,6 +1,7 @@
 //! Events about pods and the node: repeated ones are counted on one object, and each source has a budget, so that a
 //! failing pod cannot fill the store.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
@@ -21,6 +22,9 @@ const REFILL: Duration = Duration::from_secs(300);
 /// A repetition later than this is a new event.
 const SAME_FOR: Duration = Duration::from_secs(3600);
 
+/// Why something happened, in one CamelCase word.
+pub(crate) type Reason = Cow<'static, str>;
+
 /// How bad an event is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Level {
@@ -33,14 +37,14 @@ struct Key {
     uid: String,
     path: Option<String>,
     level: Level,
-    reason: &'static str,
+    reason: Reason,
     message: String,
 }
 
 struct Report {
     about: ObjectReference,
     level: Level,
-    reason: &'static str,
+    reason: Reason,
     message: String,
 }
 
@@ -98,18 +102,25 @@ impl Recorder {
     }
 
     /// Leaves an event.
-    pub(crate) fn event(&self, about: ObjectReference, level: Level, reason: &'static str, message: impl Into<String>) {
-        let report = Report { about, level, reason, message: truncate(message.into()) };
-        if self.queue.try_send(report).is_err() {
-            tracing::debug!(reason, "event dropped: the queue is full or closed");
+    pub(crate) fn event(
+        &self,
+        about: ObjectReference,
+        level: Level,
+        reason: impl Into<Reason>,
+        message: impl Into<String>,
+    ) {
+        let report = Report { about, level, reason: reason.into(), message: truncate(message.into()) };
+        if let Err(refused) = self.queue.try_send(report) {
+            let reason = refused.into_inner().reason;
+            tracing::debug!(%reason, "event dropped: the queue is full or closed");
         }
     }
 
-    pub(crate) fn normal(&self, about: ObjectReference, reason: &'static str, message: impl Into<String>) {
+    pub(crate) fn normal(&self, about: ObjectReference, reason: impl Into<Reason>, message: impl Into<String>) {
         self.event(about, Level::Normal, reason, message);
     }
 
-    pub(crate) fn warn(&self, about: ObjectReference, reason: &'static str, message: impl Into<String>) {
+    pub(crate) fn warn(&self, about: ObjectReference, reason: impl Into<Reason>, message: impl Into<String>) {
         self.event(about, Level::Warning, reason, message);
     }
 }
@@ -179,7 +190,7 @@ impl Writer {
             uid,
             path: report.about.field_path.clone(),
             level: report.level,
-            reason: report.reason,
+            reason: report.reason.clone(),
             message: report.message.clone(),
         };
         if self.repeat(&key, now).await {
@@ -199,7 +210,7 @@ impl Writer {
                 let name = event.metadata.name.unwrap_or_default();
                 self.written.insert(key, Written { name, namespace, count: 1, at: now });
             }
-            Err(error) => tracing::debug!(%error, reason = key.reason, "event not written"),
+            Err(error) => tracing::debug!(%error, reason = %key.reason, "event not written"),
         }
     }
 
@@ -233,7 +244,7 @@ impl Writer {
             metadata: ObjectMeta { name: Some(name), namespace: Some(namespace), ..ObjectMeta::default() },
             involved_object: about,
             type_: Some(format!("{:?}", report.level)),
-            reason: Some(report.reason.to_owned()),
+            reason: Some(report.reason.into_owned()),
             message: Some(report.message),
             count: Some(1),
             first_timestamp: Some(Time(now)),

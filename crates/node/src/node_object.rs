@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use base::rt::Drain;
+use base::rt::{Drain, Tasks};
+use futures::StreamExt;
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::api::core::v1::{
@@ -14,6 +15,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference, Time};
 use kube::api::{Api, Patch, PatchParams, PostParams};
+use kube::runtime::{WatchStreamExt, watcher};
 use serde_json::json;
 
 use crate::config::AgentError;
@@ -50,11 +52,20 @@ fn disk_reserve(total: u64) -> u64 {
     (total / 100 * DISK_LOW_PERCENT).min(DISK_LOW_MOST)
 }
 
+/// What keeps the node from declaring memory pressure is not given to pods.
+pub(crate) fn memory_for_pods(ctx: &Context) -> u64 {
+    ctx.host.memory_bytes.saturating_sub(MEMORY_LOW)
+}
+
+/// Nor what keeps it from declaring disk pressure.
+pub(crate) fn disk_for_pods(ctx: &Context) -> u64 {
+    ctx.host.disk_bytes.saturating_sub(disk_reserve(ctx.host.disk_bytes))
+}
+
 pub(crate) fn capacity(ctx: &Context, reserve: bool) -> BTreeMap<String, Quantity> {
     let host = &ctx.host;
-    // What keeps the node from declaring memory pressure is not given to pods.
-    let memory = if reserve { host.memory_bytes.saturating_sub(MEMORY_LOW) } else { host.memory_bytes };
-    let disk = if reserve { host.disk_bytes.saturating_sub(disk_reserve(host.disk_bytes)) } else { host.disk_bytes };
+    let memory = if reserve { memory_for_pods(ctx) } else { host.memory_bytes };
+    let disk = if reserve { disk_for_pods(ctx) } else { host.disk_bytes };
     quantities(&[
         ("cpu", host.cpus.to_string()),
         ("memory", format!("{}Ki", memory / 1024)),
@@ -218,6 +229,38 @@ fn essence(status: &NodeStatus) -> NodeStatus {
         c.last_heartbeat_time = None;
     }
     status
+}
+
+/// Keeps the node object as others see it: somebody else sets labels and taints.
+pub(crate) fn follow(
+    client: &kube::Client,
+    tasks: &Tasks,
+    registered: Node,
+) -> tokio::sync::watch::Receiver<Arc<Node>> {
+    let config = watcher::Config::default()
+        .fields(&format!("metadata.name={}", registered.metadata.name.as_deref().unwrap_or_default()));
+    let events = watcher(Api::<Node>::all(client.clone()), config).default_backoff();
+    let (tx, rx) = tokio::sync::watch::channel(Arc::new(registered));
+    let drain = tasks.drain();
+    tasks.spawn("node", async move {
+        let mut events = events.boxed();
+        loop {
+            let event = tokio::select! {
+                event = events.next() => event,
+                () = drain.cancelled() => return,
+            };
+            match event {
+                None => return,
+                Some(Err(error)) => tracing::debug!(%error, "watch of the node failed"),
+                Some(Ok(watcher::Event::Apply(node) | watcher::Event::InitApply(node))) => {
+                    tx.send_replace(Arc::new(node));
+                }
+                // It registers again when it was removed.
+                Some(Ok(_)) => {}
+            }
+        }
+    });
+    rx
 }
 
 /// Renews the lease and writes the status when it changed, until told to drain.

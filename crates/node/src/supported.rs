@@ -31,19 +31,14 @@ pub(crate) fn refusal(pod: &Pod) -> Option<Failure> {
         .or_else(|| spec.volumes.iter().flatten().find_map(volume))
         .or_else(|| each(spec).find_map(|(_, c)| container(spec, c)));
     if let Some(field) = field {
-        return Some(Failure::new(
-            "UnsupportedPodSpec",
-            format!("Pod was rejected: {field} is not supported by this node"),
-        ));
+        return Some(Failure::new("UnsupportedPodSpec", format!("{field} is not supported by this node")));
     }
-    let os = spec.os.as_ref().map(|os| os.name.as_str()).filter(|os| *os != "linux");
-    if let Some(os) = os {
-        let message = format!("Failed to admit pod as the OS field {os:?} doesn't match node OS \"linux\"");
+    if spec.os.as_ref().is_some_and(|os| os.name != "linux") {
+        let message = "Failed to admit pod as the OS field doesn't match node OS";
         return Some(Failure::new("PodOSNotSupported", message));
     }
-    forbidden_sysctl(spec).map(|name| {
-        Failure::new("SysctlForbidden", format!("forbidden sysctl: {name:?} is not in the set of safe sysctls"))
-    })
+    forbidden_sysctl(spec)
+        .map(|name| Failure::new("SysctlForbidden", format!("forbidden sysctl: {name:?} not allowlisted")))
 }
 
 /// Why a container that was added to the running pod cannot run here, if it cannot. The pod itself goes on.
@@ -130,8 +125,6 @@ fn container(spec: &PodSpec, c: &Container) -> Option<String> {
     let local = s.and_then(|s| s.app_armor_profile.as_ref()).is_some_and(|p| p.type_ == "Localhost");
     let rules = c.restart_policy_rules.iter().flatten().any(|r| r.action != "Restart");
     let claims = c.resources.as_ref().is_some_and(|r| r.claims.iter().flatten().next().is_some());
-    let signal = c.lifecycle.as_ref().is_some_and(|l| l.stop_signal.is_some());
-    let file_env = c.env.iter().flatten().filter_map(|e| e.value_from.as_ref()).any(|f| f.file_key_ref.is_some());
     let privileged = s.and_then(|s| s.privileged) == Some(true);
     let shared = c.volume_mounts.iter().flatten().any(|m| m.mount_propagation.as_deref() == Some("Bidirectional"));
     when(s.is_some_and(|s| s.windows_options.is_some()), &at("securityContext.windowsOptions"))
@@ -141,9 +134,7 @@ fn container(spec: &PodSpec, c: &Container) -> Option<String> {
         })
         .or_else(|| when(claims, &at("resources.claims")))
         .or_else(|| when(c.volume_devices.iter().flatten().next().is_some(), &at("volumeDevices")))
-        .or_else(|| when(signal, &at("lifecycle.stopSignal")))
         .or_else(|| when(rules, &at("a restartPolicyRules action other than Restart")))
-        .or_else(|| when(file_env, &at("env.valueFrom.fileKeyRef")))
         .or_else(|| when(shared && !privileged, &at("mountPropagation: Bidirectional without privileged")))
         .or_else(|| resource(c).map(|name| at(&format!("resource {name:?}"))))
         .or_else(|| {
@@ -213,9 +204,8 @@ mod tests {
             (json!({"securityContext": {"appArmorProfile": {"type": "Localhost"}}}), "appArmorProfile"),
             (json!({"volumes": [{"name": "v", "nfs": {"path": "/", "server": "s"}}]}), "source of volume \"v\""),
             (json!({"volumes": [{"name": "v", "emptyDir": {"medium": "HugePages"}}]}), "emptyDir.medium"),
-            (json!({"os": {"name": "windows"}}), "windows"),
+            (json!({"os": {"name": "windows"}}), "OS field"),
             (json!({"securityContext": {"sysctls": [{"name": "kernel.panic", "value": "1"}]}}), "kernel.panic"),
-            (c(json!({"lifecycle": {"stopSignal": "SIGUSR1"}})), "lifecycle.stopSignal"),
             (c(json!({"resources": {"limits": {"nvidia.com/gpu": "1"}}})), "nvidia.com/gpu"),
             (c(json!({"volumeMounts": [{"name": "gone", "mountPath": "/x"}]})), "\"gone\""),
             (c(json!({"livenessProbe": {}})), "livenessProbe"),

@@ -103,6 +103,10 @@ fn sync_taints(node: &Node, ready: &str, now: Timestamp, plan: &mut Plan) {
         })
         .cloned()
         .collect();
+    // How long a pod still tolerates a taint is counted from when it was added: somebody who added one by hand did not say.
+    for taint in taints.iter_mut().filter(|t| t.effect == "NoExecute") {
+        taint.time_added.get_or_insert_with(|| pods::time(now));
+    }
     let mut ensure = |key: &str, effect: &str, timed: bool| {
         if !taints.iter().any(|t| t.key == key && t.effect == effect) {
             let time_added = timed.then(|| pods::time(now));
@@ -280,6 +284,27 @@ mod tests {
         let now = Timestamp::from_second(1000).unwrap();
         let p = plan(&node("True"), Some(&lease(990)), &[], now);
         assert_eq!((p.actions.len(), p.requeue_after), (0, Some(Duration::from_secs(40))));
+    }
+
+    #[test]
+    fn the_time_of_a_taint_without_one_is_counted_from_when_it_was_seen() {
+        let at = |second: i64| Timestamp::from_second(second).unwrap();
+        let mut n = node("True");
+        n.spec = serde_json::from_value(json!({"taints": [{"key": "k", "effect": "NoExecute"}]})).unwrap();
+        let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "d", "uid": "p"},
+            "spec": {"containers": [], "tolerations": [{"key": "k", "operator": "Exists", "tolerationSeconds": 5}]}}))
+        .unwrap();
+        let deletes = |p: &Plan| p.actions.iter().any(|a| matches!(a, Action::Delete { .. }));
+        let first = plan(&n, Some(&lease(1000)), &[&pod], at(1000));
+        assert_eq!((deletes(&first), first.requeue_after), (false, Some(Duration::from_secs(5))));
+        let written = first.actions.iter().find_map(|a| match a {
+            Action::Patch { patch, .. } => Some(patch["spec"]["taints"].clone()),
+            _ => None,
+        });
+        assert_eq!(written, Some(json!([{"key": "k", "effect": "NoExecute", "timeAdded": "1970-01-01T00:16:40Z"}])));
+        n.spec = serde_json::from_value(json!({"taints": written})).unwrap();
+        assert!(!deletes(&plan(&n, Some(&lease(1000)), &[&pod], at(1004))));
+        assert!(deletes(&plan(&n, Some(&lease(1000)), &[&pod], at(1005))));
     }
 
     #[test]

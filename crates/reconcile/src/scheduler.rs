@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod, Toleration};
+use k8s_openapi::api::core::v1::{Container, Node, PersistentVolume, PersistentVolumeClaim, Pod, Toleration};
 use k8s_openapi::api::storage::v1::StorageClass;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
@@ -281,7 +281,9 @@ impl<'a> Want<'a> {
 
 /// Protocol and port, with the address left out when it is every address.
 fn host_ports(pod: &Pod) -> BTreeSet<(String, i32)> {
-    let containers = pod.spec.iter().flat_map(|s| &s.containers);
+    let sidecar = |c: &&Container| c.restart_policy.as_deref() == Some("Always");
+    let sidecars = pod.spec.iter().flat_map(|s| s.init_containers.iter().flatten()).filter(sidecar);
+    let containers = pod.spec.iter().flat_map(|s| &s.containers).chain(sidecars);
     containers
         .flat_map(|c| c.ports.iter().flatten())
         .filter_map(|p| {
@@ -300,6 +302,11 @@ fn conflicts(a: &BTreeSet<(String, i32)>, b: &BTreeSet<(String, i32)>) -> bool {
             n == port && p1 == p2 && (ip1 == ip2 || ip1 == "*" || ip2 == "*")
         })
     })
+}
+
+/// Whether two pods want the same port of a host.
+pub fn ports_collide(a: &Pod, b: &Pod) -> bool {
+    conflicts(&host_ports(a), &host_ports(b))
 }
 
 /// Why a claim keeps its pod from every node.

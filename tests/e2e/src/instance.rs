@@ -36,9 +36,20 @@ pub struct InstanceBuilder {
     name: String,
     flags: Vec<String>,
     image: bool,
+    /// Flags of the import of a second image.
+    entry: Vec<String>,
 }
 
 impl InstanceBuilder {
+    /// With one more image: the base image under another name, with a program and arguments of its own.
+    pub fn entry_image(mut self, tag: &str, entrypoint: &[&str], cmd: &[&str]) -> Self {
+        let flags = |flag: &'static str, words: &[&str]| -> Vec<String> {
+            words.iter().flat_map(|w| [flag.to_owned(), (*w).to_owned()]).collect()
+        };
+        self.entry = [flags("--tag", &[tag]), flags("--entrypoint", entrypoint), flags("--cmd", cmd)].concat();
+        self
+    }
+
     /// One more flag of `windlass server`.
     pub fn flag(mut self, flag: &str) -> Self {
         self.flags.push(flag.into());
@@ -77,7 +88,12 @@ impl InstanceBuilder {
         if self.image {
             let tar = instance.dir().join("busybox.tar");
             crate::rootfs_tar(&tar)?;
-            instance.windlass(&["image", "import", &tar.display().to_string(), "--tag", IMAGE, "--cmd", "sh"])?.ok()?;
+            let tar = tar.display().to_string();
+            instance.windlass(&["image", "import", &tar, "--tag", IMAGE, "--cmd", "sh"])?.ok()?;
+            if !self.entry.is_empty() {
+                let flags = self.entry.iter().map(String::as_str);
+                instance.windlass(&["image", "import", &tar].into_iter().chain(flags).collect::<Vec<_>>())?.ok()?;
+            }
         }
         Ok(instance)
     }
@@ -121,7 +137,7 @@ impl Instance {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let n = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("e2e-{label}-{:x}-{n}", std::process::id());
-        InstanceBuilder { name, flags: Vec::new(), image: true }
+        InstanceBuilder { name, flags: Vec::new(), image: true, entry: Vec::new() }
     }
 
     /// Names of what it makes on the host.

@@ -35,6 +35,7 @@ mod lists;
 mod metrics;
 mod mutating_policies;
 mod namespaces;
+mod node_kinds;
 mod oidc;
 mod openapi_v2;
 mod operations;

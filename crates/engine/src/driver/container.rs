@@ -13,8 +13,8 @@ use crate::context::{Context, blocking, failed, snapshot_key};
 use crate::link::{Link, error_of};
 use crate::oci::{ImageDefaults, Inputs, limits};
 use crate::record::{ContainerRecord, Phase};
-use crate::runtime::{ContainerSpec, ExitRecord, Resources, RuntimeError, SandboxSpec};
-use crate::{in_root, user};
+use crate::runtime::{ContainerSpec, ExitRecord, ProcessUser, Resources, RuntimeError, SandboxSpec};
+use crate::{in_root, signal, user};
 
 const SIGTERM: i32 = 15;
 const SIGKILL: i32 = 9;
@@ -96,19 +96,20 @@ impl Driver {
             found.ok_or(RuntimeError::NotFound { kind: "image", id: reference })
         })
         .await?;
-        let stop_signal = image.config.config().as_ref().and_then(|c| c.stop_signal().clone());
-        let stop_signal = match stop_signal.filter(|s| !s.is_empty()) {
-            None => SIGTERM,
-            Some(name) => parse_signal(&name)
-                .ok_or_else(|| RuntimeError::Invalid(format!("the image's stop signal {name:?} is none")))?,
-        };
+        let stop_signal = stop_signal(&spec, &image)?;
         let image_id = image.repo_digests.first().cloned().unwrap_or_else(|| image.id.to_string());
         let image_digest = image.id.to_string();
-        let record = ContainerRecord { spec: spec.clone(), image_id, image_digest, stop_signal, phase: Phase::Partial };
+        let (id, phase) = (spec.id.clone(), Phase::Partial);
+        let record = ContainerRecord { spec: spec.clone(), image_id, image_digest, stop_signal, user: None, phase };
         self.cx.records.put_container(&record).map_err(failed("write record"))?;
-        self.containers.insert(spec.id.clone(), record);
-        let (cx, sandbox, cgroup) = (self.cx.clone(), sandbox.clone(), self.container_cgroup(sandbox, &spec.id));
-        blocking("create container", move || lay_out(&cx, &sandbox, &spec, &image, cgroup)).await
+        self.containers.insert(id.clone(), record);
+        let (cx, sandbox, cgroup) = (self.cx.clone(), sandbox.clone(), self.container_cgroup(sandbox, &id));
+        let (init, user) = blocking("create container", move || lay_out(&cx, &sandbox, &spec, &image, cgroup)).await?;
+        if let Some(record) = self.containers.get_mut(&id) {
+            // Written with the next phase.
+            record.user = Some(user);
+        }
+        Ok(init)
     }
 
     pub(super) async fn start_container(&mut self, id: &str) -> Result<(), RuntimeError> {
@@ -272,14 +273,15 @@ fn validate(spec: &ContainerSpec) -> Result<(), RuntimeError> {
     Ok(())
 }
 
-/// `SIGINT`, `INT` or `2`.
-fn parse_signal(name: &str) -> Option<i32> {
-    if let Ok(number) = name.parse::<i32>() {
-        return (1..=64).contains(&number).then_some(number);
-    }
-    let upper = name.to_ascii_uppercase();
-    let full = if upper.starts_with("SIG") { upper } else { format!("SIG{upper}") };
-    full.parse::<nix::sys::signal::Signal>().ok().map(|s| s as i32)
+/// The signal that asks a container to end: the pod's choice, or the image's.
+fn stop_signal(spec: &ContainerSpec, image: &ImageInfo) -> Result<i32, RuntimeError> {
+    let of_image = || image.config.config().as_ref().and_then(|c| c.stop_signal().clone()).filter(|s| !s.is_empty());
+    let (whose, name) = match (&spec.stop_signal, of_image()) {
+        (Some(name), _) => ("", name.clone()),
+        (None, Some(name)) => ("the image's ", name),
+        (None, None) => return Ok(SIGTERM),
+    };
+    signal::parse(&name).ok_or_else(|| RuntimeError::Invalid(format!("{whose}stop signal {name:?} is none")))
 }
 
 /// Root file system, identity, `config.json`. Blocks.
@@ -289,7 +291,7 @@ fn lay_out(
     spec: &ContainerSpec,
     image: &ImageInfo,
     cgroup: String,
-) -> Result<ContainerInit, RuntimeError> {
+) -> Result<(ContainerInit, ProcessUser), RuntimeError> {
     let pod_dir = cx.pod_dir(&sandbox.id);
     let bundle = bundle_dir(&pod_dir, &spec.id);
     let rootfs = bundle.join("rootfs");
@@ -320,7 +322,7 @@ fn lay_out(
     let document = inputs.config()?;
     let bytes = serde_json::to_vec(&document).map_err(failed("write config.json"))?;
     std::fs::write(bundle.join("config.json"), bytes).map_err(failed("write config.json"))?;
-    Ok(ContainerInit {
+    let init = ContainerInit {
         id: spec.id.clone(),
         bundle,
         tty: spec.tty,
@@ -334,7 +336,8 @@ fn lay_out(
         cgroup: cgroup.clone(),
         own_pid_ns: own_processes(sandbox) && spec.pid_of.is_none(),
         oom_score_adj: spec.resources.oom_score_adj,
-    })
+    };
+    Ok((init, ProcessUser { uid: user.uid, gid: user.gid, groups: user.groups }))
 }
 
 /// A working directory that the image lacks is made, in the mount that covers it if one does.
@@ -364,19 +367,5 @@ pub(crate) fn take_apart(cx: &Context, cgroup: Option<&str>, bundle: &Path, key:
     match std::fs::remove_dir_all(bundle) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(failed("remove container folder")(e)),
         _ => Ok(()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn signals_by_name_and_number() {
-        assert_eq!(parse_signal("SIGINT"), Some(2));
-        assert_eq!(parse_signal("quit"), Some(3));
-        assert_eq!(parse_signal("37"), Some(37));
-        assert_eq!(parse_signal("SIGNOPE"), None);
-        assert_eq!(parse_signal("0"), None);
     }
 }

@@ -14,6 +14,7 @@ use crate::record::{ContainerRecord, Phase, SandboxRecord};
 use crate::runtime::{
     ContainerSpec, ContainerState, ContainerStatus, ExitRecord, Resources, RuntimeError, SandboxSpec, SandboxStatus,
 };
+use crate::signal;
 
 mod container;
 mod resume;
@@ -235,7 +236,8 @@ impl Driver {
                 Phase::Running(started_at_ms) => ContainerState::Running { started_at_ms: *started_at_ms },
                 Phase::Exited(exit) => ContainerState::Exited(exit.clone()),
             };
-            Some(ContainerStatus { spec: c.spec.clone(), image_id: c.image_id.clone(), state })
+            let (user, stop_signal) = (c.user.clone(), signal::name(c.stop_signal));
+            Some(ContainerStatus { spec: c.spec.clone(), image_id: c.image_id.clone(), user, stop_signal, state })
         };
         let containers = self.containers.iter().filter_map(|(id, c)| Some((id.clone(), shown(c)?))).collect();
         self.view.send_replace(View { sandbox, containers, link: self.link.clone() });

@@ -18,6 +18,7 @@ use super::{pull, report};
 use crate::context::Context;
 use crate::events::{Level, container_reference, pod_reference};
 use crate::images::Present;
+use crate::node_object;
 use crate::objects::{Handle, Key};
 use crate::paths::PodId;
 use crate::probes::{self, Target};
@@ -59,8 +60,9 @@ impl Job {
             host_ips: &self.ctx.host_ips,
             node_name: &self.ctx.config.node_name,
             node_cpus: self.ctx.host.cpus,
-            node_memory: self.ctx.host.memory_bytes,
-            node_disk: self.ctx.host.disk_bytes,
+            // What a container without a limit may use is what the node gives to pods.
+            node_memory: node_object::memory_for_pods(&self.ctx),
+            node_disk: node_object::disk_for_pods(&self.ctx),
         }
     }
 
@@ -193,7 +195,8 @@ impl Job {
         let objects = self.objects().await?;
         let services = self.ctx.services.state();
         let services = spec::env::of_services(&self.pod, services.iter().map(AsRef::as_ref));
-        let env = spec::env::of_container(c, &facts, &objects, &services)?;
+        let files = self.volumes.env_files(c).await?;
+        let env = spec::env::of_container(c, &facts, &objects, &services, &files)?;
         let sources = self.volumes.sources(c, &env).await?;
         let paths = &self.ctx.paths;
         let termination_log = paths.termination_log(&self.id.uid, &c.name, attempt);
@@ -211,6 +214,7 @@ impl Job {
             termination_log,
             profiles: &profiles,
             pid_of: self.target_of(&c.name).await?,
+            node_memory: self.ctx.host.memory_bytes,
         };
         spec::container::spec(c, &facts, parts)
     }

@@ -2,14 +2,16 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use base::rt::Drain;
 use engine::runtime::RuntimeEvent;
 use futures::StreamExt;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::Api;
 use kube::runtime::{WatchStreamExt, watcher};
 use parking_lot::Mutex;
+use reconcile::pod::{Failure, admission_refusal, is_placement};
 use reconcile::scheduler::Amounts;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{Notify, watch};
@@ -19,9 +21,21 @@ use super::orphans;
 use super::worker::{Update, Worker};
 use crate::context::Context;
 use crate::paths::PodId;
+use crate::{node_object, supported};
+
+/// How long the API server may take to say how the node is labelled now.
+const NODE_LIMIT: Duration = Duration::from_secs(10);
+
+/// A pod bound to this node.
+#[derive(Clone)]
+struct Bound {
+    pod: Arc<Pod>,
+    /// The node did not take it: it has nothing of the node.
+    refused: bool,
+}
 
 /// Pods by namespace and name.
-type ByName = HashMap<(String, String), Arc<Pod>>;
+type ByName = HashMap<(String, String), Bound>;
 
 /// The pods this node knows, for the parts that answer questions about them.
 #[derive(Clone)]
@@ -41,19 +55,35 @@ fn is_over(pod: &Pod) -> bool {
     matches!(pod.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed"))
 }
 
+/// Whether a node took the pod already: it says so with its first status.
+fn was_taken(pod: &Pod) -> bool {
+    pod.status.as_ref().is_some_and(|s| s.start_time.is_some())
+}
+
 impl Pods {
     /// All of them.
     pub(crate) fn all(&self) -> Vec<Arc<Pod>> {
-        self.by_name.lock().values().cloned().collect()
+        self.by_name.lock().values().map(|b| b.pod.clone()).collect()
+    }
+
+    /// Those that have something of the node, all but one.
+    fn others(&self, but: &str) -> Vec<Arc<Pod>> {
+        let all = self.by_name.lock();
+        let others = all.values().filter(|b| !b.refused && !is_over(&b.pod));
+        others.map(|b| b.pod.clone()).filter(|p| p.metadata.uid.as_deref() != Some(but)).collect()
     }
 
     /// What the pods have, all but one.
     pub(super) fn used(&self, but: &str) -> Amounts {
         let mut used = Amounts::default();
-        let all = self.by_name.lock();
-        let others = all.values().filter(|p| p.metadata.uid.as_deref() != Some(but) && !is_over(p));
-        others.for_each(|p| used.add(&Amounts::of_pod(p)));
+        self.others(but).iter().for_each(|p| used.add(&Amounts::of_pod(p)));
         used
+    }
+
+    fn refuse(&self, id: &PodId) {
+        if let Some(bound) = self.by_name.lock().get_mut(&(id.namespace.clone(), id.name.clone())) {
+            bound.refused = true;
+        }
     }
 
     /// Changes whenever a pod went, ended, or changed what it asks for.
@@ -63,7 +93,13 @@ impl Pods {
 
     fn set(&self, id: &PodId, pod: Arc<Pod>) {
         let news = (is_over(&pod), pod.metadata.generation);
-        let before = self.by_name.lock().insert((id.namespace.clone(), id.name.clone()), pod);
+        let mut all = self.by_name.lock();
+        let key = (id.namespace.clone(), id.name.clone());
+        let before = all.get(&key).map(|b| b.pod.clone());
+        let same = |b: &&Bound| b.pod.metadata.uid == pod.metadata.uid;
+        let refused = all.get(&key).filter(same).is_some_and(|b| b.refused);
+        all.insert(key, Bound { pod, refused });
+        drop(all);
         if before.is_some_and(|p| (is_over(&p), p.metadata.generation) != news) {
             self.room.send_replace(());
         }
@@ -72,7 +108,7 @@ impl Pods {
     fn remove(&self, id: &PodId) {
         let key = (id.namespace.clone(), id.name.clone());
         let mut all = self.by_name.lock();
-        if all.get(&key).is_some_and(|p| p.metadata.uid.as_deref() == Some(&id.uid)) {
+        if all.get(&key).is_some_and(|b| b.pod.metadata.uid.as_deref() == Some(&id.uid)) {
             all.remove(&key);
             drop(all);
             self.room.send_replace(());
@@ -93,12 +129,15 @@ pub(crate) struct Manager {
     tasks: JoinSet<String>,
     listed: Option<Vec<Arc<Pod>>>,
     swept: bool,
+    /// The node object as last seen, for its labels and taints.
+    own: watch::Receiver<Arc<Node>>,
     drain: Drain,
 }
 
 impl Manager {
-    pub(crate) fn new(ctx: Arc<Context>, pods: Pods, drain: Drain) -> Self {
-        Manager { ctx, pods, workers: HashMap::new(), tasks: JoinSet::new(), listed: None, swept: false, drain }
+    pub(crate) fn new(ctx: Arc<Context>, pods: Pods, own: watch::Receiver<Arc<Node>>, drain: Drain) -> Self {
+        let (workers, tasks) = (HashMap::new(), JoinSet::new());
+        Manager { ctx, pods, workers, tasks, listed: None, swept: false, own, drain }
     }
 
     pub(crate) async fn run(mut self) {
@@ -109,7 +148,7 @@ impl Manager {
         loop {
             tokio::select! {
                 event = events.next() => match event {
-                    Some(Ok(event)) => self.watched(event),
+                    Some(Ok(event)) => self.watched(event).await,
                     Some(Err(error)) => tracing::warn!(%error, "watch of pods failed"),
                     None => break,
                 },
@@ -126,9 +165,9 @@ impl Manager {
         self.tasks.shutdown().await;
     }
 
-    fn watched(&mut self, event: watcher::Event<Pod>) {
+    async fn watched(&mut self, event: watcher::Event<Pod>) {
         match event {
-            watcher::Event::Apply(pod) => self.apply(Arc::new(pod)),
+            watcher::Event::Apply(pod) => self.apply(Arc::new(pod)).await,
             watcher::Event::Delete(pod) => self.gone(&PodId::of(&pod).uid.clone(), Some(Arc::new(pod))),
             watcher::Event::Init => self.listed = Some(Vec::new()),
             watcher::Event::InitApply(pod) => {
@@ -138,19 +177,23 @@ impl Manager {
             }
             watcher::Event::InitDone => {
                 let list = self.listed.take().unwrap_or_default();
-                self.replace(list);
+                self.replace(list).await;
             }
         }
     }
 
     /// A complete list: what is not in it is no more.
-    fn replace(&mut self, list: Vec<Arc<Pod>>) {
+    async fn replace(&mut self, mut list: Vec<Arc<Pod>>) {
         let wanted: BTreeSet<String> = list.iter().map(|p| PodId::of(p).uid).collect();
         let missing: Vec<String> = self.workers.keys().filter(|uid| !wanted.contains(*uid)).cloned().collect();
         for uid in missing {
             self.gone(&uid, None);
         }
-        list.into_iter().for_each(|pod| self.apply(pod));
+        // Those that were taken before have what they have; of the others the oldest is asked first.
+        list.sort_by_key(|p| (!was_taken(p), p.metadata.creation_timestamp.as_ref().map(|t| t.0)));
+        for pod in list {
+            self.apply(pod).await;
+        }
         if !self.swept {
             self.swept = true;
             let known: BTreeSet<String> = self.workers.keys().cloned().chain(wanted).collect();
@@ -158,17 +201,47 @@ impl Manager {
         }
     }
 
-    fn apply(&mut self, pod: Arc<Pod>) {
+    /// Why the node does not take a pod that it sees for the first time. One that was taken once stays taken, whatever the
+    /// node has become since; one pod is asked at a time, so that two do not get the same room.
+    async fn refusal(&self, pod: &Pod) -> Option<Failure> {
+        if let Some(failure) = supported::refusal(pod) {
+            return Some(failure);
+        }
+        if was_taken(pod) || is_over(pod) || pod.metadata.deletion_timestamp.is_some() {
+            return None;
+        }
+        let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+        let allocatable = Amounts::of_list(&node_object::capacity(&self.ctx, true));
+        let others = self.pods.others(uid);
+        let refusal = |node: &Node| admission_refusal(pod, node, &allocatable, others.iter().map(AsRef::as_ref));
+        let seen = self.own.borrow().clone();
+        let first = refusal(&seen)?;
+        // The copy may be older than the placement.
+        let node = if is_placement(&first) { self.node_now().await } else { None };
+        node.map_or(Some(first), |node| refusal(&node))
+    }
+
+    async fn node_now(&self) -> Option<Node> {
+        let api: Api<Node> = Api::all(self.ctx.client());
+        let asked = api.get(&self.ctx.config.node_name);
+        tokio::time::timeout(NODE_LIMIT, asked).await.ok()?.ok()
+    }
+
+    async fn apply(&mut self, pod: Arc<Pod>) {
         let id = PodId::of(&pod);
         self.pods.set(&id, pod.clone());
         if let Some(running) = self.workers.get(&id.uid) {
             running.updates.send_replace(Update { pod, gone: false });
             return;
         }
+        let refused = self.refusal(&pod).await;
+        if refused.is_some() {
+            self.pods.refuse(&id);
+        }
         let (updates, seen) = watch::channel(Update { pod, gone: false });
         let nudge = Arc::new(Notify::new());
         let (ctx, pods) = (self.ctx.clone(), self.pods.clone());
-        let worker = Worker::new(ctx, pods, id.clone(), seen, nudge.clone(), self.drain.clone());
+        let worker = Worker::new(ctx, pods, id.clone(), seen, nudge.clone(), self.drain.clone()).refused(refused);
         let uid = id.uid.clone();
         self.tasks.spawn(async move {
             worker.run().await;

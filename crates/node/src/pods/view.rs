@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use engine::runtime::{ContainerState, ContainerStatus, SandboxStatus};
+use engine::runtime::{ContainerState, ContainerStatus, ProcessUser, SandboxStatus};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::core::v1::{Container, LinuxContainerUser, Pod};
 use reconcile::pod::{ContainerView, Exit, Run, Sandbox};
 
 use crate::spec::container::{IMAGE_LABEL, TERMINATION_LABEL};
@@ -90,6 +90,11 @@ fn log_tail(log: &Path) -> Option<String> {
     Some(kept[start..].to_owned()).filter(|t| !t.is_empty())
 }
 
+fn user(u: &ProcessUser) -> LinuxContainerUser {
+    let groups = u.groups.iter().map(|g| i64::from(*g)).collect();
+    LinuxContainerUser { uid: i64::from(u.uid), gid: i64::from(u.gid), supplemental_groups: Some(groups) }
+}
+
 pub(super) fn containers(pod: &Pod, statuses: &[ContainerStatus], messages: &mut Messages) -> Vec<ContainerView> {
     messages.keep(statuses);
     statuses
@@ -100,6 +105,8 @@ pub(super) fn containers(pod: &Pod, statuses: &[ContainerStatus], messages: &mut
             attempt: s.spec.attempt,
             image: label(s, IMAGE_LABEL).unwrap_or(&s.spec.image).to_owned(),
             image_id: s.image_id.clone(),
+            user: s.user.as_ref().map(user),
+            stop_signal: Some(s.stop_signal.clone()).filter(|name| !name.is_empty()),
             run: match &s.state {
                 ContainerState::Created => Run::Created,
                 ContainerState::Running { started_at_ms } => Run::Running { started_at: time(*started_at_ms) },

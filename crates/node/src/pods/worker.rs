@@ -101,6 +101,8 @@ pub(super) struct Worker {
     /// Limits on volumes that are measured, and when they are next.
     limits: usage::Limits,
     measure_at: Option<Instant>,
+    /// Why the node does not take the pod.
+    refused: Option<Failure>,
 }
 
 /// What comes next.
@@ -143,6 +145,7 @@ impl Worker {
             renew_at: None,
             over: false,
             measure_at: None,
+            refused: None,
             allocated: pod.clone(),
             added: Arc::new(added(&pod)),
             pending: None,
@@ -157,6 +160,11 @@ impl Worker {
             pod,
             volumes,
         }
+    }
+
+    /// The same for a pod that the node does not take, if there is a reason.
+    pub(super) fn refused(self, refused: Option<Failure>) -> Self {
+        Worker { refused, ..self }
     }
 
     /// Runs until the pod is gone from the node, or the agent drains.
@@ -174,9 +182,9 @@ impl Worker {
     async fn begin(&mut self) {
         self.observe().await;
         self.memory = Memory::adopt(&self.previous, &self.seen.containers, Timestamp::now());
-        if let Some(failure) = crate::supported::refusal(&self.pod) {
-            self.ctx.recorder.warn(pod_reference(&self.pod), "UnsupportedPodSpec", failure.message.clone());
-            self.memory.refuse(failure);
+        if let Some(Failure { reason, message }) = self.refused.take() {
+            self.ctx.recorder.warn(pod_reference(&self.pod), reason.clone(), message.clone());
+            self.memory.refuse(Failure::new(reason, format!("Pod was rejected: {message}")));
             return;
         }
         self.refer();
@@ -480,7 +488,11 @@ impl Worker {
             self.memory.object_gone();
         }
         let meta = |p: &Pod| (p.metadata.labels.clone(), p.metadata.annotations.clone());
-        self.stale_volumes |= meta(&update.pod) != meta(&self.pod);
+        if meta(&update.pod) != meta(&self.pod) {
+            self.stale_volumes = true;
+            // What a container waits for may be made of them.
+            self.memory.retry_now();
+        }
         self.pod = update.pod;
         let added = added(&self.pod);
         if added != *self.added {

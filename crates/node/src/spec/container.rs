@@ -55,6 +55,8 @@ pub(crate) struct Parts<'a> {
     pub(crate) profiles: &'a std::path::Path,
     /// The container whose processes it sees.
     pub(crate) pid_of: Option<String>,
+    /// All memory of the node, bytes.
+    pub(crate) node_memory: u64,
 }
 
 fn propagation(m: &VolumeMount) -> Propagation {
@@ -118,9 +120,10 @@ pub(crate) fn spec(c: &Container, facts: &Facts<'_>, parts: Parts<'_>) -> Result
         args: expanded(&c.args),
         working_dir: c.working_dir.clone().filter(|d| !d.is_empty()),
         mounts: mounts(c, &parts),
-        resources: resources::of_container(pod, c, facts.node_memory),
+        resources: resources::of_container(pod, c, parts.node_memory),
         security: security::of_container(pod, c, parts.profiles)?,
         pid_of: parts.pid_of,
+        stop_signal: c.lifecycle.as_ref().and_then(|l| l.stop_signal.clone()).filter(|s| !s.is_empty()),
         tty: c.tty == Some(true),
         stdin: c.stdin == Some(true),
         stdin_once: c.stdin_once == Some(true),

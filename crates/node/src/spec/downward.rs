@@ -76,8 +76,13 @@ impl Facts<'_> {
             let list = if of == "limits" { r.limits.as_ref() } else { r.requests.as_ref() };
             list?.get(resource).and_then(|q| Quantity::parse(&q.0).ok()).map(|q| i128::from(q.milli_value()))
         };
+        // A container without a limit has that of the pod (KEP-2837).
+        let of_pod = || {
+            let limits = self.pod.spec.as_ref()?.resources.as_ref()?.limits.as_ref()?;
+            Quantity::parse(&limits.get(resource)?.0).ok().map(|q| i128::from(q.milli_value()))
+        };
         let milli = match kind {
-            "limits" => list("limits").or_else(|| self.node_has(resource)),
+            "limits" => list("limits").or_else(of_pod).or_else(|| self.node_has(resource)),
             "requests" => list("requests").or_else(|| list("limits")).or(Some(0)),
             _ => None,
         };

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Container, EnvVar, EnvVarSource, Pod, Service};
+use k8s_openapi::api::core::v1::{Container, EnvVar, EnvVarSource, FileKeySelector, Pod, Service};
 
 use super::downward::Facts;
 use super::expand::expand;
-use super::{ConfigError, Lookup};
+use super::{ConfigError, Lookup, env_file};
 use crate::objects::{Key, Kind};
+use crate::volumes::env_files::EnvFiles;
 
 /// Variables that name services, as Docker links did: for those of the pod's namespace if it wants them, and always for
 /// the API server's.
@@ -59,6 +60,7 @@ struct Builder<'a> {
     facts: &'a Facts<'a>,
     objects: &'a Lookup,
     container: &'a Container,
+    files: &'a EnvFiles,
     vars: Vec<(String, String)>,
 }
 
@@ -126,7 +128,30 @@ impl Builder<'_> {
         if let Some(r) = &source.secret_key_ref {
             return self.key_of(Kind::Secret, &r.name, &r.key, r.optional == Some(true));
         }
+        if let Some(r) = &source.file_key_ref {
+            return self.in_file(r);
+        }
         Err(ConfigError::new("env.valueFrom names no supported source"))
+    }
+
+    /// A variable of a file in a volume; an empty one counts as missing.
+    fn in_file(&self, r: &FileKeySelector) -> Result<Option<String>, ConfigError> {
+        let (volume, path, key) = (&r.volume_name, &r.path, &r.key);
+        let text = self.files.get(&(volume.clone(), path.clone())).cloned().flatten();
+        let found = text
+            .as_deref()
+            .map(|text| env_file::value_of(text, key))
+            .transpose()
+            .map_err(|e| ConfigError::new(format!("couldn't parse env file {path:?} of volume {volume:?}: {e}")))?;
+        match found.flatten().filter(|v| !v.is_empty()) {
+            None if r.optional != Some(true) => {
+                let what = if text.is_some() { "" } else { ", which does not exist" };
+                Err(ConfigError::new(format!(
+                    "environment variable key {key:?} not found in file {path:?} of volume {volume:?}{what}"
+                )))
+            }
+            found => Ok(found),
+        }
     }
 }
 
@@ -136,8 +161,9 @@ pub(crate) fn of_container(
     facts: &Facts<'_>,
     objects: &Lookup,
     services: &BTreeMap<String, String>,
+    files: &EnvFiles,
 ) -> Result<Vec<(String, String)>, ConfigError> {
-    let mut b = Builder { facts, objects, container: c, vars: Vec::new() };
+    let mut b = Builder { facts, objects, container: c, files, vars: Vec::new() };
     for from in c.env_from.iter().flatten() {
         let prefix = from.prefix.as_deref().unwrap_or_default();
         if let Some(r) = &from.config_map_ref {
@@ -205,7 +231,13 @@ mod tests {
         ]);
         let c: Container = serde_json::from_value(c).expect("a container");
         let services = services.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        of_container(&c, &facts, &objects, &services)
+        let place = |path: &str| ("v".to_owned(), path.to_owned());
+        let files = EnvFiles::from([
+            (place("e"), Some("K='from a file'\nEMPTY=''\n".to_owned())),
+            (place("broken"), Some("K=1".to_owned())),
+            (place("none"), None),
+        ]);
+        of_container(&c, &facts, &objects, &services, &files)
     }
 
     fn flat(v: Vec<(String, String)>) -> String {
@@ -236,6 +268,21 @@ mod tests {
             missing(json!({"configMapKeyRef": {"name": "cm", "key": "k"}})),
             "couldn't find key k in configmap ns/cm"
         );
+    }
+
+    #[test]
+    fn a_variable_may_come_from_a_file() {
+        let from = |path: &str, key: &str, optional: bool| {
+            let source = json!({"fileKeyRef": {"volumeName": "v", "path": path, "key": key, "optional": optional}});
+            build(json!({"name": "c", "env": [{"name": "X", "valueFrom": source}]}), &[]).map(flat).map_err(|e| e.0)
+        };
+        assert_eq!(from("e", "K", false).as_deref(), Ok("X=from a file"));
+        assert_eq!(from("e", "OTHER", true).as_deref(), Ok(""));
+        assert_eq!(from("none", "K", true).as_deref(), Ok(""));
+        let missing = "environment variable key \"EMPTY\" not found in file \"e\" of volume \"v\"";
+        assert_eq!(from("e", "EMPTY", false).expect_err("an error"), missing);
+        assert!(from("none", "K", false).expect_err("an error").ends_with("which does not exist"));
+        assert!(from("broken", "K", true).expect_err("an error").contains("line 1"));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 pub(crate) mod container;
 pub(crate) mod downward;
 pub(crate) mod env;
+pub(crate) mod env_file;
 pub(crate) mod expand;
 pub(crate) mod refs;
 pub(crate) mod resources;

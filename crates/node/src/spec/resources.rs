@@ -44,10 +44,17 @@ fn settings(a: Amounts) -> Resources {
     }
 }
 
-/// The settings of a container.
+/// The settings of a container. One without a limit of its own has the pod's (KEP-2837): what it may use is what it sees in
+/// its cgroup.
 pub(crate) fn of_container(pod: &Pod, c: &Container, node_memory: u64) -> Resources {
     let adj = oom_score_adj(pod, c, node_memory);
-    Resources { oom_score_adj: Some(adj), ..settings(amounts(c.resources.as_ref())) }
+    let (own, whole) = (amounts(c.resources.as_ref()), amounts(pod.spec.as_ref().and_then(|s| s.resources.as_ref())));
+    let limited = Amounts {
+        cpu_limit: own.cpu_limit.or(whole.cpu_limit),
+        memory_limit: own.memory_limit.or(whole.memory_limit),
+        ..own
+    };
+    Resources { oom_score_adj: Some(adj), ..settings(limited) }
 }
 
 /// Sum of two limits; unlimited when either is.
@@ -138,6 +145,21 @@ mod tests {
         assert_eq!((r.cpu_shares, r.cpu_quota_us, r.cpu_period_us), (Some(256), Some(50_000), Some(100_000)));
         assert_eq!(r.memory_limit_bytes, Some(64 << 20));
         assert_eq!(cgroup(&p), "burstable/podu");
+    }
+
+    #[test]
+    fn a_pod_with_amounts_of_its_own_limits_containers_that_have_none() {
+        let p = pod(json!({
+            "resources": {"requests": {"cpu": "1"}, "limits": {"cpu": "2", "memory": "1Gi"}},
+            "containers": [{"name": "a"}, {"name": "b", "resources": {"limits": {"memory": "64Mi"}}}],
+        }));
+        let spec = p.spec.as_ref().expect("spec");
+        let (a, b) = (of_container(&p, &spec.containers[0], 1 << 40), of_container(&p, &spec.containers[1], 1 << 40));
+        assert_eq!((a.cpu_quota_us, a.memory_limit_bytes, a.cpu_shares), (Some(200_000), Some(1 << 30), Some(2)));
+        assert_eq!((b.cpu_quota_us, b.memory_limit_bytes), (Some(200_000), Some(64 << 20)));
+        let whole = of_pod(&p);
+        assert_eq!((whole.cpu_shares, whole.cpu_quota_us), (Some(1024), Some(200_000)));
+        assert_eq!(whole.memory_limit_bytes, Some(1 << 30));
     }
 
     #[test]

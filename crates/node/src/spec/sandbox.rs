@@ -86,7 +86,9 @@ fn short_name(pod: &Pod) -> String {
 
 /// The name of a pod with a subdomain, whether or not a headless Service of that name serves it.
 fn fqdn(pod: &Pod, cluster: &Cluster<'_>) -> Option<String> {
-    let subdomain = pod.spec.as_ref()?.subdomain.as_deref().filter(|s| !s.is_empty())?;
+    // A host name that replaces all others has no domain (KEP-4762).
+    let spec = pod.spec.as_ref().filter(|s| s.hostname_override.is_none())?;
+    let subdomain = spec.subdomain.as_deref().filter(|s| !s.is_empty())?;
     let ns = pod.metadata.namespace.as_deref().unwrap_or_default();
     Some(format!("{}.{subdomain}.{ns}.svc.{}", short_name(pod), cluster.domain))
 }
@@ -231,6 +233,8 @@ mod tests {
         let fqdn = json!({"hostname": "h", "subdomain": "s", "setHostnameAsFQDN": true});
         assert_eq!(build(fqdn).hostname, "h.s.ns.svc.cluster.local");
         assert_eq!(build(json!({"hostNetwork": true})).hostname, "host");
+        let replaced = build(json!({"hostname": "h", "subdomain": "s", "hostnameOverride": "any.name.example"}));
+        assert_eq!((replaced.hostname.as_str(), replaced.fqdn), ("any.name.example", None));
     }
 
     #[test]

@@ -164,7 +164,9 @@ impl ContainerRuntime for FakeRuntime {
         let mut state = self.state.lock();
         state.log.push(format!("create {} {}", spec.name, spec.attempt));
         let image_id = format!("{}@sha256:00", spec.image);
-        let status = ContainerStatus { image_id, state: ContainerState::Created, spec };
+        let user = Some(ProcessUser { uid: 7, gid: 8, groups: vec![8, 9] });
+        let stop_signal = spec.stop_signal.clone().unwrap_or_else(|| "SIGTERM".to_owned());
+        let status = ContainerStatus { image_id, user, stop_signal, state: ContainerState::Created, spec };
         state.containers.entry(status.spec.id.clone()).or_insert(status);
         Ok(())
     }

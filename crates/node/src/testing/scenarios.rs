@@ -269,3 +269,57 @@ async fn a_pre_stop_hook_runs_before_the_container_is_stopped() {
     world.until_gone("p").await;
     assert!(flag.exists());
 }
+
+#[tokio::test]
+async fn a_pod_that_the_node_has_no_room_for_is_rejected_and_takes_none() {
+    let world = World::start();
+    let port =
+        || json!({"containers": [{"name": "c", "image": "img", "ports": [{"containerPort": 1, "hostPort": 8080}]}]});
+    world.pod("first", port());
+    world.until_ready("first").await;
+    world.pod("second", port());
+    let pod = world.until_pod("second", "rejected", |p| p["status"]["phase"] == "Failed").await;
+    assert_eq!(pod["status"]["reason"], "NodePorts");
+    let message = pod["status"]["message"].as_str().expect("a message");
+    assert!(message.starts_with("Pod was rejected: Predicate NodePorts failed: "), "{message}");
+    assert!(pod["status"]["containerStatuses"].is_null() && world.runtime.sandbox("uid-second").is_none());
+    let event = world.until_event("NodePorts").await;
+    assert_eq!(event["type"], "Warning");
+    assert!(event["message"].as_str().is_some_and(|m| m.starts_with("Predicate NodePorts failed")), "{event}");
+    let large = json!({"containers": [{"name": "c", "image": "img", "resources": {"requests": {"memory": "900Ti"}}}]});
+    world.pod("large", large);
+    world.until_pod("large", "rejected", |p| p["status"]["reason"] == "OutOfmemory").await;
+    // Neither of the rejected keeps anything from the next.
+    world.api.delete_pod("first", 0);
+    world.until_gone("first").await;
+    world.pod("third", port());
+    world.until_ready("third").await;
+}
+
+#[tokio::test]
+async fn what_runs_stays_when_the_node_has_changed() {
+    let mut world = World::start();
+    world.until("/api/v1/nodes/n", "registered", |o| o.is_some_and(|n| condition(n, "Ready") == Some("True"))).await;
+    world.api.change("/api/v1/nodes/n", |n| n["metadata"]["labels"]["disk"] = json!("ssd"));
+    let picky = || json!({"nodeSelector": {"disk": "ssd"}});
+    world.pod("p", picky());
+    world.until_ready("p").await;
+    world.shutdown().await;
+    world.api.change("/api/v1/nodes/n", |n| n["metadata"]["labels"]["disk"] = json!("tape"));
+    world.boot();
+    world.pod("late", picky());
+    let late = world.until_pod("late", "rejected", |p| p["status"]["phase"] == "Failed").await;
+    assert_eq!(late["status"]["reason"], "NodeAffinity");
+    assert_eq!(condition(&world.until_ready("p").await, "Ready"), Some("True"));
+}
+
+#[tokio::test]
+async fn users_and_signals_are_told_as_the_runtime_has_them() {
+    let world = World::start();
+    let container = json!({"name": "c", "image": "img", "lifecycle": {"stopSignal": "SIGUSR1"}});
+    world.pod("p", json!({"containers": [container], "os": {"name": "linux"}}));
+    let pod = world.until_ready("p").await;
+    let status = &pod["status"]["containerStatuses"][0];
+    assert_eq!(status["stopSignal"], "SIGUSR1");
+    assert_eq!(status["user"], json!({"linux": {"uid": 7, "gid": 8, "supplementalGroups": [8, 9]}}));
+}

@@ -2,6 +2,7 @@
 
 pub(crate) mod atomic;
 pub(crate) mod claim;
+pub(crate) mod env_files;
 pub(crate) mod hostpath;
 pub(crate) mod image;
 pub(crate) mod mounts;
@@ -197,6 +198,11 @@ impl Volumes {
         })
         .await?;
         Ok(Mounted { path, read_only: false, inert: false })
+    }
+
+    /// Where a volume is, once it is set up.
+    pub(crate) async fn path_of(&self, name: &str) -> Option<PathBuf> {
+        self.state.lock().await.mounted.get(name).map(|m| m.path.clone())
     }
 
     /// Where the volume mounts of a container are found, in their order; subpaths are bound for it.

@@ -196,6 +196,7 @@ impl Memory {
             m.probes.id = view.id.clone();
         }
         memory.allocated = resize::adopted(status);
+        memory.pod_given = Some(memory.allocated.clone());
         let all = status.init_container_statuses.iter().flatten().chain(status.container_statuses.iter().flatten());
         let all = all.chain(status.ephemeral_container_statuses.iter().flatten());
         for reported in all {
@@ -270,6 +271,7 @@ impl Memory {
                         m.count_crash(*finished, now);
                     }
                 }
+                Action::RunSandbox => self.pod_given = Some(plan.allocated.clone()),
                 Action::Kill { name, grace, .. } => self.entry(name).kill_deadline = Some(later(now, *grace)),
                 _ => {}
             }

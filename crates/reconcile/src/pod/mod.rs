@@ -4,6 +4,7 @@
 //! The agent calls [`plan`] whenever anything changed, hands the plan to [`Memory::accept`], runs the actions as tasks, and
 //! records each outcome in [`Memory`]; an action is not planned again while it is in flight.
 
+mod admission;
 mod conditions;
 mod containers;
 mod memory;
@@ -19,8 +20,9 @@ mod tests;
 use std::net::IpAddr;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Container, Pod, PodStatus};
+use k8s_openapi::api::core::v1::{Container, LinuxContainerUser, Pod, PodStatus};
 
+pub use admission::{admission_refusal, is_placement};
 pub use containers::{Policy, Role, each, ephemeral, find, find_any, grace_seconds, init_role, restarts};
 pub use memory::{ContainerMemory, Memory};
 pub use qos::{QosClass, oom_score_adj, qos_class};
@@ -95,7 +97,7 @@ pub struct Exit {
 }
 
 /// One container the runtime has.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ContainerView {
     /// Its id.
     pub id: String,
@@ -107,6 +109,10 @@ pub struct ContainerView {
     pub image: String,
     /// Digest reference of what it runs.
     pub image_id: String,
+    /// Who its first process runs as, once that is known.
+    pub user: Option<LinuxContainerUser>,
+    /// The signal that asks it to end, `SIGTERM` and such.
+    pub stop_signal: Option<String>,
     /// Where it is in its life.
     pub run: Run,
 }

@@ -6,7 +6,7 @@ use api::quantity::Quantity;
 use k8s_openapi::api::core::v1::{Container, Pod, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
 
-use super::each;
+use super::{Role, each};
 
 /// The class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +64,25 @@ pub fn qos_class(pod: &Pod) -> QosClass {
     }
 }
 
+/// Thousandths of bytes asked for.
+fn memory_request(r: Option<&ResourceRequirements>) -> i128 {
+    r.map_or(0, |r| {
+        let asked = amount(&r.requests, "memory");
+        if asked == 0 { amount(&r.limits, "memory") } else { asked }
+    })
+}
+
+/// What a pod asks for as a whole beyond what its containers ask for, in equal parts to those that run side by side
+/// (KEP-2837).
+fn share_of_rest(pod: &Pod) -> i128 {
+    let Some(spec) = pod.spec.as_ref().filter(|s| s.resources.is_some()) else { return 0 };
+    let whole = memory_request(spec.resources.as_ref());
+    let side_by_side = each(spec).filter(|(role, _)| *role != Role::Init);
+    let (count, sum) =
+        side_by_side.fold((0, 0), |(n, sum), (_, c)| (n + 1, sum + memory_request(c.resources.as_ref())));
+    (whole - sum).max(0) / count.max(1)
+}
+
 /// `oom_score_adj` of a container on a node with that much memory: the kubelet's rule. A burstable container is the
 /// safer the larger the part of the node's memory it asked for.
 pub fn oom_score_adj(pod: &Pod, c: &Container, node_memory_bytes: u64) -> i32 {
@@ -75,10 +94,7 @@ pub fn oom_score_adj(pod: &Pod, c: &Container, node_memory_bytes: u64) -> i32 {
         QosClass::Guaranteed => -997,
         QosClass::BestEffort => 1000,
         QosClass::Burstable => {
-            let request = c.resources.as_ref().map_or(0, |r| {
-                let asked = amount(&r.requests, "memory");
-                if asked == 0 { amount(&r.limits, "memory") } else { asked }
-            }) / 1000;
+            let request = (memory_request(c.resources.as_ref()) + share_of_rest(pod)) / 1000;
             let part = 1000 * request / i128::from(node_memory_bytes.max(1));
             i32::try_from((1000 - part).clamp(3, 999)).unwrap_or(999)
         }
@@ -131,5 +147,12 @@ mod tests {
         assert_eq!(oom_score_adj(&p, c, 4 * gib), 750);
         assert_eq!(oom_score_adj(&p, c, gib), 3);
         assert_eq!(oom_score_adj(&p, c, 1 << 50), 999);
+        let mut whole = pod(&[("", "512Mi", "", ""), ("", "", "", "")]);
+        let spec = whole.spec.as_mut().expect("spec");
+        let requests = Some(BTreeMap::from([("memory".to_owned(), Text("2560Mi".to_owned()))]));
+        spec.resources = Some(ResourceRequirements { requests, ..ResourceRequirements::default() });
+        let spec = whole.spec.as_ref().expect("spec");
+        let of = |n: usize| oom_score_adj(&whole, &spec.containers[n], 4 * gib);
+        assert_eq!((of(0), of(1)), (625, 750), "the rest of what the pod asks for is shared");
     }
 }

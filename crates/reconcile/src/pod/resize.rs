@@ -55,17 +55,26 @@ fn asked(pod: &Pod) -> Allocation {
 /// What an agent before this one had allocated and reported.
 pub(super) fn adopted(status: &PodStatus) -> Allocation {
     let all = status.init_container_statuses.iter().flatten().chain(status.container_statuses.iter().flatten());
-    all.filter_map(|c| {
+    let containers = all.filter_map(|c| {
         let given = c.resources.clone()?;
         let requests = c.allocated_resources.clone().or_else(|| given.requests.clone());
         Some((c.name.clone(), ResourceRequirements { requests, ..given }))
-    })
-    .collect()
+    });
+    let whole = status.resources.clone().map(|given| {
+        let requests = status.allocated_resources.clone().or_else(|| given.requests.clone());
+        (String::new(), ResourceRequirements { requests, ..given })
+    });
+    containers.chain(whole).collect()
 }
 
 /// Whether a pod asks for something else than was allocated to it.
 pub fn is_wanted(pod: &Pod, allocated: &Allocation) -> bool {
-    asked(pod).iter().any(|(name, r)| allocated.get(name).is_some_and(|held| differ(held, r)))
+    let none = ResourceRequirements::default();
+    asked(pod).iter().any(|(name, r)| match allocated.get(name) {
+        Some(held) => differ(held, r),
+        // A pod that had no amounts of its own until now; a container that is new to us has what it asks for.
+        None => name.is_empty() && !allocated.is_empty() && differ(&none, r),
+    })
 }
 
 /// The pod with what was allocated in the place of what it asks for; `None` when that is the same.
@@ -80,9 +89,7 @@ pub fn allocated_pod(pod: &Pod, allocated: &Allocation) -> Option<Pod> {
             c.resources = Some(held.clone());
         }
     }
-    if let Some(held) = allocated.get("") {
-        spec.resources = Some(held.clone());
-    }
+    spec.resources = allocated.get("").cloned();
     Some(pod)
 }
 
@@ -147,23 +154,39 @@ fn behind<'a>(s: &Snapshot<'a>, allocated: &Allocation) -> Vec<(&'a Container, &
         .collect()
 }
 
+/// Whether the pod as a whole does not have what is allocated to it.
+fn whole_behind(s: &Snapshot<'_>, allocated: &Allocation) -> bool {
+    let Some(given) = &s.memory.pod_given else { return false };
+    let none = ResourceRequirements::default();
+    let of = |a: &Allocation| a.get("").cloned();
+    (of(given).is_some() || of(allocated).is_some())
+        && differ(&of(given).unwrap_or_else(|| none.clone()), &of(allocated).unwrap_or(none))
+}
+
 /// Whether a resize was allocated and not yet carried out.
 pub(super) fn in_progress(s: &Snapshot<'_>, allocated: &Allocation) -> bool {
     let restarting = |c: &Container| {
         let view = s.latest(&c.name);
         view.is_some_and(|v| s.memory.of(&c.name).is_some_and(|m| m.resizing.as_deref() == Some(&v.id)))
     };
-    !behind(s, allocated).is_empty() || s.containers_of_spec().any(|(_, c)| restarting(c))
+    !behind(s, allocated).is_empty() || whole_behind(s, allocated) || s.containers_of_spec().any(|(_, c)| restarting(c))
 }
 
 /// Plans what gives running containers their new amounts: first the pod as a whole, with those that need no restart.
 pub(super) fn plan(s: &Snapshot<'_>, out: &mut Plan) {
-    let behind = behind(s, &out.allocated);
-    if behind.is_empty() || s.memory.in_flight(&Op::Resize) {
+    let (behind, whole) = (behind(s, &out.allocated), whole_behind(s, &out.allocated));
+    if behind.is_empty() && !whole || s.memory.in_flight(&Op::Resize) {
         return;
     }
-    let live: Vec<(String, String)> =
+    let mut live: Vec<(String, String)> =
         behind.iter().filter(|(_, _, restart)| !restart).map(|(c, v, _)| (c.name.clone(), v.id.clone())).collect();
+    if whole {
+        // A container without a limit of its own has that of the pod.
+        let others = s.containers_of_spec().filter(|(role, _)| matches!(role, Role::Main | Role::Sidecar));
+        let running = others.filter_map(|(_, c)| Some((c.name.clone(), s.latest(&c.name).filter(|v| v.running())?)));
+        let unlisted = running.filter(|(name, _)| !behind.iter().any(|(c, ..)| c.name == *name));
+        live.extend(unlisted.map(|(name, v)| (name, v.id.clone())).collect::<Vec<_>>());
+    }
     if !live.is_empty() || s.memory.pod_given.as_ref() != Some(&out.allocated) {
         match s.memory.resize.ready_at(s.now) {
             Ok(()) => out.actions.push(Action::Resize { containers: live }),

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{
     Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus,
-    HostIP, PodIP, PodStatus,
+    ContainerUser, HostIP, PodIP, PodStatus, VolumeMountStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
@@ -169,6 +169,23 @@ fn is_ready(s: &Snapshot<'_>, c: &Container, view: &ContainerView) -> bool {
     probed && start::started(s, c, view)
 }
 
+/// How the mounts of a container came out (KEP-3857). Every mount can be made read-only with all that is below it, so what
+/// is asked for is what is there.
+fn mounts(c: &Container) -> Option<Vec<VolumeMountStatus>> {
+    let status = |m: &k8s_openapi::api::core::v1::VolumeMount| {
+        let read_only = m.read_only == Some(true);
+        let whole = matches!(m.recursive_read_only.as_deref(), Some("Enabled" | "IfPossible"));
+        VolumeMountStatus {
+            name: m.name.clone(),
+            mount_path: m.mount_path.clone(),
+            read_only: read_only.then_some(true),
+            recursive_read_only: read_only.then(|| if whole { "Enabled" } else { "Disabled" }.to_owned()),
+            volume_status: None,
+        }
+    };
+    Some(c.volume_mounts.iter().flatten().map(status).collect()).filter(|list: &Vec<_>| !list.is_empty())
+}
+
 fn container(
     s: &Snapshot<'_>,
     stop: Option<&Stop>,
@@ -208,6 +225,9 @@ fn container(
         container_id: id,
         allocated_resources: allocated,
         resources,
+        user: view.and_then(|v| v.user.clone()).map(|linux| ContainerUser { linux: Some(linux) }),
+        stop_signal: view.and_then(|v| v.stop_signal.clone()),
+        volume_mounts: mounts(c),
         ..ContainerStatus::default()
     }
 }
@@ -260,6 +280,9 @@ pub(super) fn of(s: &Snapshot<'_>, stop: Option<&Stop>, plan: &Plan) -> PodStatu
     let (reason, message) = reason(s, stop);
     let (added, statuses): (Vec<_>, Vec<_>) = statuses.into_iter().partition(|(role, _)| *role == Role::Ephemeral);
     let (init, main): (Vec<_>, Vec<_>) = statuses.into_iter().partition(|(role, _)| *role != Role::Main);
+    // What the pod as a whole has, if it has amounts of its own (KEP-2837); until its sandbox is there, what it will have.
+    let whole = plan.allocated.get("").filter(|_| !refused);
+    let given = s.memory.pod_given.as_ref().and_then(|g| g.get("")).or(whole).filter(|_| whole.is_some());
     let strip = |v: Vec<(Role, ContainerStatus)>| v.into_iter().map(|(_, c)| c).collect::<Vec<_>>();
     PodStatus {
         phase: Some(phase),
@@ -276,6 +299,8 @@ pub(super) fn of(s: &Snapshot<'_>, stop: Option<&Stop>, plan: &Plan) -> PodStatu
         ephemeral_container_statuses: Some(strip(added)).filter(|v| !v.is_empty()),
         qos_class: Some(s.previous.qos_class.clone().unwrap_or_else(|| qos_class(s.pod).as_str().to_owned())),
         observed_generation: s.pod.metadata.generation,
+        allocated_resources: whole.and_then(|r| r.requests.clone()),
+        resources: given.cloned(),
         ..PodStatus::default()
     }
 }

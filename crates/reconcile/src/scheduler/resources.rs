@@ -74,25 +74,27 @@ impl Amounts {
             let found = all.into_iter().find(|c| c.name == name)?.allocated_resources.as_ref()?;
             Some(Amounts::of_list(found))
         };
-        Amounts::of(pod, |c| {
-            let mut asked = Amounts::requests(c.resources.as_ref());
-            match held(&c.name) {
-                Some(held) if infeasible => held,
-                Some(held) => {
-                    asked.raise_to(&held);
-                    asked
-                }
-                None => asked,
+        let more = |mut asked: Amounts, held: Option<Amounts>| match held {
+            Some(held) if infeasible => held,
+            Some(held) => {
+                asked.raise_to(&held);
+                asked
             }
-        })
+            None => asked,
+        };
+        let of_whole = status.and_then(|s| s.allocated_resources.as_ref()).map(Amounts::of_list);
+        let whole = more(Amounts::requests(pod.spec.as_ref().and_then(|s| s.resources.as_ref())), of_whole);
+        Amounts::of(pod, whole, |c| more(Amounts::requests(c.resources.as_ref()), held(&c.name)))
     }
 
     /// What a pod asks for, whatever it has.
     pub fn asked_by(pod: &Pod) -> Self {
-        Amounts::of(pod, |c| Amounts::requests(c.resources.as_ref()))
+        let whole = Amounts::requests(pod.spec.as_ref().and_then(|s| s.resources.as_ref()));
+        Amounts::of(pod, whole, |c| Amounts::requests(c.resources.as_ref()))
     }
 
-    fn of(pod: &Pod, of: impl Fn(&Container) -> Amounts) -> Self {
+    /// From the amounts of the pod as a whole and those of its containers.
+    fn of(pod: &Pod, whole: Amounts, of: impl Fn(&Container) -> Amounts) -> Self {
         let Some(spec) = &pod.spec else { return Amounts::default() };
         let mut running = Amounts::default();
         spec.containers.iter().for_each(|c| running.add(&of(c)));
@@ -110,8 +112,7 @@ impl Amounts {
         }
         running.add(&sidecars);
         running.raise_to(&peak);
-        let pod_level = Amounts::requests(spec.resources.as_ref());
-        for (k, v) in pod_level.0 {
+        for (k, v) in whole.0 {
             *running.of_mut(&k) = v;
         }
         for (k, v) in spec.overhead.iter().flatten() {

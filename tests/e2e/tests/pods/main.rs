@@ -4,6 +4,7 @@ mod accounts;
 mod debug;
 mod lifecycle;
 mod limits;
+mod placed;
 mod security;
 mod setup;
 mod volumes;
@@ -52,6 +53,11 @@ fn main() -> ExitCode {
             security::the_host_is_masked_from_an_ordinary_container,
             security::privileged_and_host_namespaces_are_what_they_say,
             security::an_unsupported_field_is_refused_by_name,
+            placed::a_node_refuses_what_it_has_no_room_for,
+            placed::variables_come_from_a_file_that_a_container_wrote,
+            placed::a_container_is_asked_to_end_by_its_own_signal,
+            placed::the_status_tells_of_users_and_mounts,
+            placed::a_pod_as_a_whole_has_amounts_that_can_be_resized,
             debug::an_ephemeral_container_sees_the_processes_of_its_target,
             debug::kubectl_debug_starts_a_container_and_attaches_to_it,
             debug::a_resize_changes_the_cgroup_without_a_restart,

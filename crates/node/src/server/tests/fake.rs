@@ -63,7 +63,13 @@ impl Fake {
             log_path,
             ..ContainerSpec::default()
         };
-        self.containers.lock().push(ContainerStatus { spec, image_id: String::new(), state });
+        self.containers.lock().push(ContainerStatus {
+            spec,
+            image_id: String::new(),
+            user: None,
+            stop_signal: "SIGTERM".to_owned(),
+            state,
+        });
     }
 
     pub(in crate::server) fn end(&self) {

@@ -164,6 +164,8 @@ impl World {
                     attempt,
                     image: "img".into(),
                     image_id: "img@sha256:1".into(),
+                    user: None,
+                    stop_signal: None,
                     run: Run::Created,
                 });
                 self.memory.created(&name, Ok(()), now);

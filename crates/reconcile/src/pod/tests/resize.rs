@@ -54,6 +54,34 @@ fn a_container_gets_other_amounts_while_it_runs() {
 }
 
 #[test]
+fn a_pod_as_a_whole_gets_other_amounts() {
+    let whole = |cpu: &str| json!({"requests": {"cpu": cpu}, "limits": {"cpu": cpu}});
+    let mut w = World::new(
+        json!({"resources": whole("1"), "containers": [{"name": "a", "image": "img"}, container("b", "100m", None)]}),
+    );
+    w.settle();
+    let told = |w: &World| {
+        let status = serde_json::to_value(&w.status).expect("a status");
+        (status["allocatedResources"]["cpu"].clone(), status["resources"]["limits"]["cpu"].clone())
+    };
+    assert_eq!(told(&w), (json!("1"), json!("1")));
+    let ask = |w: &mut World, cpu: &str| {
+        let spec = w.pod.spec.as_mut().expect("a spec");
+        spec.resources = Some(serde_json::from_value(whole(cpu)).expect("resources"));
+        w.log.clear();
+        w.settle();
+    };
+    ask(&mut w, "2");
+    assert_eq!(w.log, ["resize a,b"], "containers without limits of their own have the pod's");
+    assert_eq!(told(&w), (json!("2"), json!("2")));
+    assert!(!has(&w, "PodResizeInProgress"));
+    w.room = Some(Room { allocatable: amounts("4", "1Gi"), used: amounts("0", "0") });
+    ask(&mut w, "8");
+    assert_eq!(w.condition("PodResizePending"), ("True", "Infeasible"));
+    assert_eq!(told(&w), (json!("2"), json!("2")));
+}
+
+#[test]
 fn a_policy_may_ask_for_a_restart_which_is_no_crash() {
     let mut w = World::new(
         json!({"restartPolicy": "OnFailure", "containers": [container("a", "1", Some("RestartContainer"))]}),
