@@ -50,11 +50,20 @@ fn disk_reserve(total: u64) -> u64 {
     (total / 100 * DISK_LOW_PERCENT).min(DISK_LOW_MOST)
 }
 
+/// What keeps the node from declaring memory pressure is not given to pods.
+pub(crate) fn memory_for_pods(ctx: &Context) -> u64 {
+    ctx.host.memory_bytes.saturating_sub(MEMORY_LOW)
+}
+
+/// Nor what keeps it from declaring disk pressure.
+pub(crate) fn disk_for_pods(ctx: &Context) -> u64 {
+    ctx.host.disk_bytes.saturating_sub(disk_reserve(ctx.host.disk_bytes))
+}
+
 pub(crate) fn capacity(ctx: &Context, reserve: bool) -> BTreeMap<String, Quantity> {
     let host = &ctx.host;
-    // What keeps the node from declaring memory pressure is not given to pods.
-    let memory = if reserve { host.memory_bytes.saturating_sub(MEMORY_LOW) } else { host.memory_bytes };
-    let disk = if reserve { host.disk_bytes.saturating_sub(disk_reserve(host.disk_bytes)) } else { host.disk_bytes };
+    let memory = if reserve { memory_for_pods(ctx) } else { host.memory_bytes };
+    let disk = if reserve { disk_for_pods(ctx) } else { host.disk_bytes };
     quantities(&[
         ("cpu", host.cpus.to_string()),
         ("memory", format!("{}Ki", memory / 1024)),

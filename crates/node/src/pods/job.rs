@@ -18,6 +18,7 @@ use super::{pull, report};
 use crate::context::Context;
 use crate::events::{Level, container_reference, pod_reference};
 use crate::images::Present;
+use crate::node_object;
 use crate::objects::{Handle, Key};
 use crate::paths::PodId;
 use crate::probes::{self, Target};
@@ -59,8 +60,9 @@ impl Job {
             host_ips: &self.ctx.host_ips,
             node_name: &self.ctx.config.node_name,
             node_cpus: self.ctx.host.cpus,
-            node_memory: self.ctx.host.memory_bytes,
-            node_disk: self.ctx.host.disk_bytes,
+            // What a container without a limit may use is what the node gives to pods.
+            node_memory: node_object::memory_for_pods(&self.ctx),
+            node_disk: node_object::disk_for_pods(&self.ctx),
         }
     }
 
