@@ -35,4 +35,5 @@ mod proxy;
 mod quota_scopes;
 mod rbac;
 mod shared;
+mod storage;
 mod webhooks;
