@@ -118,3 +118,54 @@ pub fn the_status_of_a_volume_and_of_a_claim_is_written_apart(ctx: &Ctx) -> Resu
     ctx.ok(&["delete", "pv/status-1"])?;
     Ok(())
 }
+
+pub fn a_volume_of_an_enforced_class_is_full_at_its_capacity_grows_and_is_copied(ctx: &Ctx) -> Result<()> {
+    if !std::path::Path::new("/dev/loop-control").exists() {
+        return Err(e2e::skip("no loop devices"));
+    }
+    let class = ctx.ns.clone();
+    let made = json!({
+        "apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": {"name": class},
+        "provisioner": "windlass.dev/local-path", "volumeBindingMode": "WaitForFirstConsumer",
+        "allowVolumeExpansion": true, "parameters": {"capacity": "enforced"},
+    });
+    let mut small = claim("small", &class);
+    small["spec"]["resources"]["requests"]["storage"] = json!("32Mi");
+    ctx.apply(&[made, small])?;
+    let spec = |claim: &str| {
+        json!({
+            "containers": [{"name": "main", "volumeMounts": [{"name": "v", "mountPath": "/v"}]}],
+            "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": claim}}],
+        })
+    };
+    ctx.ready_pod(e2e::pod("writer", e2e::IDLE, spec("small")))?;
+    let write = "dd if=/dev/zero of=/v/much bs=1M count=48 2>&1 || true; ls /v";
+    let full = ctx.sh("writer", write)?;
+    ensure!(full.contains("No space left"), "{full}");
+    let volume = ctx.field("pvc/small", ".spec.volumeName")?;
+    let more = json!({"spec": {"resources": {"requests": {"storage": "96Mi"}}}}).to_string();
+    ctx.ok(&["patch", "pvc/small", "--type=merge", "-p", &more])?;
+    // At once, or, where root lacks CAP_SYS_RESOURCE, with the next pod.
+    ctx.wait(&format!("pv/{volume}"), "jsonpath={.spec.capacity.storage}=96Mi")?;
+    ctx.ok(&["delete", "pod", "writer"])?;
+    ctx.ready_pod(e2e::pod("writer", e2e::IDLE, spec("small")))?;
+    ctx.wait("pvc/small", "jsonpath={.status.capacity.storage}=96Mi")?;
+    let fits = ctx.sh("writer", write)?;
+    ensure!(!fits.contains("No space left"), "{fits}");
+    ensure!(ctx.field(&format!("pv/{volume}"), ".spec.capacity.storage")? == "96Mi");
+    // A claim that names it as its source begins with what is in it, and then goes its own way.
+    ctx.sh("writer", "rm /v/much; echo original > /v/file")?;
+    let mut copy = claim("copy", &class);
+    copy["spec"]["resources"]["requests"]["storage"] = json!("96Mi");
+    copy["spec"]["dataSource"] = json!({"kind": "PersistentVolumeClaim", "name": "small"});
+    ctx.apply(&[copy])?;
+    ctx.ready_pod(e2e::pod("copier", e2e::IDLE, spec("copy")))?;
+    ensure!(ctx.sh("copier", "cat /v/file; echo other > /v/file")? == "original");
+    ensure!(ctx.sh("writer", "cat /v/file")? == "original");
+    ctx.ok(&["delete", "pod", "writer", "copier"])?;
+    ctx.ok(&["delete", "pvc", "small", "copy"])?;
+    ctx.wait(&format!("pv/{volume}"), "delete")?;
+    let left = e2e::leaks::mounts(ctx.instance.names())?;
+    ensure!(!left.iter().any(|m| m.contains(&volume)), "{left:?}");
+    Ok(())
+}

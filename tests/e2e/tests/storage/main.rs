@@ -2,6 +2,7 @@
 //! have one shape are one table, whose pods run side by side.
 
 mod claims;
+mod csi;
 mod downward;
 mod empty_dirs;
 mod keyed;
@@ -14,6 +15,10 @@ use std::process::ExitCode;
 use e2e::{Instance, Suite, tests};
 
 fn main() -> ExitCode {
+    if let Some(served) = csi::driver::serve_if_asked() {
+        eprintln!("the driver ended: {served:?}");
+        return ExitCode::FAILURE;
+    }
     Suite::new("storage")
         .instance(Instance::builder("stor"))
         .threads(6)
@@ -39,6 +44,9 @@ fn main() -> ExitCode {
             claims::a_volume_and_a_claim_live_through_their_verbs,
             claims::the_status_of_a_volume_and_of_a_claim_is_written_apart,
             wrappers::a_secret_and_a_config_map_do_not_conflict,
+            claims::a_volume_of_an_enforced_class_is_full_at_its_capacity_grows_and_is_copied,
+            csi::a_driver_in_a_daemon_set_serves_claims_and_inline_volumes,
         ])
+        .with(tests![alone: csi::volumes_of_a_driver_outlive_a_kill_and_are_taken_away_after_it])
         .main()
 }
