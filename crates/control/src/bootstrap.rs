@@ -11,7 +11,8 @@ use crate::actuator::{ActError, Actuator};
 pub async fn ensure(actuator: &Actuator) -> Result<(), ActError> {
     let class = json!({"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass",
         "metadata": {"name": "local-path", "annotations": {"storageclass.kubernetes.io/is-default-class": "true"}},
-        "provisioner": LOCAL_PATH, "reclaimPolicy": "Delete", "volumeBindingMode": "WaitForFirstConsumer"});
+        "provisioner": LOCAL_PATH, "reclaimPolicy": "Delete", "volumeBindingMode": "WaitForFirstConsumer",
+        "allowVolumeExpansion": true});
     create(actuator, &STORAGE_CLASSES.path(None), class).await?;
     let ingress = json!({"apiVersion": "networking.k8s.io/v1", "kind": "IngressClass",
         "metadata": {"name": "windlass", "annotations": {"ingressclass.kubernetes.io/is-default-class": "true"}},

@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 
 use crate::config::{AgentConfig, AgentError, ServerConfig};
 use crate::context::Context;
+use crate::csi::{self, Csi};
 use crate::events::Recorder;
 use crate::host::Host;
 use crate::images::Puller;
@@ -88,6 +89,7 @@ impl Agent {
         let ctx = Context {
             puller: Puller::new(parts.images.clone()),
             objects: Objects::new(config.client.clone()),
+            csi: Arc::new(Csi::new(paths.kubelet(), &config.node_name, config.client.clone())),
             runtime: parts.runtime.clone(),
             server_port,
             paths,
@@ -107,6 +109,8 @@ impl Agent {
             node = self.registered() => node,
             () = drain.cancelled() => return Ok(self.tasks.shutdown(DRAIN_LIMIT).await?),
         };
+        let node_uid = node.metadata.uid.clone().unwrap_or_default();
+        self.tasks.spawn("storage drivers", csi::run(self.ctx.csi.clone(), node_uid, drain.clone()));
         let own = node_object::follow(&self.ctx.config.client, &self.tasks, node.clone());
         let heartbeat = node_object::heartbeat(self.ctx.clone(), node, drain.clone());
         self.tasks.spawn("heartbeat", heartbeat);

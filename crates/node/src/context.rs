@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::Service;
 use kube::runtime::reflector::Store;
 
 use crate::config::AgentConfig;
+use crate::csi::Csi;
 use crate::events::Recorder;
 use crate::host::Host;
 use crate::images::Puller;
@@ -22,6 +23,7 @@ pub(crate) struct Context {
     pub(crate) host: Host,
     pub(crate) recorder: Recorder,
     pub(crate) objects: Objects,
+    pub(crate) csi: Arc<Csi>,
     pub(crate) services: Store<Service>,
     pub(crate) host_ips: Vec<IpAddr>,
     /// Port of the HTTPS server.

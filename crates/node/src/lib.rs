@@ -11,6 +11,7 @@ pub mod server;
 
 mod agent;
 mod context;
+mod csi;
 mod events;
 mod host;
 mod node_object;
@@ -35,5 +36,9 @@ pub use parts::Parts;
 /// # Errors
 /// When a mount can neither be removed nor detached.
 pub fn release_volumes(instance: &base::instance::Instance) -> std::io::Result<()> {
-    volumes::mounts::unmount_below(&paths::Paths::of(instance).pods())
+    let paths = paths::Paths::of(instance);
+    for folder in [paths.pods(), paths.kubelet(), paths.local_volumes()] {
+        volumes::mounts::unmount_below(&folder)?;
+    }
+    Ok(())
 }

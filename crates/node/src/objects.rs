@@ -56,8 +56,8 @@ impl std::fmt::Display for Key {
 pub(crate) enum Content {
     /// Data of a secret or config map.
     Data(BTreeMap<String, Vec<u8>>),
-    /// A claim: the volume it is bound to.
-    Claim { volume: Option<String>, bound: bool },
+    /// A claim: the volume it is bound to, and whether that has grown and its file system has not.
+    Claim { volume: Option<String>, bound: bool, resized: bool },
 }
 
 impl Content {
@@ -157,8 +157,11 @@ fn config_map(c: ConfigMap) -> Content {
 }
 
 fn claim(c: PersistentVolumeClaim) -> Content {
-    let bound = c.status.and_then(|s| s.phase).as_deref() == Some("Bound");
-    Content::Claim { volume: c.spec.and_then(|s| s.volume_name).filter(|v| !v.is_empty()), bound }
+    let status = c.status.unwrap_or_default();
+    let bound = status.phase.as_deref() == Some("Bound");
+    let resized =
+        status.conditions.iter().flatten().any(|c| c.type_ == "FileSystemResizePending" && c.status == "True");
+    Content::Claim { volume: c.spec.and_then(|s| s.volume_name).filter(|v| !v.is_empty()), bound, resized }
 }
 
 async fn follow<K>(

@@ -56,9 +56,19 @@ impl Paths {
         self.pod_logs(&pod.namespace, &pod.name, &pod.uid).join(container).join(format!("{attempt}.log"))
     }
 
-    /// The folder of a volume made by the local-path class.
+    /// All volumes made by the local-path class.
+    pub(crate) fn local_volumes(&self) -> PathBuf {
+        self.data.join("volumes")
+    }
+
+    /// The folder of one of them.
     pub(crate) fn local_volume(&self, pv: &str) -> PathBuf {
-        self.data.join("volumes").join(pv)
+        self.local_volumes().join(pv)
+    }
+
+    /// What manifests of storage drivers know as `/var/lib/kubelet`.
+    pub(crate) fn kubelet(&self) -> PathBuf {
+        self.data.join("kubelet")
     }
 
     /// Seccomp profiles of the node, by the name a pod gives.

@@ -97,6 +97,7 @@ fn volume(v: &Volume) -> Option<String> {
         || v.downward_api.is_some()
         || v.projected.is_some()
         || v.image.is_some()
+        || v.csi.is_some()
         || v.persistent_volume_claim.is_some();
     if !known {
         return Some(format!("the source of volume {:?}", v.name));

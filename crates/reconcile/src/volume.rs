@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
     LocalVolumeSource, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, ObjectReference, PersistentVolume,
-    PersistentVolumeClaim, PersistentVolumeSpec, Pod, VolumeNodeAffinity,
+    PersistentVolumeClaim, PersistentVolumeClaimCondition, PersistentVolumeSpec, Pod, VolumeNodeAffinity,
 };
 use k8s_openapi::api::storage::v1::StorageClass;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -21,8 +21,20 @@ mod tests;
 pub const LOCAL_PATH: &str = "windlass.dev/local-path";
 /// Who made a volume; the node that has it removes its data when it is released.
 pub const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
+/// Annotation of a volume of the built-in class that holds no more than its capacity, and the value that says so. The class
+/// asks for it with a parameter of that name without the domain.
+pub const CAPACITY: &str = "windlass.dev/capacity";
+/// See [`CAPACITY`].
+pub const ENFORCED: &str = "enforced";
+/// Annotation of a volume of the built-in class that begins as a copy of another: that one's name.
+pub const COPY_OF: &str = "windlass.dev/copy-of";
+/// The condition of a claim whose volume has grown, while its file system has not.
+const RESIZE_PENDING: &str = "FileSystemResizePending";
 /// The node that the scheduler picked for a claim's first pod.
 pub const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
+/// Whose turn it is to make a volume for a claim: provisioners outside look for their name here, older ones under the second.
+const PROVISIONER: [&str; 2] =
+    ["volume.kubernetes.io/storage-provisioner", "volume.beta.kubernetes.io/storage-provisioner"];
 const BIND_COMPLETED: &str = "pv.kubernetes.io/bind-completed";
 const BOUND_BY_CONTROLLER: &str = "pv.kubernetes.io/bound-by-controller";
 const CLAIM_PROTECTION: &str = "kubernetes.io/pvc-protection";
@@ -58,7 +70,10 @@ pub fn plan_claim(
     }
     let provisioner = class.map(|c| c.provisioner.as_str());
     match (provisioner, selected) {
-        (Some(LOCAL_PATH), Some(node)) => provision(claim, class, node, root, &mut plan),
+        (Some(LOCAL_PATH), Some(node)) => match source(claim, volumes, node) {
+            Ok(source) => provision(claim, class, node, root, source, &mut plan),
+            Err(why) => note(claim, "ProvisioningFailed", &why, &mut plan),
+        },
         (Some(_), None) if delayed => {
             note(claim, "WaitForFirstConsumer", "waiting for first consumer to be created before binding", &mut plan)
         }
@@ -73,6 +88,11 @@ pub fn plan_claim(
                 "Waiting for a volume to be created either by the external provisioner '{other}' or manually by the system administrator. If volume creation is delayed, please verify that the provisioner is running and correctly registered."
             );
             note(claim, "ExternalProvisioning", &message, &mut plan);
+            if PROVISIONER.iter().any(|key| annotation(&claim.metadata, key) != Some(other)) {
+                let annotations: BTreeMap<&str, &str> = PROVISIONER.iter().map(|key| (*key, other)).collect();
+                let m = json!({"uid": claim.metadata.uid, "annotations": annotations});
+                plan.patch(CLAIMS, &claim.metadata, json!({"metadata": m}));
+            }
         }
         (None, _) => note(
             claim,
@@ -224,7 +244,10 @@ fn follow(claim: &PersistentVolumeClaim, volume: Option<&PersistentVolume>, plan
     match reference
         .map(|r| (r.namespace == claim.metadata.namespace && r.name == claim.metadata.name, r.uid.as_deref()))
     {
-        Some((_, Some(u))) if u == uid(&claim.metadata) => set_phase(claim, "Bound", Some(volume), plan),
+        Some((_, Some(u))) if u == uid(&claim.metadata) => {
+            set_phase(claim, "Bound", Some(volume), plan);
+            grow(claim, volume, plan);
+        }
         None | Some((true, None | Some(""))) => bind(claim, volume, plan),
         Some(_) => set_phase(
             claim,
@@ -235,6 +258,46 @@ fn follow(claim: &PersistentVolumeClaim, volume: Option<&PersistentVolume>, plan
     }
 }
 
+/// A bound claim of the built-in class that asks for more gets it: first the volume says so, then the claim waits for the node
+/// that has the volume to grow what is in it.
+fn grow(claim: &PersistentVolumeClaim, volume: &PersistentVolume, plan: &mut Plan) {
+    let status = claim.status.as_ref();
+    let bound = status.and_then(|s| s.phase.as_deref()) == Some("Bound");
+    if !bound || annotation(&volume.metadata, PROVISIONED_BY) != Some(LOCAL_PATH) {
+        return;
+    }
+    let requests = claim.spec.as_ref().and_then(|s| s.resources.as_ref()?.requests.as_ref());
+    let has = capacity(volume.spec.as_ref().and_then(|s| s.capacity.as_ref()));
+    if capacity(requests) > has {
+        let wanted = requests.and_then(|r| r.get("storage"));
+        let m = json!({"uid": volume.metadata.uid, "resourceVersion": volume.metadata.resource_version});
+        plan.patch(VOLUMES, &volume.metadata, json!({"metadata": m, "spec": {"capacity": {"storage": wanted}}}));
+        return;
+    }
+    let mut conditions = status.and_then(|s| s.conditions.clone()).unwrap_or_default();
+    let told = capacity(status.and_then(|s| s.capacity.as_ref()));
+    if told < has && !conditions.iter().any(|c| c.type_ == RESIZE_PENDING) {
+        conditions.push(PersistentVolumeClaimCondition {
+            type_: RESIZE_PENDING.into(),
+            status: "True".into(),
+            message: Some(
+                "Waiting for a pod to use the volume to finish the resize of its file system on the node.".into(),
+            ),
+            ..Default::default()
+        });
+        plan.actions.push(Action::Patch {
+            resource: CLAIMS,
+            namespace: claim.metadata.namespace.clone(),
+            name: name(&claim.metadata).to_owned(),
+            subresource: Some("status"),
+            patch: json!({
+                "metadata": {"uid": claim.metadata.uid, "resourceVersion": claim.metadata.resource_version},
+                "status": {"conditions": conditions},
+            }),
+        });
+    }
+}
+
 fn set_phase(claim: &PersistentVolumeClaim, phase: &str, volume: Option<&PersistentVolume>, plan: &mut Plan) {
     let mut status = json!({"phase": phase});
     if let Some(spec) = volume.and_then(|v| v.spec.as_ref()) {
@@ -242,6 +305,10 @@ fn set_phase(claim: &PersistentVolumeClaim, phase: &str, volume: Option<&Persist
         status["capacity"] = json!(spec.capacity);
     }
     let old = serde_json::to_value(&claim.status).unwrap_or(Value::Null);
+    if old["phase"] == phase && !old["capacity"].is_null() {
+        // That of a bound claim changes when its file system has grown, which the node says.
+        status.as_object_mut().expect("made above").remove("capacity");
+    }
     let same = ["phase", "accessModes", "capacity"].iter().all(|k| status[*k].is_null() || status[*k] == old[*k]);
     if !same {
         plan.actions.push(Action::Patch {
@@ -266,8 +333,82 @@ fn set_volume_phase(volume: &PersistentVolume, old: &str, phase: &str, plan: &mu
     }
 }
 
-fn provision(claim: &PersistentVolumeClaim, class: Option<&StorageClass>, node: &str, root: &str, plan: &mut Plan) {
+/// The volume that a new one is to be a copy of, if the claim asks for a copy; an error says why it cannot be one.
+fn source<'a>(
+    claim: &PersistentVolumeClaim,
+    volumes: &[&'a PersistentVolume],
+    node: &str,
+) -> Result<Option<&'a PersistentVolume>, String> {
+    let Some(wanted) = claim.spec.as_ref().and_then(|s| s.data_source_ref.as_ref()) else { return Ok(None) };
+    let foreign = wanted.namespace.as_deref().is_some_and(|n| n != namespace(&claim.metadata));
+    if wanted.kind != "PersistentVolumeClaim" || wanted.api_group.as_deref().is_some_and(|g| !g.is_empty()) || foreign {
+        return Err(format!(
+            "volumes of this class are empty or copies of a PersistentVolumeClaim of the same namespace, not of {} {:?}",
+            wanted.kind, wanted.name
+        ));
+    }
+    let of_source = |v: &&&PersistentVolume| {
+        let reference = v.spec.as_ref().and_then(|s| s.claim_ref.as_ref());
+        reference.is_some_and(|r| {
+            r.name.as_deref() == Some(wanted.name.as_str())
+                && r.namespace == claim.metadata.namespace
+                && r.uid.as_deref().is_some_and(|u| !u.is_empty())
+        }) && v.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Bound")
+    };
+    let found = volumes.iter().find(of_source).copied();
+    let Some(found) = found else { return Err(format!("claim {:?} to copy is not bound to a volume", wanted.name)) };
+    if annotation(&found.metadata, PROVISIONED_BY) != Some(LOCAL_PATH) {
+        return Err(format!("the volume of claim {:?} is not of this class and cannot be copied", wanted.name));
+    }
+    let affinity = found.spec.as_ref().and_then(|s| s.node_affinity.as_ref()?.required.as_ref());
+    let mut values = affinity
+        .into_iter()
+        .flat_map(|r| &r.node_selector_terms)
+        .flat_map(|t| t.match_expressions.iter().flatten())
+        .flat_map(|e| e.values.iter().flatten());
+    if !values.any(|value| value == node) {
+        return Err(format!("the volume of claim {:?} is not on node {node:?}, where its copy is to be", wanted.name));
+    }
+    let requests = claim.spec.as_ref().and_then(|s| s.resources.as_ref()?.requests.as_ref());
+    if capacity(requests) < capacity(found.spec.as_ref().and_then(|s| s.capacity.as_ref())) {
+        return Err(format!("the volume of claim {:?} is larger than its copy is to be", wanted.name));
+    }
+    Ok(Some(found))
+}
+
+/// Whether the class wants its volumes to hold no more than their capacity; an error names what is not known.
+fn enforced(class: Option<&StorageClass>) -> Result<bool, String> {
+    let mut enforced = false;
+    for (key, value) in class.iter().flat_map(|c| c.parameters.iter().flatten()) {
+        enforced = match (key.as_str(), value.as_str()) {
+            ("capacity", ENFORCED) => true,
+            ("capacity", "nominal") => false,
+            _ => {
+                return Err(format!("parameter {key:?} with value {value:?} is not known to provisioner {LOCAL_PATH}"));
+            }
+        };
+    }
+    Ok(enforced)
+}
+
+fn provision(
+    claim: &PersistentVolumeClaim,
+    class: Option<&StorageClass>,
+    node: &str,
+    root: &str,
+    copy_of: Option<&PersistentVolume>,
+    plan: &mut Plan,
+) {
     let Some(spec) = &claim.spec else { return };
+    let mut annotations = BTreeMap::from([(PROVISIONED_BY.to_owned(), LOCAL_PATH.to_owned())]);
+    match enforced(class) {
+        Ok(true) => drop(annotations.insert(CAPACITY.to_owned(), ENFORCED.to_owned())),
+        Ok(false) => {}
+        Err(why) => return note(claim, "ProvisioningFailed", &why, plan),
+    }
+    if let Some(source) = copy_of {
+        annotations.insert(COPY_OF.to_owned(), name(&source.metadata).to_owned());
+    }
     let volume_name = format!("pvc-{}", uid(&claim.metadata));
     let requests = spec.resources.as_ref().and_then(|r| r.requests.clone()).unwrap_or_default();
     let storage = requests.get("storage").cloned().unwrap_or_default();
@@ -280,7 +421,7 @@ fn provision(claim: &PersistentVolumeClaim, class: Option<&StorageClass>, node: 
     let volume = PersistentVolume {
         metadata: ObjectMeta {
             name: Some(volume_name.clone()),
-            annotations: Some([(PROVISIONED_BY.to_owned(), LOCAL_PATH.to_owned())].into()),
+            annotations: Some(annotations),
             finalizers: Some(vec![VOLUME_PROTECTION.into()]),
             ..Default::default()
         },

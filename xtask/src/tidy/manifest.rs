@@ -17,7 +17,8 @@ const fn place(name: &'static str, folder: &'static str, may_use: &'static [&'st
 pub const LAYERS: &[Place] = &[
     place("base", "crates/base", &[]),
     place("api", "crates/api", &["base"]),
-    place("store", "crates/store", &["base"]),
+    place("grpc", "crates/grpc", &["base"]),
+    place("store", "crates/store", &["base", "grpc"]),
     place("image", "crates/image", &["base"]),
     place("net", "crates/net", &["base"]),
     place("shim", "crates/shim", &["base"]),
@@ -26,7 +27,7 @@ pub const LAYERS: &[Place] = &[
     place("apiserver", "crates/apiserver", &["store", "api", "base"]),
     place("control", "crates/control", &["reconcile", "api", "base"]),
     place("ingress", "crates/ingress", &["api", "base"]),
-    place("node", "crates/node", &["engine", "net", "reconcile", "ingress", "api", "base"]),
+    place("node", "crates/node", &["engine", "net", "reconcile", "ingress", "api", "grpc", "base"]),
     place(
         "windlass",
         "crates/windlass",

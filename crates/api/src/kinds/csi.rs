@@ -14,7 +14,10 @@ use crate::selectors::validate_label_selector;
 use crate::status::FieldError;
 
 const NOT_DRIVEN: &str =
-    "this release stores the objects of CSI and runs no CSI drivers: volumes of a driver are not mounted";
+    "this release stores the object for the controllers of a CSI driver and makes or changes none of its own accord";
+const NOT_ATTACHED: &str = "this release makes no VolumeAttachments: volumes of a driver with spec.attachRequired true are mounted once somebody else has made and attached them";
+const NOT_MEASURED: &str =
+    "this release schedules pods without looking at CSIStorageCapacity: spec.storageCapacity has no effect";
 const TOKENS_IN_SECRETS: &str = "spec.serviceAccountTokenInSecrets is unset; if supported by this CSI driver, set to true to prevent possible logging of tokens in volume attributes";
 /// Longest name of a driver.
 const MAX_DRIVER: usize = 63;
@@ -69,8 +72,14 @@ pub(super) const DRIVER: Hooks = Hooks {
     // Only a change gives the driver a generation: it is created without one.
     prepare_update: |new, old| meta::bump_generation(new, old, &[&["spec"]]),
     warnings: |o| {
-        let mut out = not_driven(o);
+        let mut out = Vec::new();
         let spec = at(o, &["spec"]).unwrap_or(&Value::Null);
+        if at(spec, &["attachRequired"]) != Some(&json!(false)) {
+            out.push(NOT_ATTACHED.to_owned());
+        }
+        if at(spec, &["storageCapacity"]) == Some(&json!(true)) {
+            out.push(NOT_MEASURED.to_owned());
+        }
         if !list_at(spec, &["tokenRequests"]).is_empty() && at(spec, &["serviceAccountTokenInSecrets"]).is_none() {
             out.push(TOKENS_IN_SECRETS.to_owned());
         }
@@ -144,7 +153,6 @@ pub(super) const NODE: Hooks = Hooks {
         }
         check.errors
     },
-    warnings: not_driven,
     ..Hooks::NONE
 };
 
@@ -210,6 +218,7 @@ fn validate_capacity(check: &mut Check, o: &Value) {
 }
 
 pub(super) const ATTACHMENT: Hooks = Hooks {
+    prepare_create: |o| o["status"] = json!({"attached": false}),
     validate: validate_attachment,
     validate_update: |new, old| {
         let mut check = Check { errors: validate_attachment(new) };

@@ -15,6 +15,9 @@ pub(super) fn create(user: &UserInfo, kind: &KindInfo, object: &Value) -> Result
     let refuse = |why: String| Err(ApiError::forbidden(kind.plural, kind.group, name, &why));
     match kind.kind {
         "Node" if name != node => refuse(format!("node {node:?} is not allowed to create node {name:?}")),
+        "CSINode" if name != node => {
+            refuse(format!("can only access CSINode with the same name as the requesting node {node:?}"))
+        }
         "Lease" if name != node => {
             refuse(format!("can only access node lease with the same name as the requesting node {node:?}"))
         }

@@ -49,6 +49,7 @@ mod quota_objects;
 mod quota_scopes;
 mod rbac;
 mod shared;
+mod storage;
 mod watchers;
 mod webhook_configurations;
 mod webhook_subjects;

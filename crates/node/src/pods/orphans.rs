@@ -7,7 +7,7 @@ use std::time::Duration;
 use engine::runtime::ContainerState;
 
 use crate::context::Context;
-use crate::volumes::{image, mounts};
+use crate::volumes::{forget_users, image, mounts};
 
 /// A container whose pod is gone has this long.
 const GRACE: Duration = Duration::from_secs(2);
@@ -34,6 +34,13 @@ pub(super) async fn remove(ctx: Arc<Context>, wanted: BTreeSet<String>) {
         tracing::warn!(%error, "folders of former pods not swept");
     }
     image::forget_all_but(&ctx, &wanted).await;
+    let (of, known) = (ctx.clone(), wanted.clone());
+    match tokio::task::spawn_blocking(move || forget_users(&of, &known)).await {
+        Ok(Err(error)) => tracing::warn!(%error, "local volumes of former pods not unmounted"),
+        Err(error) => tracing::warn!(%error, "local volumes of former pods not unmounted"),
+        Ok(Ok(())) => {}
+    }
+    ctx.csi.sweep(&wanted).await;
 }
 
 /// Folders are named by the pod's UID, or end with it after an underscore.

@@ -205,6 +205,9 @@ impl Worker {
                 .boxed()
             })
             .collect();
+        if refs::has_driver(&self.pod) {
+            self.changes.push(self.ctx.csi.changes());
+        }
         self.handles = Arc::new(handles);
     }
 

@@ -42,6 +42,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::auth::Identity;
+pub(crate) use self::logs::watch::DirWatch;
 use crate::runtime::Runtime;
 
 /// Connections at once at most, sessions included; further ones wait to be accepted.

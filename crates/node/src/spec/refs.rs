@@ -59,6 +59,12 @@ impl Refs<'_> {
     }
 }
 
+/// Whether a driver may have to do with the pod's volumes: they are tried again when one registers.
+pub(crate) fn has_driver(pod: &Pod) -> bool {
+    let mut volumes = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
+    volumes.any(|v| v.csi.is_some() || v.persistent_volume_claim.is_some())
+}
+
 /// All of them.
 pub(crate) fn keys(pod: &Pod) -> BTreeSet<Key> {
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();

@@ -10,9 +10,11 @@ use futures::StreamExt;
 use k8s_openapi::api::core::v1::{NodeSelectorTerm, PersistentVolume};
 use kube::api::{Api, DeleteParams, Preconditions};
 use kube::runtime::{WatchStreamExt, watcher};
-use reconcile::volume::{LOCAL_PATH, PROVISIONED_BY};
+use reconcile::volume::{CAPACITY, COPY_OF, ENFORCED, LOCAL_PATH, PROVISIONED_BY};
 
+use super::disk;
 use crate::context::Context;
+use crate::csi;
 
 /// A volume found.
 pub(crate) struct Found {
@@ -26,8 +28,52 @@ fn provisioned_here(pv: &PersistentVolume) -> bool {
     by.is_some_and(|by| by == LOCAL_PATH)
 }
 
-/// The folder behind a persistent volume, made if it is one of the local-path class and was not used yet.
-pub(crate) fn locate(ctx: &Context, pv: &PersistentVolume) -> Result<Found, String> {
+/// Whether the volume holds no more than its capacity.
+fn enforced(pv: &PersistentVolume) -> bool {
+    pv.metadata.annotations.as_ref().and_then(|a| a.get(CAPACITY)).is_some_and(|value| value == ENFORCED)
+}
+
+fn bytes(pv: &PersistentVolume) -> Result<u64, String> {
+    let bytes = csi::capacity(pv).and_then(|bytes| u64::try_from(bytes).ok());
+    bytes.ok_or_else(|| {
+        format!("persistentvolume {:?} has no capacity", pv.metadata.name.as_deref().unwrap_or_default())
+    })
+}
+
+/// Makes a volume of the class if it is not there: empty, or as a copy of another of this node.
+fn make(ctx: &Context, pv: &PersistentVolume, path: &Path, uid: &str) -> Result<(), String> {
+    let failed = |e: std::io::Error| format!("make {}: {e}", path.display());
+    let source = pv.metadata.annotations.as_ref().and_then(|a| a.get(COPY_OF));
+    let source = match source {
+        Some(name) if !super::atomic::is_safe(name) => return Err(format!("{name:?} is no name of a volume to copy")),
+        other => other.map(|name| disk::of(&ctx.paths.local_volume(name))),
+    };
+    let volume = disk::of(path);
+    // What was copied once is the volume's own: its source may be gone.
+    let fresh = !volume.image.exists() && !path.is_dir();
+    let size = if enforced(pv) { Some(bytes(pv)?) } else { None };
+    let make = |from: Option<&Path>| match size {
+        Some(bytes) => volume.mount(bytes, from, uid),
+        None => volume.folder(from),
+    };
+    let made = match source.filter(|_| fresh) {
+        Some(source) => source.lend(|from| make(Some(from))),
+        None => make(None),
+    };
+    made.map_err(failed)
+}
+
+/// Has a volume that is there hold what its object says now.
+pub(crate) fn grow(ctx: &Context, pv: &PersistentVolume) -> Result<(), String> {
+    let folder = ctx.paths.local_volume(pv.metadata.name.as_deref().unwrap_or_default());
+    if !provisioned_here(pv) || !enforced(pv) {
+        return Ok(());
+    }
+    disk::of(&folder).grow(bytes(pv)?).map_err(|e| e.to_string())
+}
+
+/// The folder behind a persistent volume for the pod of that UID, made if it is one of the local-path class and was not used yet.
+pub(crate) fn locate(ctx: &Context, pv: &PersistentVolume, uid: &str) -> Result<Found, String> {
     let name = pv.metadata.name.as_deref().unwrap_or_default();
     let spec = pv.spec.as_ref().ok_or_else(|| format!("persistentvolume {name:?} has no spec"))?;
     if !on_node(pv, &ctx.config.node_name) {
@@ -46,22 +92,12 @@ pub(crate) fn locate(ctx: &Context, pv: &PersistentVolume) -> Result<Found, Stri
     };
     let path = PathBuf::from(&local.path);
     if provisioned_here(pv) && path == ctx.paths.local_volume(name) {
-        make(&path).map_err(|e| format!("make {}: {e}", path.display()))?;
+        make(ctx, pv, &path, uid)?;
     }
     if !path.is_dir() {
         return Err(format!("path {} does not exist", path.display()));
     }
     Ok(Found { path, owned: true })
-}
-
-/// A volume's folder may be written by any user: which one, its pods decide.
-fn make(path: &Path) -> std::io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    if path.is_dir() {
-        return Ok(());
-    }
-    std::fs::create_dir_all(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777))
 }
 
 fn term_matches(term: &NodeSelectorTerm, node: &str) -> bool {
@@ -135,7 +171,7 @@ async fn remove(ctx: &Context, api: &Api<PersistentVolume>, pv: &PersistentVolum
         tracing::warn!(volume = name, "released volume has a path that is not its own: left alone");
         return true;
     }
-    let gone = tokio::task::spawn_blocking(move || super::mounts::remove_tree(&path)).await;
+    let gone = tokio::task::spawn_blocking(move || disk::of(&path).remove()).await;
     if let Ok(Err(error)) = gone {
         tracing::warn!(volume = name, %error, "released volume not removed");
         return false;

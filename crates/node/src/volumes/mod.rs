@@ -2,6 +2,8 @@
 
 pub(crate) mod atomic;
 pub(crate) mod claim;
+mod disk;
+mod driver;
 pub(crate) mod env_files;
 pub(crate) mod hostpath;
 pub(crate) mod image;
@@ -46,6 +48,8 @@ struct Mounted {
 struct State {
     mounted: BTreeMap<String, Mounted>,
     tokens: token::Tokens,
+    /// When a driver wants to be asked again.
+    again_at: Option<Timestamp>,
 }
 
 /// The volumes of one pod.
@@ -76,20 +80,24 @@ impl Volumes {
     /// Sets up all volumes; done before, it brings the written ones up to date.
     pub(crate) async fn mount(&self, pod: &Pod, facts: &Facts<'_>, objects: &Lookup) -> Result<(), Failure> {
         let mut state = self.state.lock().await;
+        state.again_at = None;
         for v in pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()) {
             let mounted = if payload::is_payload(v) {
                 self.payload(&mut state.tokens, v, facts, objects).await?
             } else {
-                self.other(pod, v, objects).await?
+                let (mounted, again_at) = self.other(pod, v, objects).await?;
+                state.again_at = state.again_at.into_iter().chain(again_at).min();
+                mounted
             };
             state.mounted.insert(v.name.clone(), mounted);
         }
         Ok(())
     }
 
-    /// When a token is to be renewed.
+    /// When a token is to be renewed, or a driver to be asked again.
     pub(crate) async fn renew_at(&self) -> Option<Timestamp> {
-        self.state.lock().await.tokens.renew_at()
+        let state = self.state.lock().await;
+        state.tokens.renew_at().into_iter().chain(state.again_at).min()
     }
 
     async fn payload(
@@ -130,22 +138,29 @@ impl Volumes {
         Ok(Mounted { path, read_only: true, inert: false })
     }
 
-    async fn other(&self, pod: &Pod, v: &Volume, objects: &Lookup) -> Result<Mounted, Failure> {
+    async fn other(&self, pod: &Pod, v: &Volume, objects: &Lookup) -> Result<(Mounted, Option<Timestamp>), Failure> {
         if let Some(e) = &v.empty_dir {
-            return self.empty_dir(pod, v, e).await;
+            return Ok((self.empty_dir(pod, v, e).await?, None));
         }
         if let Some(h) = &v.host_path {
-            let path = PathBuf::from(&h.path);
-            let (at, kind) = (path.clone(), h.type_.clone().unwrap_or_default());
-            blocking(&v.name, move || hostpath::check(&at, &kind)).await?;
-            return Ok(Mounted { path, read_only: false, inert: false });
+            let (named, kind) = (PathBuf::from(&h.path), h.type_.clone().unwrap_or_default());
+            let csi = self.ctx.csi.clone();
+            let path = blocking(&v.name, move || {
+                let path = csi.host_path(&named)?;
+                hostpath::check(&path, &kind).map(|()| path)
+            })
+            .await?;
+            return Ok((Mounted { path, read_only: false, inert: false }, None));
         }
         if let Some(i) = &v.image {
-            return self.image(pod, v, i, objects).await;
+            return Ok((self.image(pod, v, i, objects).await?, None));
+        }
+        if let Some(c) = &v.csi {
+            return self.inline(pod, v, c).await;
         }
         if let Some(c) = &v.persistent_volume_claim {
-            let mounted = self.claim(pod, v, &c.claim_name, objects).await?;
-            return Ok(Mounted { read_only: c.read_only == Some(true), ..mounted });
+            let (mounted, again_at) = self.claim(pod, v, &c.claim_name, objects).await?;
+            return Ok((Mounted { read_only: c.read_only == Some(true) || mounted.read_only, ..mounted }, again_at));
         }
         Err(failed(&v.name, "its source is not supported by this node"))
     }
@@ -176,28 +191,44 @@ impl Volumes {
         Ok(Mounted { path, read_only: false, inert: false })
     }
 
-    async fn claim(&self, pod: &Pod, v: &Volume, claim: &str, objects: &Lookup) -> Result<Mounted, Failure> {
+    async fn claim(
+        &self,
+        pod: &Pod,
+        v: &Volume,
+        claim: &str,
+        objects: &Lookup,
+    ) -> Result<(Mounted, Option<Timestamp>), Failure> {
         let key = Key { kind: Kind::Claim, namespace: self.id.namespace.clone(), name: claim.to_owned() };
-        let name = match objects.get(&key).cloned().flatten().as_deref() {
-            Some(Content::Claim { volume: Some(name), bound: true }) => name.clone(),
+        let (name, resized) = match objects.get(&key).cloned().flatten().as_deref() {
+            Some(Content::Claim { volume: Some(name), bound: true, resized }) => (name.clone(), *resized),
             Some(_) => return Err(failed(&v.name, format!("persistentvolumeclaim {claim:?} is not bound"))),
             None => return Err(failed(&v.name, format!("persistentvolumeclaim {claim:?} not found"))),
         };
         let api: Api<PersistentVolume> = Api::all(self.ctx.client());
         let pv = api.get(&name).await.map_err(|e| failed(&v.name, format!("get persistentvolume {name:?}: {e}")))?;
+        if pv.spec.as_ref().is_some_and(|s| s.csi.is_some()) {
+            return self.provided(pod, v, &pv, resized).await;
+        }
         let ctx = self.ctx.clone();
         let owner = Owner { group: fs_group(pod), read_only: false };
         let security = pod.spec.as_ref().and_then(|s| s.security_context.as_ref());
         let on_mismatch = security.and_then(|s| s.fs_group_change_policy.as_deref()) == Some("OnRootMismatch");
+        let (at, uid) = (pv.clone(), self.id.uid.clone());
         let path = blocking(&v.name, move || {
-            let found = claim::locate(&ctx, &pv).map_err(io::Error::other)?;
+            let found = claim::locate(&ctx, &at, &uid).map_err(io::Error::other)?;
             if found.owned {
                 owner.tree(&found.path, on_mismatch)?;
+            }
+            if resized {
+                claim::grow(&ctx, &at).map_err(io::Error::other)?;
             }
             Ok(found.path)
         })
         .await?;
-        Ok(Mounted { path, read_only: false, inert: false })
+        if resized {
+            self.has_grown(&pv, claim).await.map_err(|e| driver::resize_failed(&v.name, e))?;
+        }
+        Ok((Mounted { path, read_only: false, inert: false }, None))
     }
 
     /// Where a volume is, once it is set up.
@@ -241,22 +272,28 @@ impl Volumes {
     pub(crate) async fn unmount(&self) -> Result<(), Failure> {
         let mut state = self.state.lock().await;
         let folder = self.ctx.paths.pod(&self.id.uid);
-        let result = tokio::task::spawn_blocking(move || clear(&folder)).await;
-        match result {
-            Ok(Ok(())) => {
-                *state = State::default();
-                image::forget(&self.ctx, &self.id.uid).await
-            }
-            Ok(Err(e)) => Err(Failure::new("FailedUnmount", e.to_string())),
-            Err(e) => Err(Failure::new("FailedUnmount", e.to_string())),
-        }
+        // What lies over volumes goes first, then what their drivers made. Termination messages stay until the pod is removed.
+        remove(folder.join("subpaths")).await?;
+        self.ctx.csi.unpublish_all(&self.id.uid).await.map_err(|e| Failure::new("FailedUnmount", e))?;
+        remove(folder.join("volumes")).await?;
+        let (local, uid) = (self.ctx.paths.local_volumes(), self.id.uid.clone());
+        let released = tokio::task::spawn_blocking(move || disk::release(&local, |user| user == uid)).await;
+        let released = released.unwrap_or_else(|e| Err(io::Error::other(e)));
+        released.map_err(|e| Failure::new("FailedUnmount", e.to_string()))?;
+        *state = State::default();
+        image::forget(&self.ctx, &self.id.uid).await
     }
 }
 
-/// Volumes and subpaths of a pod go; its termination messages stay until the pod is removed.
-fn clear(folder: &Path) -> io::Result<()> {
-    mounts::remove_tree(&folder.join("subpaths"))?;
-    mounts::remove_tree(&folder.join("volumes"))
+/// Has local volumes forget pods that are no more.
+pub(crate) fn forget_users(ctx: &Context, wanted: &std::collections::BTreeSet<String>) -> io::Result<()> {
+    disk::release(&ctx.paths.local_volumes(), |user| !wanted.contains(user))
+}
+
+async fn remove(folder: PathBuf) -> Result<(), Failure> {
+    let fault = |why: String| Failure::new("FailedUnmount", why);
+    let gone = tokio::task::spawn_blocking(move || mounts::remove_tree(&folder)).await;
+    gone.map_err(|e| fault(e.to_string()))?.map_err(|e| fault(e.to_string()))
 }
 
 async fn bind_subpath(volume: &Path, subpath: &str, target: &Path) -> io::Result<()> {

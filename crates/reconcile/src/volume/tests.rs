@@ -73,3 +73,109 @@ fn a_claim_in_use_is_protected() {
     assert_eq!(plan_claim(&c, &[], None, true, "/v"), Plan::default());
     assert_eq!(plan_claim(&c, &[], None, false, "/v").actions.len(), 1);
 }
+
+#[test]
+fn a_provisioner_outside_is_told_that_it_is_its_turn() {
+    let mut outside = class();
+    outside.provisioner = "driver.example.com".into();
+    let told = |p: &Plan| {
+        p.actions.iter().any(|a| match a {
+            Action::Patch { patch, .. } => patch["metadata"]["annotations"][PROVISIONER[0]] == "driver.example.com",
+            _ => false,
+        })
+    };
+    let waiting = claim(json!({}));
+    assert!(!told(&plan_claim(&waiting, &[], Some(&outside), false, "/v")), "its first pod is not there yet");
+    let selected = claim(json!({"metadata": {"annotations": {SELECTED_NODE: "n1"}}}));
+    let p = plan_claim(&selected, &[], Some(&outside), false, "/v");
+    assert!(told(&p) && made(&p).is_none());
+    let mut annotations: BTreeMap<&str, &str> = PROVISIONER.iter().map(|k| (*k, "driver.example.com")).collect();
+    annotations.insert(SELECTED_NODE, "n1");
+    let done = claim(json!({"metadata": {"annotations": annotations}}));
+    assert!(!told(&plan_claim(&done, &[], Some(&outside), false, "/v")), "once is enough");
+}
+
+#[test]
+fn a_copy_is_made_where_its_source_is_or_refused_with_a_reason() {
+    let other = claim(json!({"metadata": {"name": "other", "uid": "c0", "annotations": {SELECTED_NODE: "n1"}}}));
+    let mut original = made(&plan_claim(&other, &[], Some(&class()), false, "/v")).expect("a volume");
+    original.status = serde_json::from_value(json!({"phase": "Bound"})).unwrap();
+    let ask = |node: &str, source: Value, size: &str| {
+        let spec = json!({"dataSourceRef": source, "resources": {"requests": {"storage": size}}});
+        let c = claim(json!({"metadata": {"annotations": {SELECTED_NODE: node}}, "spec": spec}));
+        made(&plan_claim(&c, &[&original], Some(&class()), false, "/v"))
+    };
+    let of = |kind: &str, name: &str| json!({"kind": kind, "name": name});
+    let copy = ask("n1", of("PersistentVolumeClaim", "other"), "1Gi").expect("a volume is made");
+    assert_eq!(copy.metadata.annotations.unwrap()[COPY_OF], "pvc-c0");
+    assert!(ask("n2", of("PersistentVolumeClaim", "other"), "1Gi").is_none(), "on another node");
+    assert!(ask("n1", of("PersistentVolumeClaim", "none"), "1Gi").is_none(), "of nothing");
+    assert!(ask("n1", of("PersistentVolumeClaim", "other"), "1Mi").is_none(), "too small");
+    assert!(ask("n1", of("Thing", "other"), "1Gi").is_none(), "of another kind");
+}
+
+#[test]
+fn the_capacity_of_a_bound_claim_is_not_told_before_its_file_system_has_grown() {
+    let bound = |status: Value| {
+        let mut c = claim(json!({"spec": {"volumeName": "v"}}));
+        c.status = serde_json::from_value(status).unwrap();
+        c
+    };
+    let volume: PersistentVolume = serde_json::from_value(json!({"metadata": {"name": "v", "uid": "v"}, "spec": {
+        "capacity": {"storage": "2Gi"}, "accessModes": ["ReadWriteOnce"], "claimRef": {"namespace": "d", "name": "data", "uid": "c1"}}}))
+    .unwrap();
+    let plan = |c: &PersistentVolumeClaim| plan_claim(c, &[&volume], None, false, "/v");
+    let old = json!({"phase": "Bound", "accessModes": ["ReadWriteOnce"], "capacity": {"storage": "1Gi"}});
+    assert_eq!(plan(&bound(old)), Plan::default());
+    let Action::Patch { patch, .. } = &plan(&bound(json!({"phase": "Pending"}))).actions[0] else { panic!("no patch") };
+    assert_eq!(patch["status"]["capacity"]["storage"], "2Gi");
+}
+
+#[test]
+fn a_class_may_ask_that_capacity_is_enforced_and_for_nothing_else() {
+    let c = claim(json!({"metadata": {"annotations": {SELECTED_NODE: "n1"}}}));
+    let with = |parameters: Value| {
+        let mut class = class();
+        class.parameters = serde_json::from_value(parameters).unwrap();
+        plan_claim(&c, &[], Some(&class), false, "/v")
+    };
+    let annotated = |p: &Plan| made(p).unwrap().metadata.annotations.unwrap().get(CAPACITY).cloned();
+    assert_eq!(annotated(&with(json!({"capacity": "enforced"}))).as_deref(), Some(ENFORCED));
+    assert_eq!(annotated(&with(json!({"capacity": "nominal"}))), None);
+    assert_eq!(annotated(&with(json!({}))), None);
+    for wrong in [json!({"capacity": "some"}), json!({"fsType": "xfs"})] {
+        assert!(made(&with(wrong)).is_none());
+    }
+}
+
+#[test]
+fn a_claim_that_asks_for_more_grows_its_volume_and_then_waits_for_the_node() {
+    let volume = |size: &str| -> PersistentVolume {
+        serde_json::from_value(json!({
+            "metadata": {"name": "v", "uid": "v", "annotations": {PROVISIONED_BY: LOCAL_PATH}},
+            "spec": {"capacity": {"storage": size}, "accessModes": ["ReadWriteOnce"],
+                "claimRef": {"namespace": "d", "name": "data", "uid": "c1"}},
+        }))
+        .unwrap()
+    };
+    let claim = |conditions: Value| {
+        let mut c = claim(json!({"spec": {"volumeName": "v", "resources": {"requests": {"storage": "2Gi"}}}}));
+        let status = json!({"phase": "Bound", "accessModes": ["ReadWriteOnce"], "capacity": {"storage": "1Gi"}, "conditions": conditions});
+        c.status = serde_json::from_value(status).unwrap();
+        c
+    };
+    let plan =
+        |c: &PersistentVolumeClaim, v: &PersistentVolume| plan_claim(c, &[v], Some(&class()), true, "/v").actions;
+    let [Action::Patch { name, patch, .. }] = &plan(&claim(json!([])), &volume("1Gi"))[..] else { panic!("one patch") };
+    assert_eq!((name.as_str(), &patch["spec"]["capacity"]["storage"]), ("v", &json!("2Gi")));
+    let [Action::Patch { subresource: Some("status"), patch, .. }] = &plan(&claim(json!([])), &volume("2Gi"))[..]
+    else {
+        panic!("one patch")
+    };
+    assert_eq!(patch["status"]["conditions"][0]["type"], RESIZE_PENDING);
+    let pending = json!([{"type": RESIZE_PENDING, "status": "True"}]);
+    assert!(plan(&claim(pending), &volume("2Gi")).is_empty(), "it is the node's turn");
+    let mut foreign = volume("1Gi");
+    foreign.metadata.annotations = None;
+    assert!(plan(&claim(json!([])), &foreign).is_empty(), "a driver's own resizer does that");
+}

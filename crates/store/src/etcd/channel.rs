@@ -8,7 +8,7 @@ use prost::Message;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::config::{Endpoint, EtcdConfig, Tls};
-use super::grpc::{CallError, Connection, Messages, UNAVAILABLE};
+use super::grpc::{CallError, Connection, Messages, REQUIRE_LEADER, UNAVAILABLE, dial};
 use crate::StoreError;
 
 /// Most attempts of one call.
@@ -120,7 +120,7 @@ impl Channel {
     pub async fn stream(&self, path: &str, request: &impl Message) -> Result<(Messages, u64), CallError> {
         let open = async {
             let (connection, generation) = self.connection().await?;
-            let opened = connection.stream(path, request).await;
+            let opened = connection.stream(path, request, &REQUIRE_LEADER).await;
             if let Err(error) = &opened {
                 self.judge(error, generation);
             }
@@ -165,8 +165,8 @@ impl Channel {
         for turn in 0..self.endpoints.len() {
             let at = (first + turn) % self.endpoints.len();
             let endpoint = &self.endpoints[at];
-            let dial = Connection::dial(endpoint, self.tls.as_ref());
-            let finding = match timeout(self.dial_timeout, dial).await {
+            let dialing = dial(endpoint, self.tls.as_ref());
+            let finding = match timeout(self.dial_timeout, dialing).await {
                 Ok(Ok(connection)) => {
                     let mut state = self.state.lock();
                     state.generation += 1;

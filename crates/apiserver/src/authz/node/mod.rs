@@ -81,9 +81,10 @@ impl Node {
         }
         let refers = |kind: Kind| self.graph.refers(caches, node, kind, a.namespace, a.name);
         match (a.group, a.resource, a.subresource) {
-            ("", "secrets", "") => reads && refers(Kind::Secret),
+            ("", "secrets", "") => reads && (refers(Kind::Secret) || self.for_a_driver(node, a, caches)),
             ("", "configmaps", "") => reads && refers(Kind::ConfigMap),
             ("", "persistentvolumeclaims", "") => reads && refers(Kind::Claim),
+            ("", "persistentvolumeclaims", "status") => changes && refers(Kind::Claim),
             ("", "serviceaccounts", "") => a.verb == "get" && refers(Kind::Account),
             ("", "serviceaccounts", "token") => a.verb == "create" && refers(Kind::Account),
             // The name of a new one is checked when its body is known.
@@ -98,6 +99,10 @@ impl Node {
                 let own = a.name == node && (reads || writes || a.verb == "delete");
                 a.namespace == LEASES && (a.verb == "create" || own)
             }
+            ("storage.k8s.io", "csinodes", "") => {
+                a.verb == "create" || a.name == node && (a.verb == "get" || changes || a.verb == "delete")
+            }
+            ("storage.k8s.io", "volumeattachments", "") => a.verb == "get" && own_attachment(node, a, caches),
             ("" | "events.k8s.io", "events", "") => writes,
             ("networking.k8s.io", "ingresses", "status") => changes,
             ("certificates.k8s.io", "certificatesigningrequests", "")
@@ -106,6 +111,35 @@ impl Node {
             _ => false,
         }
     }
+}
+
+impl Node {
+    /// Whether a volume that a pod of the node claims names the secret for its driver. A volume's secret is in any namespace,
+    /// and few are asked for: the volumes are looked through, not indexed.
+    fn for_a_driver(&self, node: &str, a: &Attributes<'_>, caches: &Caches) -> bool {
+        const REFERENCES: [&str; 3] = ["nodeStageSecretRef", "nodePublishSecretRef", "nodeExpandSecretRef"];
+        if a.verb != "get" || a.name.is_empty() {
+            return false;
+        }
+        let found = caches.core("persistentvolumes").find_map(|entry| {
+            let volume = entry.value();
+            let csi = &volume["spec"]["csi"];
+            if !REFERENCES.iter().any(|r| csi[*r]["name"] == a.name && csi[*r]["namespace"] == a.namespace) {
+                return None;
+            }
+            let claim = &volume["spec"]["claimRef"];
+            let (namespace, name) = (claim["namespace"].as_str()?, claim["name"].as_str()?);
+            self.graph.refers(caches, node, Kind::Claim, namespace, name).then_some(())
+        });
+        found.is_some()
+    }
+}
+
+/// What attaches a volume to this node.
+fn own_attachment(node: &str, a: &Attributes<'_>, caches: &Caches) -> bool {
+    // What is not there tells nothing: the answer will be 404.
+    let Some(entry) = caches.by("storage.k8s.io", "volumeattachments").and_then(|c| c.get(a.name)) else { return true };
+    entry.value()["spec"]["nodeName"] == node
 }
 
 /// A volume of the local-path class on this node that nobody claims any more: the node removed its data, and now its object.

@@ -2,7 +2,7 @@
 
 mod cri;
 mod files;
-mod watch;
+pub(super) mod watch;
 
 #[cfg(test)]
 mod tests;

@@ -1,0 +1,290 @@
+//! Volumes of the local-path class: plain folders, or, where capacity is enforced, an ext4 file system in a file of that size.
+//! That works on any file system of the host; quotas of projects (xfs, ext4) would cost less, but ask for mount options that
+//! few hosts have.
+
+use std::ffi::OsStr;
+use std::fs::{File, Permissions};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use nix::fcntl::{Flock, FlockArg};
+
+use super::mounts;
+
+/// Runs a tool of the host to its end; what it says on standard error is the error.
+fn tool(name: &str, args: &[&OsStr]) -> io::Result<String> {
+    let run = Command::new(name).args(args).env("LC_ALL", "C").stdin(Stdio::null()).output();
+    let output =
+        run.map_err(|e| io::Error::other(format!("run {name}: {e}\nfix: apt-get install e2fsprogs util-linux")))?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let said: String = said.trim().chars().take(512).collect();
+    Err(io::Error::other(format!("{name} ended with {}: {said}", output.status)))
+}
+
+/// Copies what is in a folder, with owners, modes and attributes; blocks are shared where the file system can.
+fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    let options: [&OsStr; 3] = ["-a".as_ref(), "--reflink=auto".as_ref(), "--".as_ref()];
+    tool("cp", &[&options[..], &[from.join(".").as_os_str(), to.as_os_str()]].concat()).map(drop)
+}
+
+fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// Folder of the users of a volume: a file for each pod, by UID. While there is one, the volume stays mounted.
+const USERS: &str = "users";
+/// Is there while the file is larger than the file system in it.
+const UNFILLED: &str = "unfilled";
+/// The user while a volume is copied.
+const LENT: &str = "lent";
+/// Where images are, beside the folders where they are mounted.
+const IMAGES: &str = ".images";
+
+/// One volume of the local-path class: its folder, and the file that holds its file system if it has one of its own.
+#[derive(Debug, Clone)]
+pub(super) struct Disk {
+    pub(super) image: PathBuf,
+    pub(super) at: PathBuf,
+}
+
+impl Disk {
+    /// Its file or folder while it is made, and a file that says who is at it.
+    fn beside(&self, what: &str) -> PathBuf {
+        self.image.with_extension(what)
+    }
+
+    /// One at a time works on a volume: a task that was given up may still be at it.
+    fn turn(&self) -> io::Result<Flock<File>> {
+        if let Some(folder) = self.image.parent() {
+            std::fs::create_dir_all(folder)?;
+        }
+        let file = File::options().create(true).append(true).open(self.beside("lock"))?;
+        Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, e)| e.into())
+    }
+
+    /// Makes the volume a plain folder, with what is in `from`, or empty and for any user to write: whose it is, its pods
+    /// decide. What is there already stays.
+    pub(super) fn folder(&self, from: Option<&Path>) -> io::Result<()> {
+        if self.at.is_dir() {
+            return Ok(());
+        }
+        let _turn = self.turn()?;
+        let new = self.beside("folder");
+        mounts::remove_tree(&new)?;
+        std::fs::create_dir_all(&new)?;
+        std::fs::set_permissions(&new, Permissions::from_mode(0o777))?;
+        if let Some(from) = from {
+            copy(from, &new)?;
+        }
+        match std::fs::rename(&new, &self.at) {
+            // Whoever had the turn before has made it.
+            Err(_) if self.at.is_dir() => mounts::remove_tree(&new),
+            other => other,
+        }
+    }
+
+    /// Makes a new file of that many bytes with a file system of its own; what is there already stays.
+    fn make(&self, bytes: u64, from: Option<&Path>) -> io::Result<()> {
+        if self.image.exists() {
+            return Ok(());
+        }
+        let new = self.beside("new");
+        let file = File::create(&new)?;
+        file.set_permissions(Permissions::from_mode(0o600))?;
+        // Blocks are taken from the host's disk as they are written.
+        file.set_len(bytes)?;
+        tool("mkfs.ext4", &["-q".as_ref(), "-F".as_ref(), "-m".as_ref(), "0".as_ref(), new.as_os_str()])?;
+        let at = self.beside("folder");
+        mounts::remove_tree(&at)?;
+        std::fs::create_dir_all(&at)?;
+        let filled = attach(&new, &at).and_then(|()| {
+            std::fs::remove_dir(at.join("lost+found"))?;
+            std::fs::set_permissions(&at, Permissions::from_mode(0o777))?;
+            from.map_or(Ok(()), |from| copy(from, &at))
+        });
+        mounts::unmount_below(&at)?;
+        filled?;
+        std::fs::remove_dir(&at)?;
+        file.sync_all()?;
+        std::fs::rename(&new, &self.image)
+    }
+
+    /// Makes the volume be there for a user, as a file system of that many bytes. It is made first if it is new, with what is
+    /// in `from`.
+    pub(super) fn mount(&self, bytes: u64, from: Option<&Path>, user: &str) -> io::Result<()> {
+        let _turn = self.turn()?;
+        std::fs::create_dir_all(self.beside(USERS))?;
+        File::create(self.beside(USERS).join(user))?;
+        if mounts::is_mounted(&self.at)? {
+            return Ok(());
+        }
+        self.make(bytes, from)?;
+        self.fit(bytes)?;
+        std::fs::create_dir_all(&self.at)?;
+        attach(&self.image, &self.at)
+    }
+
+    /// Unmounts the volume once the last user has gone.
+    fn release(&self, user: &str) -> io::Result<()> {
+        let _turn = self.turn()?;
+        let users = self.beside(USERS);
+        absent_is_fine(std::fs::remove_file(users.join(user)))?;
+        if std::fs::read_dir(&users).is_ok_and(|mut left| left.next().is_none()) {
+            mounts::unmount_below(&self.at)?;
+            absent_is_fine(std::fs::remove_dir(&users))?;
+        }
+        Ok(())
+    }
+
+    /// Fills a larger image while nobody uses it.
+    fn fit(&self, bytes: u64) -> io::Result<()> {
+        let file = File::options().write(true).open(&self.image)?;
+        let larger = file.metadata()?.len() < bytes;
+        if larger {
+            file.set_len(bytes)?;
+        }
+        if !larger && !self.beside(UNFILLED).exists() {
+            return Ok(());
+        }
+        tool("e2fsck", &["-f".as_ref(), "-p".as_ref(), self.image.as_os_str()])?;
+        tool("resize2fs", &[self.image.as_os_str()])?;
+        absent_is_fine(std::fs::remove_file(self.beside(UNFILLED)))
+    }
+
+    /// Lets a mounted volume hold more. One that is larger already stays as it is.
+    pub(super) fn grow(&self, bytes: u64) -> io::Result<()> {
+        let _turn = self.turn()?;
+        let file = File::options().write(true).open(&self.image)?;
+        if file.metadata()?.len() < bytes {
+            File::create(self.beside(UNFILLED))?;
+            file.set_len(bytes)?;
+            file.sync_all()?;
+        }
+        let source = tool("findmnt", &["-n".as_ref(), "-o".as_ref(), "SOURCE".as_ref(), self.at.as_os_str()])?;
+        let device = source.lines().next().unwrap_or_default().trim();
+        tool("losetup", &["--set-capacity".as_ref(), device.as_ref()])?;
+        // It takes CAP_SYS_RESOURCE, which root may lack in a container; `fit` does without.
+        let grown = tool("resize2fs", &[device.as_ref()]);
+        grown.map_err(|e| io::Error::other(format!("{e}; it grows when no pod of the node uses it any more")))?;
+        absent_is_fine(std::fs::remove_file(self.beside(UNFILLED)))
+    }
+
+    /// Lends the folder to whoever makes a copy of it.
+    pub(super) fn lend<T>(&self, work: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
+        let image = self.image.exists();
+        if image {
+            self.mount(0, None, LENT)?;
+        }
+        if !self.at.is_dir() {
+            return Err(io::Error::other(format!("there is no volume {} to copy", self.at.display())));
+        }
+        let done = work(&self.at);
+        if image {
+            self.release(LENT)?;
+        }
+        done
+    }
+
+    /// Unmounts it and removes all that was in it.
+    pub(super) fn remove(&self) -> io::Result<()> {
+        mounts::remove_tree(&self.at)?;
+        mounts::remove_tree(&self.beside("folder"))?;
+        mounts::remove_tree(&self.beside(USERS))?;
+        for file in [self.image.clone(), self.beside("new"), self.beside(UNFILLED), self.beside("lock")] {
+            absent_is_fine(std::fs::remove_file(file))?;
+        }
+        Ok(())
+    }
+}
+
+/// Mounts an image; its loop device goes with the mount.
+fn attach(image: &Path, at: &Path) -> io::Result<()> {
+    let options: [&OsStr; 2] = ["-o".as_ref(), "loop,nodev".as_ref()];
+    tool("mount", &[&options[..], &[image.as_os_str(), at.as_os_str()]].concat()).map(drop)
+}
+
+/// The volume of a folder; its image is beside the folder where it is mounted.
+pub(super) fn of(folder: &Path) -> Disk {
+    let name = folder.file_name().unwrap_or_default();
+    let images = folder.parent().unwrap_or(folder).join(IMAGES);
+    let mut file = name.to_os_string();
+    file.push(".ext4");
+    Disk { image: images.join(file), at: folder.to_path_buf() }
+}
+
+/// Takes users of all volumes away that `gone` names; what nobody uses any more is unmounted.
+pub(super) fn release(volumes: &Path, gone: impl Fn(&str) -> bool) -> io::Result<()> {
+    let entries = match std::fs::read_dir(volumes.join(IMAGES)) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    };
+    for entry in entries {
+        let path = entry?.path();
+        if path.extension() != Some(OsStr::new(USERS)) {
+            continue;
+        }
+        let volume = of(&volumes.join(path.file_stem().unwrap_or_default()));
+        for user in std::fs::read_dir(&path)? {
+            let user = user?.file_name().to_string_lossy().into_owned();
+            if gone(&user) {
+                volume.release(&user)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn able() -> bool {
+        let found =
+            |name: &str| ["/usr/sbin", "/sbin", "/usr/bin", "/bin"].iter().any(|d| Path::new(d).join(name).exists());
+        nix::unistd::geteuid().is_root() && found("mkfs.ext4") && Path::new("/dev/loop-control").exists()
+    }
+
+    #[test]
+    fn a_disk_holds_what_was_asked_for_until_it_grows() {
+        if !able() {
+            eprintln!("skipped: needs root, mkfs.ext4 and loop devices");
+            return;
+        }
+        let dir = tempfile::tempdir().expect("dir");
+        let disk = of(&dir.path().join("pvc-1"));
+        disk.mount(16 << 20, None, "a").expect("mounted");
+        disk.mount(16 << 20, None, "b").expect("once is enough");
+        let full = std::fs::write(disk.at.join("much"), vec![1u8; 24 << 20]).expect_err("it does not fit");
+        assert_eq!(full.kind(), io::ErrorKind::StorageFull);
+        assert_eq!(std::fs::metadata(&disk.at).expect("meta").permissions().mode() & 0o777, 0o777);
+        release(dir.path(), |user| user == "a").expect("released");
+        assert!(mounts::is_mounted(&disk.at).expect("looked"), "another uses it");
+        // Where root may not, it grows once nobody uses it.
+        let _grown_at_once = disk.grow(64 << 20);
+        release(dir.path(), |user| user == "b").expect("released");
+        assert!(!mounts::is_mounted(&disk.at).expect("looked"));
+        disk.mount(64 << 20, None, "c").expect("mounted again");
+        std::fs::write(disk.at.join("much"), vec![1u8; 24 << 20]).expect("now it fits");
+        disk.grow(64 << 20).expect("there is nothing to do");
+        let copy = of(&dir.path().join("pvc-2"));
+        disk.lend(|from| copy.mount(64 << 20, Some(from), "d")).expect("copied");
+        disk.remove().expect("removed");
+        assert!(!disk.at.exists() && !disk.image.exists());
+        assert_eq!(std::fs::metadata(copy.at.join("much")).expect("copied").len(), 24 << 20);
+        let plain = of(&dir.path().join("pvc-3"));
+        copy.lend(|from| plain.folder(Some(from))).expect("copied");
+        assert_eq!(std::fs::metadata(plain.at.join("much")).expect("copied").len(), 24 << 20);
+        copy.remove().expect("removed");
+        plain.remove().expect("removed");
+        let left = std::fs::read_dir(dir.path().join(IMAGES)).expect("folder").count();
+        assert_eq!(left, 0, "nothing of them is left");
+    }
+}
