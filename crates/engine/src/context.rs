@@ -17,6 +17,7 @@ use crate::driver::Handle;
 use crate::oci::Host;
 use crate::record::Records;
 use crate::runtime::{RuntimeError, RuntimeEvent, SandboxSpec};
+use crate::users::Ranges;
 
 /// Shared by the engine and its drivers.
 pub struct Context {
@@ -27,6 +28,7 @@ pub struct Context {
     pub host: Host,
     pub shims: Shims,
     pub events: broadcast::Sender<RuntimeEvent>,
+    pub users: Ranges,
     pub sandboxes: Mutex<BTreeMap<String, Handle>>,
 }
 

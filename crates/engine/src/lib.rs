@@ -13,6 +13,7 @@ mod context;
 mod down;
 mod driver;
 mod engine;
+mod fault;
 mod fdio;
 mod files;
 mod in_root;
@@ -23,6 +24,7 @@ pub mod runtime;
 mod session;
 mod usage;
 mod user;
+mod users;
 
 pub use down::{destroy_all, leftovers};
 pub use engine::{Engine, EngineConfig, OpenError};
