@@ -17,6 +17,7 @@ use crate::driver::Handle;
 use crate::oci::Host;
 use crate::record::Records;
 use crate::runtime::{Resources, RuntimeError, RuntimeEvent, SandboxSpec};
+use crate::users::Ranges;
 use crate::weights::Weights;
 
 /// Shared by the engine and its drivers.
@@ -29,6 +30,7 @@ pub struct Context {
     pub shims: Shims,
     pub weights: Weights,
     pub events: broadcast::Sender<RuntimeEvent>,
+    pub users: Ranges,
     pub sandboxes: Mutex<BTreeMap<String, Handle>>,
 }
 

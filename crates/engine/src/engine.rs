@@ -26,6 +26,7 @@ use crate::runtime::{
     ContainerRuntime, ContainerSpec, ContainerState, ContainerStatus, Duplex, ExecSpec, Resources, RuntimeError,
     RuntimeEvent, SandboxSpec, SandboxStatus, Session, Usage,
 };
+use crate::users::Ranges;
 use crate::{session, usage};
 
 /// Hints that a slow listener may lag behind before it has to list everything again.
@@ -123,6 +124,7 @@ impl Engine {
             shims: Shims::new(&config.shim_exe, &dir.join("exe")),
             weights: crate::weights::Weights::default(),
             events: broadcast::channel(HINTS_MAX).0,
+            users: Ranges::default(),
             sandboxes: Mutex::new(BTreeMap::new()),
             instance,
             records,

@@ -7,8 +7,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Component, Path};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
+use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, open, openat2};
 use nix::sys::stat::{Mode, mkdirat};
+use nix::unistd::{Gid, Uid, fchownat};
 
 /// Most bytes read of a file such as `/etc/passwd`.
 const FILE_MAX: u64 = 1 << 20;
@@ -40,8 +41,8 @@ pub fn read_text(root: &Path, path: &Path) -> io::Result<Option<String>> {
     Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
 }
 
-/// Makes the folder and its parents where they are missing.
-pub fn create_dir_all(root: &Path, path: &Path) -> io::Result<()> {
+/// Makes the folder and its parents where they are missing; those belong to user and group `owner`.
+pub fn create_dir_all(root: &Path, path: &Path, owner: u32) -> io::Result<()> {
     let root = root_of(root)?;
     let folder = OFlag::O_PATH | OFlag::O_DIRECTORY;
     let mut so_far = std::path::PathBuf::new();
@@ -53,7 +54,12 @@ pub fn create_dir_all(root: &Path, path: &Path) -> io::Result<()> {
             Err(Errno::ENOENT) => {
                 // The parent is an opened folder below the root, so a plain name in it stays there.
                 mkdirat(parent.as_fd(), Path::new(name), Mode::from_bits_truncate(0o755))?;
-                resolve(&root, &so_far, folder)?
+                let made = resolve(&root, &so_far, folder)?;
+                if owner != 0 {
+                    let (uid, gid) = (Uid::from_raw(owner), Gid::from_raw(owner));
+                    fchownat(made.as_fd(), Path::new(""), Some(uid), Some(gid), AtFlags::AT_EMPTY_PATH)?;
+                }
+                made
             }
             other => other?,
         };
@@ -75,7 +81,7 @@ mod tests {
         std::os::unix::fs::symlink("../../secret", root.join("etc/passwd")).unwrap();
         std::os::unix::fs::symlink("/../..", root.join("up")).unwrap();
         assert_eq!(read_text(&root, Path::new("/etc/passwd")).unwrap(), None);
-        create_dir_all(&root, Path::new("/up/made/here")).unwrap();
+        create_dir_all(&root, Path::new("/up/made/here"), 0).unwrap();
         assert!(root.join("made/here").is_dir());
         assert!(!dir.path().join("made").exists());
         std::fs::write(root.join("secret"), "mine").unwrap();

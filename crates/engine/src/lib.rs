@@ -13,6 +13,7 @@ mod context;
 mod down;
 mod driver;
 mod engine;
+mod fault;
 mod fdio;
 mod files;
 mod in_root;
@@ -24,6 +25,7 @@ mod session;
 mod signal;
 mod usage;
 mod user;
+mod users;
 pub mod weights;
 
 pub use down::{destroy_all, leftovers};

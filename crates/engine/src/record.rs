@@ -22,6 +22,9 @@ pub struct SandboxRecord {
     pub stopped: bool,
     /// Its address.
     pub ip: Option<std::net::IpAddr>,
+    /// The host's id that is user and group 0 in its own user namespace, if it has one; the rest of the range follows.
+    #[serde(default)]
+    pub user_base: Option<u32>,
     /// Milliseconds since the epoch.
     pub created_at_ms: i64,
 }
@@ -143,7 +146,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let records = Records::open(dir.path()).unwrap();
         let spec = SandboxSpec { id: "a".into(), ..SandboxSpec::default() };
-        let record = SandboxRecord { spec, complete: true, stopped: false, ip: None, created_at_ms: 5 };
+        let record =
+            SandboxRecord { spec, complete: true, stopped: false, ip: None, user_base: None, created_at_ms: 5 };
         records.put_sandbox(&record).unwrap();
         std::fs::write(dir.path().join("sandboxes/b.json"), "{\"spec\":").unwrap();
         std::fs::write(dir.path().join("sandboxes/.c.tmp"), "{}").unwrap();

@@ -118,6 +118,9 @@ pub struct SandboxSpec {
     pub host_ipc: bool,
     /// One process namespace for all containers of the sandbox.
     pub share_process_namespace: bool,
+    /// A user namespace of its own: ids inside are ids of the host that nobody else has (user_namespaces(7)).
+    #[serde(default)]
+    pub own_users: bool,
     /// Published ports.
     pub host_ports: Vec<HostPort>,
     /// Cgroup of the sandbox, relative to the instance's parent, e.g. `burstable/pod<uid>`.

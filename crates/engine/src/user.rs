@@ -20,6 +20,21 @@ pub struct User {
     pub home: String,
 }
 
+impl User {
+    /// Checks that every id is one of the first `range`, which are those that the pod's user namespace has.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Invalid`] names the one that is not.
+    pub fn within(&self, range: u32) -> Result<(), RuntimeError> {
+        match [self.uid, self.gid].into_iter().chain(self.groups.iter().copied()).find(|id| *id >= range) {
+            None => Ok(()),
+            Some(id) => Err(RuntimeError::Invalid(format!(
+                "id {id} is not in the pod's user namespace, which has those below {range}"
+            ))),
+        }
+    }
+}
+
 struct Passwd<'a> {
     name: &'a str,
     uid: u32,
@@ -129,6 +144,14 @@ mod tests {
         assert_eq!(of("5000", &s).unwrap().1, 0);
         assert!(of("nobody", &s).unwrap_err().contains("unable to find user nobody"));
         assert!(of("web:nope", &s).unwrap_err().contains("unable to find group nope"));
+    }
+
+    #[test]
+    fn ids_that_a_user_namespace_lacks_are_named() {
+        let user = |uid, groups| User { uid, gid: 0, groups, home: "/".to_owned() };
+        assert!(user(65_535, vec![0]).within(65_536).is_ok());
+        assert!(user(65_536, vec![0]).within(65_536).unwrap_err().to_string().contains("65536"));
+        assert!(user(1, vec![1, 70_000]).within(65_536).unwrap_err().to_string().contains("70000"));
     }
 
     #[test]

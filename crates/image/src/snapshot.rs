@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -46,7 +47,31 @@ impl RootFs {
     /// # Errors
     /// When the kernel refuses; needs CAP_SYS_ADMIN.
     pub fn mount(&self, target: &Path) -> Result<()> {
-        let plain = |path: &PathBuf| path.as_os_str().as_bytes().to_vec();
+        self.mount_views(target, &|_| None)
+    }
+
+    /// The same for a user namespace whose user and group 0 are `base` on the host: the layers stay as they are on the
+    /// disk and are seen through `view`, which maps their owners; what is written belongs to the ids of the namespace.
+    /// Overlayfs takes layers with mapped owners since Linux 5.19.
+    ///
+    /// # Errors
+    /// When the kernel refuses, or the layers' file system cannot be mapped.
+    pub fn mount_mapped(&self, target: &Path, base: u32, view: &dyn Fn(&Path) -> io::Result<OwnedFd>) -> Result<()> {
+        if let Some(top) = self.lower.first() {
+            // The upper folder is written by the kernel in the name of the mounter, so it is not seen through a view.
+            let meta = fs::metadata(top).map_err(io_error("look up", top))?;
+            let (uid, gid) = (base.saturating_add(meta.uid()), base.saturating_add(meta.gid()));
+            std::os::unix::fs::chown(&self.upper, Some(uid), Some(gid))
+                .map_err(io_error("change the owner of", &self.upper))?;
+        }
+        let views = self.lower.iter().map(|path| Ok((path, view(path).map_err(io_error("map the owners of", path))?)));
+        let views: std::collections::BTreeMap<&PathBuf, OwnedFd> = views.collect::<Result<_>>()?;
+        self.mount_views(target, &|path| views.get(path).map(AsRawFd::as_raw_fd))
+    }
+
+    fn mount_views(&self, target: &Path, view: &dyn Fn(&PathBuf) -> Option<RawFd>) -> Result<()> {
+        let named = |fd: RawFd| format!("/proc/self/fd/{fd}").into_bytes();
+        let plain = |path: &PathBuf| view(path).map_or_else(|| path.as_os_str().as_bytes().to_vec(), named);
         let options = self.options(plain);
         // Separators in a path would need escapes that differ between kernels, and many layers do not fit in the
         // page of options: then every folder is named by a descriptor, 17 bytes or so, whatever its path.
@@ -60,9 +85,9 @@ impl RootFs {
         };
         let fds: Vec<OwnedFd> = self.folders().map(open_dir).collect::<Result<_>>()?;
         let mut next = fds.iter();
-        let by_fd = |_: &PathBuf| {
+        let by_fd = |path: &PathBuf| {
             let fd = next.next().expect("one descriptor was opened for every folder");
-            format!("/proc/self/fd/{}", fd.as_raw_fd()).into_bytes()
+            named(view(path).unwrap_or(fd.as_raw_fd()))
         };
         let options = self.options(by_fd);
         if options.len() > OPTIONS_MAX {

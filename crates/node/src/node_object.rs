@@ -148,7 +148,7 @@ async fn images(ctx: &Context) -> Vec<ContainerImage> {
 
 /// What pods may name in a runtime class, and what it can do.
 fn handlers() -> Vec<NodeRuntimeHandler> {
-    let features = NodeRuntimeHandlerFeatures { recursive_read_only_mounts: Some(true), user_namespaces: Some(false) };
+    let features = NodeRuntimeHandlerFeatures { recursive_read_only_mounts: Some(true), user_namespaces: Some(true) };
     let handler = |name: &str| NodeRuntimeHandler { name: Some(name.to_owned()), features: Some(features.clone()) };
     std::iter::once("").chain(RUNTIME_HANDLERS).map(handler).collect()
 }

@@ -61,12 +61,10 @@ fn when(refused: bool, field: &str) -> Option<String> {
 }
 
 fn pod_field(spec: &PodSpec) -> Option<String> {
-    when(spec.host_users == Some(false), "spec.hostUsers: false")
-        .or_else(|| when(spec.resource_claims.iter().flatten().next().is_some(), "spec.resourceClaims"))
-        .or_else(|| {
-            let shared = spec.host_pid == Some(true) && spec.share_process_namespace == Some(true);
-            when(shared, "spec.shareProcessNamespace together with spec.hostPID")
-        })
+    when(spec.resource_claims.iter().flatten().next().is_some(), "spec.resourceClaims").or_else(|| {
+        let shared = spec.host_pid == Some(true) && spec.share_process_namespace == Some(true);
+        when(shared, "spec.shareProcessNamespace together with spec.hostPID")
+    })
 }
 
 fn pod_security(spec: &PodSpec) -> Option<String> {
@@ -200,7 +198,6 @@ mod tests {
             json!({"containers": [c]})
         };
         for (spec, field) in [
-            (json!({"hostUsers": false}), "spec.hostUsers: false"),
             (json!({"resourceClaims": [{"name": "r"}]}), "spec.resourceClaims"),
             (json!({"securityContext": {"appArmorProfile": {"type": "Localhost"}}}), "appArmorProfile"),
             (json!({"volumes": [{"name": "v", "nfs": {"path": "/", "server": "s"}}]}), "source of volume \"v\""),

@@ -2,9 +2,10 @@
 //! read as the field knows them, and because libcontainer runs exec'd commands without the container's seccomp filter.
 
 use std::ffi::CString;
-use std::os::fd::RawFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use libcontainer::capabilities::drop_privileges;
 use libcontainer::oci_spec::runtime::{LinuxCapabilities, LinuxSeccomp, Spec};
@@ -19,15 +20,43 @@ pub(crate) struct Program {
     pub failure: RawFd,
     /// Filter and final capabilities of an exec'd command; the container's own process gets both from libcontainer.
     pub confine: Option<Confinement>,
+    /// The container's own process, in whose mount namespace the masks were just made: they are looked at. An exec'd
+    /// command comes into a namespace that was.
+    pub first: bool,
 }
 
 /// What libcontainer leaves out for commands run in a container.
 #[derive(Clone)]
 pub(crate) struct Confinement {
+    /// The container's users, where they are not the host's: until then the process is root of the host.
+    pub identity: Option<Identity>,
     /// The container's filter.
-    pub seccomp: LinuxSeccomp,
+    pub seccomp: Option<LinuxSeccomp>,
     /// Capabilities to end with; until the filter is loaded the process has CAP_SYS_ADMIN besides.
     pub capabilities: Option<LinuxCapabilities>,
+}
+
+/// Who a command is in a user namespace that libcontainer, which joins all others, leaves out for commands.
+#[derive(Clone)]
+pub(crate) struct Identity {
+    /// The namespace.
+    pub users: Arc<OwnedFd>,
+    /// User and group in it.
+    pub uid: u32,
+    pub gid: u32,
+    /// Further groups in it.
+    pub groups: Vec<u32>,
+}
+
+impl Identity {
+    fn assume(&self) -> Result<(), Errno> {
+        use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
+        nix::sched::setns(&*self.users, nix::sched::CloneFlags::CLONE_NEWUSER)?;
+        setgroups(&self.groups.iter().copied().map(Gid::from_raw).collect::<Vec<_>>())?;
+        let (uid, gid) = (Uid::from_raw(self.uid), Gid::from_raw(self.gid));
+        setresgid(gid, gid, gid)?;
+        setresuid(uid, uid, uid)
+    }
 }
 
 /// The program, looked up as execvp(3) does, or why not, in the words of Go's os/exec that operators know from runc.
@@ -90,7 +119,12 @@ impl Program {
         let (path, args) = program_of(spec)?;
         let path = CString::new(path.into_os_string().into_encoded_bytes()).map_err(|e| e.to_string())?;
         if let Some(confine) = &self.confine {
-            libcontainer::seccomp::initialize_seccomp(&confine.seccomp).map_err(|e| chain("seccomp", &e))?;
+            if let Some(identity) = &confine.identity {
+                identity.assume().map_err(|e| format!("user namespace: {}", words(e)))?;
+            }
+            if let Some(seccomp) = &confine.seccomp {
+                libcontainer::seccomp::initialize_seccomp(seccomp).map_err(|e| chain("seccomp", &e))?;
+            }
             if let Some(capabilities) = &confine.capabilities {
                 drop_privileges(capabilities, &*SyscallType::default().create_syscall())
                     .map_err(|e| chain("capabilities", &e))?;
@@ -113,7 +147,8 @@ impl Executor for Program {
     }
 
     fn validate(&self, spec: &Spec) -> Result<(), ExecutorValidationError> {
-        program_of(spec).map(drop).map_err(|message| {
+        let masked = if self.first { crate::verify::masks(spec) } else { Ok(()) };
+        masked.and_then(|()| program_of(spec).map(drop)).map_err(|message| {
             crate::sys::write_inherited(self.failure, message.as_bytes());
             ExecutorValidationError::ArgValidationError(message)
         })

@@ -24,6 +24,8 @@ mod serve;
 mod server;
 pub mod sys;
 pub mod time;
+pub mod users;
+mod verify;
 pub mod wire;
 mod worker;
 

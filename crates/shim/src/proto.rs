@@ -34,6 +34,9 @@ pub struct SandboxInit {
     pub own_ipc: bool,
     /// A process namespace that all containers share.
     pub shared_pid: bool,
+    /// A user namespace of its own, which owns the others: the host's id that is 0 in it.
+    #[serde(default)]
+    pub user_base: Option<u32>,
     /// Kernel parameters set inside, dotted names.
     pub sysctls: Vec<(String, String)>,
     /// Cgroup (below the root of each hierarchy) that the shim itself moves to.
@@ -82,6 +85,18 @@ pub struct ContainerInit {
     pub own_pid_ns: bool,
     /// `oom_score_adj` to try for; where lowering is forbidden the shim's own value stays.
     pub oom_score_adj: Option<i32>,
+    /// What it mounts, mapped into the sandbox's user namespace; `None` without one.
+    #[serde(default)]
+    pub mapped: Option<Vec<Mapped>>,
+}
+
+/// A file or folder of the host, shown with its owners mapped into the sandbox's user namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mapped {
+    /// On the host.
+    pub source: PathBuf,
+    /// Where `config.json` looks for it: a path that exists while the container is made, and for its maker only.
+    pub at: PathBuf,
 }
 
 /// Where a container is, as the shim knows it.

@@ -12,7 +12,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use crate::proto::SandboxInit;
-use crate::{cgroup, sys};
+use crate::{cgroup, sys, users};
 
 /// Folder of the pinned namespaces in a sandbox's run folder.
 pub const NS_DIR: &str = "ns";
@@ -26,7 +26,7 @@ pub struct SandboxError {
     source: io::Error,
 }
 
-fn at<E: Into<io::Error>>(step: impl Into<String>) -> impl FnOnce(E) -> SandboxError {
+pub(crate) fn at<E: Into<io::Error>>(step: impl Into<String>) -> impl FnOnce(E) -> SandboxError {
     let step = step.into();
     move |e| SandboxError { step, source: e.into() }
 }
@@ -73,30 +73,43 @@ pub(crate) fn enter(init: &SandboxInit) -> Result<Option<Pid>, SandboxError> {
     let _ = std::fs::write("/proc/self/oom_score_adj", "-998");
     let ns_dir = init.pod_dir.join(NS_DIR);
     std::fs::create_dir_all(&ns_dir).map_err(at("make namespace folder"))?;
-    let wanted = [
+    if let Some(base) = init.user_base {
+        return users::enter(init, base, &ns_dir);
+    }
+    unshare(flags(init)).map_err(at("unshare"))?;
+    for (kind, ..) in wanted(init) {
+        bind(Path::new(&format!("/proc/self/ns/{kind}")), &ns_dir.join(kind))?;
+    }
+    furnish(init)?;
+    if init.shared_pid { start_pod_init(&ns_dir.join("pid")).map(Some) } else { Ok(None) }
+}
+
+/// The namespaces asked for, by the names that /proc has for them.
+pub(crate) fn wanted(init: &SandboxInit) -> impl Iterator<Item = (&'static str, CloneFlags)> {
+    let all = [
         ("net", CloneFlags::CLONE_NEWNET, init.own_net),
         ("ipc", CloneFlags::CLONE_NEWIPC, init.own_ipc),
         ("uts", CloneFlags::CLONE_NEWUTS, init.hostname.is_some()),
     ];
-    let flags = wanted.iter().filter(|w| w.2).fold(CloneFlags::empty(), |f, w| f | w.1);
-    unshare(flags).map_err(at("unshare"))?;
-    for (kind, ..) in wanted.iter().filter(|w| w.2) {
-        bind(Path::new(&format!("/proc/self/ns/{kind}")), &ns_dir.join(kind))?;
-    }
+    all.into_iter().filter(|w| w.2).map(|w| (w.0, w.1))
+}
+
+pub(crate) fn flags(init: &SandboxInit) -> CloneFlags {
+    wanted(init).fold(CloneFlags::empty(), |all, (_, flag)| all | flag)
+}
+
+/// What is in the namespaces that this process is in: loopback, host name, kernel parameters.
+pub(crate) fn furnish(init: &SandboxInit) -> Result<(), SandboxError> {
     if init.own_net {
         sys::loopback_up().map_err(at("bring loopback up"))?;
     }
     if let Some(name) = &init.hostname {
         nix::unistd::sethostname(name).map_err(at("set host name"))?;
     }
-    let pod_init = if init.shared_pid { Some(start_pod_init(&ns_dir.join("pid"))?) } else { None };
-    for (name, value) in &init.sysctls {
-        set_sysctl(name, value)?;
-    }
-    Ok(pod_init)
+    init.sysctls.iter().try_for_each(|(name, value)| set_sysctl(name, value))
 }
 
-fn bind(source: &Path, target: &Path) -> Result<(), SandboxError> {
+pub(crate) fn bind(source: &Path, target: &Path) -> Result<(), SandboxError> {
     std::fs::File::create(target).map_err(at(format!("make {}", target.display())))?;
     mount(Some(source), target, None::<&str>, MsFlags::MS_BIND, None::<&str>)
         .map_err(at(format!("pin {}", source.display())))
@@ -127,7 +140,7 @@ fn start_pod_init(pin: &Path) -> Result<Pid, SandboxError> {
     Ok(child)
 }
 
-fn run_pod_init() -> ! {
+pub(crate) fn run_pod_init() -> ! {
     sys::reset_signals();
     let _ = sys::die_with_parent();
     let _ = nix::sys::prctl::set_name(c"pod-init");

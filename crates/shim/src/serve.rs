@@ -107,6 +107,8 @@ impl Server {
             tty: container.init.tty,
             stdio: container.take_stdio(),
             oom_score_adj: container.init.oom_score_adj,
+            mapped: container.init.mapped.clone(),
+            owner: (container.init.uid, container.init.gid),
             exec: None,
             serial,
         };
@@ -151,6 +153,8 @@ impl Server {
             tty,
             stdio,
             oom_score_adj: container.init.oom_score_adj,
+            mapped: None,
+            owner: (container.init.uid, container.init.gid),
             exec: Some(args),
             serial,
         };

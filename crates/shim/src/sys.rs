@@ -29,6 +29,25 @@ pub fn fork() -> io::Result<Fork> {
     }
 }
 
+/// The same, with the caller's parent as the child's: the child outlives a caller that only made its namespaces. `Parent`
+/// is the caller's side.
+///
+/// Errors with `EDEADLK` when the process has more than one thread.
+pub(crate) fn fork_sibling() -> io::Result<Fork> {
+    if thread_count() != 1 {
+        return Err(io::Error::from_raw_os_error(libc::EDEADLK));
+    }
+    let flags = libc::c_long::from(libc::CLONE_PARENT | libc::SIGCHLD);
+    // SAFETY: as for `fork`: one thread, and without CLONE_VM and with no stack given the child goes on with a copy of
+    // the caller's memory. The other arguments are not looked at with these flags.
+    let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) };
+    match i32::try_from(pid) {
+        Ok(0) => Ok(Fork::Child),
+        Ok(pid) if pid > 0 => Ok(Fork::Parent(Pid::from_raw(pid))),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// How many threads this process has; 0 if that cannot be told.
 pub fn thread_count() -> usize {
     std::fs::read_dir("/proc/self/task").map(|d| d.count()).unwrap_or(0)
@@ -103,46 +122,76 @@ pub fn pidfd_signal(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
     if rc == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// A copy of the mount that `path` is on, of that path alone, read-only, attached nowhere (open_tree(2),
-/// mount_setattr(2); Linux 5.12). A program executed through it cannot be opened for writing by way of
-/// `/proc/<pid>/exe`, whoever asks.
-pub fn read_only_view(path: &std::path::Path) -> io::Result<OwnedFd> {
+/// `struct mount_attr` (mount_setattr(2)).
+#[repr(C)]
+struct MountAttr {
+    set: u64,
+    clear: u64,
+    propagation: u64,
+    userns_fd: u64,
+}
+
+/// A copy of the mount that `path` is on, from that path down, and of what is mounted below it, attached nowhere
+/// (open_tree(2); Linux 5.2).
+pub(crate) fn open_tree(path: &std::path::Path) -> io::Result<OwnedFd> {
+    open_tree_with(path, libc::c_long::from(libc::AT_RECURSIVE))
+}
+
+fn open_tree_with(path: &std::path::Path, more: libc::c_long) -> io::Result<OwnedFd> {
     use std::os::unix::ffi::OsStrExt;
-    #[repr(C)]
-    struct MountAttr {
-        set: u64,
-        clear: u64,
-        propagation: u64,
-        userns_fd: u64,
-    }
     let path = std::ffi::CString::new(path.as_os_str().as_bytes())?;
-    let flags = libc::c_long::from(libc::OPEN_TREE_CLONE) | libc::c_long::from(libc::O_CLOEXEC);
+    let flags = libc::c_long::from(libc::OPEN_TREE_CLONE) | libc::c_long::from(libc::O_CLOEXEC) | more;
     // SAFETY: the path is NUL-terminated and outlives the call; the answer is a new descriptor.
     let fd = unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags) };
     let fd = RawFd::try_from(fd).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    let fd = adopt(fd);
-    let attr = MountAttr {
-        set: libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV,
-        clear: 0,
-        propagation: 0,
-        userns_fd: 0,
-    };
+    if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(adopt(fd)) }
+}
+
+fn mount_setattr(tree: BorrowedFd<'_>, more: i32, attr: &MountAttr) -> io::Result<()> {
     // SAFETY: an empty NUL-terminated path names the descriptor itself; `attr` is laid out as `struct mount_attr` and
     // its size is given.
     let rc = unsafe {
         libc::syscall(
             libc::SYS_mount_setattr,
-            fd.as_raw_fd(),
+            tree.as_raw_fd(),
             c"".as_ptr(),
-            libc::AT_EMPTY_PATH,
-            std::ptr::from_ref(&attr),
+            libc::AT_EMPTY_PATH | more,
+            std::ptr::from_ref(attr),
             size_of::<MountAttr>(),
         )
     };
-    if rc == 0 { Ok(fd) } else { Err(io::Error::last_os_error()) }
+    if rc == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// A copy of the mount that `path` is on, of that path alone, read-only, attached nowhere (open_tree(2),
+/// mount_setattr(2); Linux 5.12). A program executed through it cannot be opened for writing by way of
+/// `/proc/<pid>/exe`, whoever asks.
+pub fn read_only_view(path: &std::path::Path) -> io::Result<OwnedFd> {
+    let tree = open_tree_with(path, 0)?;
+    let set = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
+    mount_setattr(tree.as_fd(), 0, &MountAttr { set, clear: 0, propagation: 0, userns_fd: 0 })?;
+    Ok(tree)
+}
+
+/// Maps the owners in a tree of mounts that is attached nowhere into a user namespace (MOUNT_ATTR_IDMAP; Linux 5.12, and
+/// whatever its file systems ask for).
+pub(crate) fn map_owners(tree: BorrowedFd<'_>, users: BorrowedFd<'_>) -> io::Result<()> {
+    let userns_fd = u64::try_from(users.as_raw_fd()).map_err(io::Error::other)?;
+    let attr = MountAttr { set: libc::MOUNT_ATTR_IDMAP, clear: 0, propagation: 0, userns_fd };
+    mount_setattr(tree, libc::AT_RECURSIVE, &attr)
+}
+
+/// Attaches a tree of mounts at a path (move_mount(2); Linux 5.2).
+pub(crate) fn move_mount(tree: BorrowedFd<'_>, to: &std::path::Path) -> io::Result<()> {
+    use std::os::unix::ffi::OsStrExt;
+    /// The tree is the descriptor itself.
+    const F_EMPTY_PATH: libc::c_uint = 4;
+    let to = std::ffi::CString::new(to.as_os_str().as_bytes())?;
+    // SAFETY: both paths are NUL-terminated and outlive the call; the descriptor is borrowed and open.
+    let rc = unsafe {
+        libc::syscall(libc::SYS_move_mount, tree.as_raw_fd(), c"".as_ptr(), libc::AT_FDCWD, to.as_ptr(), F_EMPTY_PATH)
+    };
+    if rc == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Makes the kernel kill this process when its parent ends.

@@ -11,16 +11,18 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use libcontainer::container::Container;
 use libcontainer::container::builder::ContainerBuilder;
-use libcontainer::oci_spec::runtime::{Capability, LinuxCapabilities, Process, Spec};
+use libcontainer::oci_spec::runtime::{Capability, LinuxCapabilities, LinuxNamespaceType, Process, Spec};
 use libcontainer::syscall::syscall::SyscallType;
 use nix::fcntl::OFlag;
+use nix::unistd::{Gid, Uid};
 use serde::{Deserialize, Serialize};
 
-use crate::executor::{Confinement, Program, chain};
-use crate::{cgroup, devices, sys, wire};
+use crate::executor::{Confinement, Identity, Program, chain};
+use crate::{cgroup, devices, sys, users, wire};
 
 /// What a worker tells the shim.
 #[derive(Debug, Serialize, Deserialize)]
@@ -58,6 +60,10 @@ pub(crate) struct Job {
     pub stdio: Stdio,
     /// `oom_score_adj` to try for.
     pub oom_score_adj: Option<i32>,
+    /// Mounts to be mapped into the sandbox's user namespace first, if it has one.
+    pub mapped: Option<Vec<crate::proto::Mapped>>,
+    /// User and group of the host that the streams belong to.
+    pub owner: (u32, u32),
     /// Program and arguments of an exec; `None` starts the container itself.
     pub exec: Option<Vec<String>>,
     /// A name for this job's files, unique in the sandbox.
@@ -106,9 +112,15 @@ fn run(job: Job, report: &OwnedFd) -> Result<(), String> {
     // is the nearest allowed one.
     // Never left out: the shim's own value is not for containers.
     let _ = std::fs::write("/proc/self/oom_score_adj", job.oom_score_adj.unwrap_or(0).to_string());
+    if let Some(mapped) = &job.mapped {
+        let pod_dir = job.state_dir.parent().unwrap_or(Path::new("/"));
+        users::stage(pod_dir, mapped).map_err(|e| chain("user namespace", &e))?;
+    }
     let (failure_r, failure_w) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(|e| format!("pipe: {e}"))?;
     let console_path = job.state_dir.join(format!("console-{}.sock", job.serial));
     let console = if job.tty { Some(listen_console(&console_path).map_err(io_words("console socket"))?) } else { None };
+    // The container's own terminal is given to its user by the shim.
+    let owner = job.exec.is_some().then_some(job.owner);
     let built = build(job, console.as_ref().map(|_| console_path.as_path()), failure_w.as_raw_fd());
     drop(failure_w);
     let built = match built {
@@ -121,6 +133,11 @@ fn run(job: Job, report: &OwnedFd) -> Result<(), String> {
     tell(report, &Report::Pid(built.pid), None).map_err(io_words("report"))?;
     if let Some(listener) = console {
         let master = receive_console(&listener).map_err(io_words("console"))?;
+        if let Some((uid, gid)) = owner {
+            let peer = sys::tty_peer(master.as_fd()).map_err(io_words("console"))?;
+            nix::unistd::fchown(&peer, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
+                .map_err(|e| format!("console: {e}"))?;
+        }
         tell(report, &Report::Console, Some(&master)).map_err(io_words("report"))?;
         // The size and owner of the terminal are set before the program looks.
         let _ = wire::recv(report.as_fd()).map_err(io_words("report"))?;
@@ -143,19 +160,15 @@ struct Built {
 
 fn build(job: Job, console: Option<&Path>, failure: i32) -> Result<Built, String> {
     let spec = Spec::load(job.bundle.join("config.json")).map_err(|e| chain("config.json", &e))?;
-    let confine = match (&job.exec, spec.linux().as_ref().and_then(|l| l.seccomp().clone())) {
-        (Some(_), Some(seccomp)) => {
-            let capabilities = spec.process().as_ref().and_then(|p| p.capabilities().clone());
-            Some(Confinement { seccomp, capabilities })
-        }
-        _ => None,
-    };
-    let privileged_filter = confine.is_some() && !no_new_privileges(&spec);
+    let confine = if job.exec.is_some() { confinement(&spec)? } else { None };
+    let full = confine.as_ref().is_some_and(|c| c.identity.is_some());
+    let filtered = confine.as_ref().is_some_and(|c| c.seccomp.is_some());
+    let privileged_filter = filtered && !no_new_privileges(&spec);
     let mut builder = ContainerBuilder::new(job.id.clone(), SyscallType::default())
         .with_root_path(&job.state_dir)
         .map_err(|e| chain("state folder", &e))?
         .with_console_socket(console)
-        .with_executor(Program { failure, confine });
+        .with_executor(Program { failure, confine, first: job.exec.is_none() });
     builder.stdin = job.stdio.stdin;
     builder.stdout = job.stdio.stdout;
     builder.stderr = job.stdio.stderr;
@@ -171,7 +184,10 @@ fn build(job: Job, console: Option<&Path>, failure: i32) -> Result<Built, String
         let pid = container.pid().ok_or("libcontainer gave no process id")?.as_raw();
         return Ok(Built { pid, container: Some(container) });
     };
-    let process = exec_process(&spec, args, job.tty, privileged_filter)?;
+    let mut process = exec_process(&spec, args, job.tty, privileged_filter)?;
+    if full {
+        as_root_of_the_host(&mut process);
+    }
     let path = job.state_dir.join(format!("exec-{}.json", job.serial));
     let json = serde_json::to_vec(&process).map_err(|e| e.to_string())?;
     std::fs::write(&path, json).map_err(io_words("process.json"))?;
@@ -179,6 +195,41 @@ fn build(job: Job, console: Option<&Path>, failure: i32) -> Result<Built, String
     let _ = std::fs::remove_file(&path);
     let pid = pid.map_err(|e| chain("exec", &e))?.as_raw();
     Ok(Built { pid, container: None })
+}
+
+/// What libcontainer leaves to us for a command in that container: its filter, and its user namespace.
+fn confinement(spec: &Spec) -> Result<Option<Confinement>, String> {
+    let Some((linux, process)) = spec.linux().as_ref().zip(spec.process().as_ref()) else { return Ok(None) };
+    let namespaces = linux.namespaces().iter().flatten();
+    let users = namespaces.filter(|n| n.typ() == LinuxNamespaceType::User).find_map(|n| n.path().clone());
+    let user = process.user();
+    let identity = match users.map(std::fs::File::open).transpose().map_err(io_words("open user namespace"))? {
+        None => None,
+        Some(file) => Some(Identity {
+            users: Arc::new(file.into()),
+            uid: user.uid(),
+            gid: user.gid(),
+            groups: user.additional_gids().clone().unwrap_or_default(),
+        }),
+    };
+    let seccomp = linux.seccomp().clone();
+    if identity.is_none() && seccomp.is_none() {
+        return Ok(None);
+    }
+    Ok(Some(Confinement { identity, seccomp, capabilities: process.capabilities().clone() }))
+}
+
+/// Joining a user namespace takes the host's root; who the command is in it, and what it may do, is set right after
+/// (see [`Identity`]), before the command runs.
+fn as_root_of_the_host(process: &mut Process) {
+    let mut user = process.user().clone();
+    user.set_uid(0).set_gid(0).set_additional_gids(None);
+    process.set_user(user);
+    let mut capabilities = process.capabilities().clone().unwrap_or_default();
+    let needed = [Capability::SysAdmin, Capability::Setpcap, Capability::Setuid, Capability::Setgid];
+    let set = Some(std::collections::HashSet::from(needed));
+    capabilities.set_bounding(set.clone()).set_permitted(set.clone()).set_effective(set);
+    process.set_capabilities(Some(capabilities));
 }
 
 /// On v2, before anything of the container runs. Its cgroup is made here, which libcontainer then finds.

@@ -59,6 +59,7 @@ fn init(dir: &Path, sysctls: &[(&str, &str)]) -> SandboxInit {
         own_net: true,
         own_ipc: true,
         shared_pid: false,
+        user_base: None,
         sysctls: sysctls.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect(),
         shim_cgroup: format!("{}/shims", parent()),
     }
@@ -156,6 +157,7 @@ impl Pod {
             cgroup: format!("{}/{id}", self.cgroup),
             own_pid_ns: true,
             oom_score_adj: Some(-500),
+            mapped: None,
         };
         assert_eq!(self.call(Request::Create(Box::new(init))).0, Reply::Ok);
         self.call(Request::Start { id: id.into() }).0

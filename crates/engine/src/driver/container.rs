@@ -1,5 +1,6 @@
 //! Making, starting, signalling and removing containers.
 
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,10 +45,12 @@ impl Driver {
             self.share_processes(&link, &id, &target).await?;
         }
         let made = self.make_container(&sandbox, spec).await;
+        self.step("container-laid-out");
         let registered = match made {
             Ok(init) => link.call("create container", &id, Request::Create(Box::new(init))).await.map(drop),
             Err(error) => Err(error),
         };
+        self.step("container-registered");
         if let Err(error) = registered {
             if let Err(undo) = self.remove_container(&id).await {
                 tracing::warn!(container = id, error = %undo, "a container that could not be made is not fully undone");
@@ -103,8 +106,12 @@ impl Driver {
         let record = ContainerRecord { spec: spec.clone(), image_id, image_digest, stop_signal, user: None, phase };
         self.cx.records.put_container(&record).map_err(failed("write record"))?;
         self.containers.insert(id.clone(), record);
+        self.step("container-recorded");
         let (cx, sandbox, cgroup) = (self.cx.clone(), sandbox.clone(), self.container_cgroup(sandbox, &id));
-        let (init, user) = blocking("create container", move || lay_out(&cx, &sandbox, &spec, &image, cgroup)).await?;
+        let user_base = self.record.as_ref().and_then(|r| r.user_base);
+        let made =
+            blocking("create container", move || lay_out(&cx, &sandbox, user_base, &spec, &image, cgroup)).await?;
+        let (init, user) = made;
         if let Some(record) = self.containers.get_mut(&id) {
             // Written with the next phase.
             record.user = Some(user);
@@ -125,7 +132,9 @@ impl Driver {
             Some(Phase::Partial) | None => return Err(no_container(id)),
         }
         let link = self.live()?;
+        self.step("container-starting");
         let asked = link.ask("start container", Request::Start { id: id.to_owned() }).await;
+        self.step("container-started");
         let result = match asked.map(|a| a.reply) {
             Ok(Reply::Started { started_at_ms, .. }) => {
                 self.set_phase(id, Phase::Running(started_at_ms));
@@ -183,6 +192,7 @@ impl Driver {
         if before != Phase::Partial {
             self.set_phase(id, Phase::Partial);
         }
+        self.step("container-leaving");
         if let Err(error) = self.clear_container(id).await {
             // Still listed, so that the caller can ask again; partial on disk, so that a restart removes it.
             if let Some(container) = self.containers.get_mut(id) {
@@ -191,6 +201,7 @@ impl Driver {
             self.publish();
             return Err(error);
         }
+        self.step("container-cleared");
         self.containers.remove(id);
         self.publish();
         self.cx.hint_container(&self.id, id);
@@ -288,6 +299,7 @@ fn stop_signal(spec: &ContainerSpec, image: &ImageInfo) -> Result<i32, RuntimeEr
 fn lay_out(
     cx: &Arc<Context>,
     sandbox: &SandboxSpec,
+    user_base: Option<u32>,
     spec: &ContainerSpec,
     image: &ImageInfo,
     cgroup: String,
@@ -298,7 +310,14 @@ fn lay_out(
     std::fs::create_dir_all(&rootfs).map_err(failed("make container folder"))?;
     let layers = cx.images.snapshot(&snapshot_key(&spec.id), image).map_err(failed("make root file system"))?;
     if !mounts_below(&rootfs).contains(&rootfs) {
-        layers.mount(&rootfs).map_err(failed("mount root file system"))?;
+        match user_base {
+            None => layers.mount(&rootfs).map_err(failed("mount root file system"))?,
+            Some(base) => {
+                let users = shim::users::open(&pod_dir).map_err(failed("open user namespace"))?;
+                let view = |path: &Path| shim::users::mapped_view(path, users.as_fd());
+                layers.mount_mapped(&rootfs, base, &view).map_err(failed("mount root file system"))?;
+            }
+        }
     }
     let config = image.config.config().clone().unwrap_or_default();
     let user = user::resolve(&rootfs, config.user().as_deref().unwrap_or(""), &spec.security)?;
@@ -318,8 +337,12 @@ fn lay_out(
         cgroup: &cgroup,
         host: &cx.host,
     };
-    make_working_dir(&rootfs, spec, inputs.working_dir())?;
-    let document = inputs.config()?;
+    if user_base.is_some() {
+        user.within(shim::users::RANGE)?;
+    }
+    make_working_dir(&rootfs, spec, inputs.working_dir(), user_base)?;
+    let mut document = inputs.config()?;
+    let mapped = user_base.map(|_| crate::oci::mapped(&mut document, &pod_dir));
     let bytes = serde_json::to_vec(&document).map_err(failed("write config.json"))?;
     std::fs::write(bundle.join("config.json"), bytes).map_err(failed("write config.json"))?;
     let init = ContainerInit {
@@ -331,24 +354,26 @@ fn lay_out(
         log_path: spec.log_path.clone(),
         log_max_size: spec.log_max_size,
         log_max_files: spec.log_max_files,
-        uid: user.uid,
-        gid: user.gid,
+        uid: user_base.unwrap_or(0) + user.uid,
+        gid: user_base.unwrap_or(0) + user.gid,
         cgroup: cgroup.clone(),
         own_pid_ns: own_processes(sandbox) && spec.pid_of.is_none(),
         oom_score_adj: spec.resources.oom_score_adj,
+        mapped,
     };
     Ok((init, ProcessUser { uid: user.uid, gid: user.gid, groups: user.groups }))
 }
 
 /// A working directory that the image lacks is made, in the mount that covers it if one does.
-fn make_working_dir(rootfs: &Path, spec: &ContainerSpec, dir: &str) -> Result<(), RuntimeError> {
+fn make_working_dir(rootfs: &Path, spec: &ContainerSpec, dir: &str, owner: Option<u32>) -> Result<(), RuntimeError> {
     let dir = Path::new(dir);
     let covering = spec.mounts.iter().filter(|m| dir.starts_with(&m.target)).max_by_key(|m| m.target.as_os_str().len());
     let made = match covering {
         // A mount that is exactly the folder has it; a read-only one is as it is.
         Some(m) if m.target == dir || m.read_only || !m.source.is_dir() => Ok(()),
-        Some(m) => in_root::create_dir_all(&m.source, dir.strip_prefix(&m.target).unwrap_or(dir)),
-        None => in_root::create_dir_all(rootfs, dir),
+        // On a volume's disk, root is root in the pod.
+        Some(m) => in_root::create_dir_all(&m.source, dir.strip_prefix(&m.target).unwrap_or(dir), 0),
+        None => in_root::create_dir_all(rootfs, dir, owner.unwrap_or(0)),
     };
     made.map_err(failed("make working directory"))
 }

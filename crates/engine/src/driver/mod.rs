@@ -243,6 +243,11 @@ impl Driver {
         self.view.send_replace(View { sandbox, containers, link: self.link.clone() });
     }
 
+    /// Names a step, for tests that have something die at it.
+    fn step(&self, name: &str) {
+        crate::fault::at(name, &self.cx.pod_dir(&self.id));
+    }
+
     fn not_found(&self, kind: &'static str) -> RuntimeError {
         RuntimeError::NotFound { kind, id: self.id.clone() }
     }

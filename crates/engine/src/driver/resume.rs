@@ -12,6 +12,9 @@ impl Driver {
     /// Brings records and reality together. False when nothing is left of the sandbox.
     pub(super) async fn resume(&mut self, record: SandboxRecord, containers: Vec<ContainerRecord>) -> bool {
         let complete = record.complete;
+        if let Some(base) = record.user_base {
+            self.cx.users.keep(&self.id, base);
+        }
         self.containers = containers.into_iter().map(|c| (c.spec.id.clone(), c)).collect();
         if complete && !record.stopped {
             self.cx.weigh(&record.spec, Some(&record.spec.resources));

@@ -1,6 +1,7 @@
 //! Making, stopping and removing the sandbox itself.
 
 use std::net::IpAddr;
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::Duration;
 
@@ -59,35 +60,46 @@ impl Driver {
     async fn make_sandbox(&mut self, spec: SandboxSpec) -> Result<SandboxStatus, RuntimeError> {
         let pod_dir = self.cx.pod_dir(&self.id);
         let created_at_ms = shim::time::now_ms();
-        let record = SandboxRecord { spec: spec.clone(), complete: false, stopped: false, ip: None, created_at_ms };
+        let user_base = match spec.own_users {
+            true => Some(self.cx.users.take(self.cx.instance.name(), &self.id)?),
+            false => None,
+        };
+        let (complete, stopped, ip) = (false, false, None);
+        let record = SandboxRecord { spec: spec.clone(), complete, stopped, ip, user_base, created_at_ms };
         // Written first: whatever is made from here on has a record by which it is found and removed.
         self.cx.records.put_sandbox(&record).map_err(failed("write record"))?;
         self.record = Some(record.clone());
+        self.step("sandbox-recorded");
         let (cx, path, dir, limits) =
             (self.cx.clone(), self.cx.sandbox_cgroup(&spec), pod_dir.clone(), spec.resources.clone());
-        let (init, of) = (self.sandbox_init(&spec, &pod_dir), spec.clone());
+        let (init, of) = (self.sandbox_init(&spec, &pod_dir, user_base), spec.clone());
         blocking("make sandbox", move || {
             std::fs::create_dir_all(&dir).map_err(failed("make sandbox folder"))?;
             shim::cgroup::create(&path).map_err(failed("make cgroup"))?;
             limits::apply(&path, &limits, &cx.host)?;
             cx.weigh(&of, Some(&limits));
-            cx.shims.launch(&init)
+            cx.shims.launch(&init)?;
+            if user_base.is_some() { users_can_be_mapped(&dir) } else { Ok(()) }
         })
         .await?;
+        self.step("sandbox-launched");
         self.link = Some(Link::open(&pod_dir, self.shim_tx.clone()).map_err(failed("connect to shim"))?);
         let ip = self.attach_network(&spec, &pod_dir).await?;
+        self.step("sandbox-attached");
         let (dir, for_files) = (pod_dir, spec);
         blocking("make sandbox", move || files::prepare(&dir, &for_files, ip).map_err(failed("write sandbox files")))
             .await?;
+        self.step("sandbox-prepared");
         let record = SandboxRecord { complete: true, ip, ..record };
         self.cx.records.put_sandbox(&record).map_err(failed("write record"))?;
         self.record = Some(record);
+        self.step("sandbox-made");
         self.publish();
         self.cx.hint_sandbox(&self.id);
         self.view.borrow().sandbox.clone().ok_or_else(|| self.not_found("sandbox"))
     }
 
-    fn sandbox_init(&self, spec: &SandboxSpec, pod_dir: &Path) -> SandboxInit {
+    fn sandbox_init(&self, spec: &SandboxSpec, pod_dir: &Path, user_base: Option<u32>) -> SandboxInit {
         SandboxInit {
             pod_dir: pod_dir.to_path_buf(),
             // On the host's network a pod has the host's name.
@@ -95,6 +107,7 @@ impl Driver {
             own_net: !spec.host_network,
             own_ipc: !spec.host_ipc,
             shared_pid: spec.share_process_namespace && !spec.host_pid,
+            user_base,
             sysctls: spec.sysctls.clone(),
             shim_cgroup: shim_cgroup(&self.cx.instance),
         }
@@ -150,11 +163,14 @@ impl Driver {
         let Some(record) = self.record.clone() else { return Ok(()) };
         let path = self.cx.sandbox_cgroup(&record.spec);
         let emptied = blocking("kill containers", move || Ok(shim::cgroup::kill_all(&path, KILL_LIMIT))).await?;
+        self.step("sandbox-killed");
         self.await_exits().await;
         if !record.spec.host_network {
             self.cx.network.detach(&self.id).await.map_err(failed("detach network"))?;
         }
+        self.step("sandbox-detached");
         self.end_shim().await?;
+        self.step("sandbox-shimless");
         let pod_dir = self.cx.pod_dir(&self.id);
         let (cx, of) = (self.cx.clone(), record.spec);
         blocking("release sandbox", move || {
@@ -258,7 +274,9 @@ impl Driver {
             record.complete = false;
             self.cx.records.put_sandbox(record).map_err(failed("write record"))?;
         }
+        self.step("sandbox-leaving");
         self.stop_sandbox().await?;
+        self.step("sandbox-stopped");
         for id in self.containers.keys().cloned().collect::<Vec<_>>() {
             self.remove_container(&id).await?;
         }
@@ -268,13 +286,27 @@ impl Driver {
             remove_pod_dir(&pod_dir)
         })
         .await?;
+        self.step("sandbox-cleared");
         self.cx.records.remove_sandbox(&self.id).map_err(failed("remove record"))?;
+        self.cx.users.free(&self.id);
         self.record = None;
         self.gone = true;
         self.publish();
         self.cx.hint_sandbox(&self.id);
         Ok(())
     }
+}
+
+/// Tries the sandbox's user namespace on a file of its folder: a kernel that cannot map owners there (tmpfs: Linux 6.3) cannot
+/// run the pod, and says so before anything else is made.
+fn users_can_be_mapped(pod_dir: &Path) -> Result<(), RuntimeError> {
+    let users = shim::users::open(pod_dir).map_err(failed("open user namespace"))?;
+    // Not on the folder: the pinned namespaces in it are mounts that have no owners.
+    shim::users::mapped_view(&pod_dir.join("shim.pid"), users.as_fd()).map(drop).map_err(|e| {
+        let message =
+            "this kernel cannot map file owners into a pod's own user namespace, which hostUsers: false needs";
+        RuntimeError::Invalid(format!("{message}: {e}"))
+    })
 }
 
 /// The record of a container that was killed without its shim seeing it.
@@ -302,6 +334,9 @@ fn validate(spec: &SandboxSpec) -> Result<(), RuntimeError> {
     }
     if spec.hostname.len() > 64 {
         return invalid(format!("host name {:?} is longer than 64 bytes", spec.hostname));
+    }
+    if spec.own_users && (spec.host_network || spec.host_pid || spec.host_ipc) {
+        return invalid("a user namespace of its own does not go with the host's other namespaces".to_owned());
     }
     for (name, _) in &spec.sysctls {
         if !namespaced(name, spec) {
@@ -337,6 +372,7 @@ mod tests {
             SandboxSpec { cgroup: "a/../../b".into(), ..ok.clone() },
             SandboxSpec { cgroup: "shims/x".into(), ..ok.clone() },
             SandboxSpec { sysctls: sysctl("vm.swappiness"), ..ok.clone() },
+            SandboxSpec { own_users: true, host_pid: true, ..ok.clone() },
             SandboxSpec { sysctls: sysctl("net.ipv4.ip_forward"), host_network: true, ..ok.clone() },
         ] {
             assert!(validate(&bad).is_err(), "{bad:?}");

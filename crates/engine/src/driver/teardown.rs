@@ -23,8 +23,13 @@ pub(crate) fn kill_shim_of(pod_dir: &Path, shims: &str) {
 /// Whether the shim of that folder is there. A socket that takes connections does not say so: whoever inherited it keeps
 /// it open.
 pub(crate) fn shim_lives(pod_dir: &Path) -> bool {
+    shim_pid(pod_dir).is_some()
+}
+
+/// The process id of the shim of that folder, if it is there.
+pub(crate) fn shim_pid(pod_dir: &Path) -> Option<i32> {
     let recorded = std::fs::read_to_string(pod_dir.join("shim.pid")).ok();
-    recorded.and_then(|text| text.trim().parse().ok()).is_some_and(|pid: i32| is_marked(pid, pod_dir))
+    recorded.and_then(|text| text.trim().parse().ok()).filter(|pid| is_marked(*pid, pod_dir))
 }
 
 fn is_marked(pid: i32, pod_dir: &Path) -> bool {

@@ -14,6 +14,8 @@ pub mod limits;
 mod mounts;
 pub mod seccomp;
 
+pub use mounts::mapped;
+
 /// Where programs are looked for when neither image nor pod says.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -204,6 +206,9 @@ impl Inputs<'_> {
     fn namespaces(&self) -> Vec<Value> {
         let pinned = |kind: &str| shim::sandbox::pin(self.pod_dir, kind);
         let mut list = vec![json!({ "type": "mount" })];
+        if self.sandbox.own_users {
+            list.push(json!({ "type": "user", "path": pinned(shim::users::KIND) }));
+        }
         if !self.sandbox.host_network {
             list.push(json!({ "type": "network", "path": pinned("net") }));
             list.push(json!({ "type": "uts", "path": pinned("uts") }));

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 use shim::cgroup::Version;
+use shim::proto::Mapped;
 
 use super::Inputs;
 use crate::files;
@@ -49,6 +50,23 @@ pub fn all(inputs: &Inputs<'_>) -> Result<Vec<Value>, RuntimeError> {
     Ok(list)
 }
 
+/// For a container in a user namespace of its own: has its binds come from views whose owners are mapped, and says which.
+/// What the kernel makes for the container has its owners already, and cgroups belong to the host.
+pub fn mapped(document: &mut Value, pod_dir: &Path) -> Vec<Mapped> {
+    let mut views = Vec::new();
+    for mount in document["mounts"].as_array_mut().into_iter().flatten() {
+        let of_cgroups = mount["destination"].as_str().is_some_and(|d| d.starts_with("/sys/fs/cgroup"));
+        if mount["type"] != "bind" || of_cgroups {
+            continue;
+        }
+        let at = shim::users::staged(pod_dir, views.len());
+        let source = mount["source"].as_str().unwrap_or_default().into();
+        mount["source"] = json!(at);
+        views.push(Mapped { source, at });
+    }
+    views
+}
+
 /// On v2 a cgroup namespace shows the container its own tree. On v1 each tree is bound by hand, read-only:
 /// libcontainer's own way leaves them writable, and then root in the container could lift its limits.
 fn cgroups(inputs: &Inputs<'_>, privileged: bool) -> Vec<Value> {
@@ -72,10 +90,33 @@ fn cgroups(inputs: &Inputs<'_>, privileged: bool) -> Vec<Value> {
     list
 }
 
+/// Files of `/proc` that may be replaced: what emulators such as lxcfs show instead.
+const EMULATED: [&str; 8] = ["cpuinfo", "diskstats", "loadavg", "meminfo", "slabinfo", "stat", "swaps", "uptime"];
+
+/// A volume in `/proc` could have the runtime, or the container's libraries, write to its files instead of the kernel's
+/// (CVE-2019-16884, CVE-2025-52881). One that gets there by a link is found by the shim.
+fn in_proc(wanted: &Mount) -> Result<(), RuntimeError> {
+    let target: std::path::PathBuf = wanted.target.components().collect();
+    let Ok(inside) = target.strip_prefix("/proc") else { return Ok(()) };
+    let refused = |why: &str| {
+        Err(RuntimeError::Invalid(format!(
+            "{:?} cannot be mounted because it is {why}",
+            wanted.target.display().to_string()
+        )))
+    };
+    match inside.to_str() {
+        Some("") if wanted.source == Path::new("/proc") => Ok(()),
+        Some("") => refused("not of type proc"),
+        Some(name) if EMULATED.contains(&name) => Ok(()),
+        _ => refused("inside /proc"),
+    }
+}
+
 fn chosen_mount(wanted: &Mount, privileged: bool) -> Result<Value, RuntimeError> {
     if !wanted.target.is_absolute() || wanted.target == Path::new("/") {
         return Err(RuntimeError::Invalid(format!("cannot mount on {}", wanted.target.display())));
     }
+    in_proc(wanted)?;
     let propagation = match wanted.propagation {
         Propagation::Private => "rprivate",
         Propagation::HostToContainer => "rslave",

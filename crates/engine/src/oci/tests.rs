@@ -136,3 +136,53 @@ fn a_mount_of_the_pod_replaces_ours_and_bidirectional_needs_privilege() {
     let spec = ContainerSpec { mounts, ..ContainerSpec::default() };
     assert!(matches!(config(&SandboxSpec::default(), &spec, &image()), Err(RuntimeError::Invalid(_))));
 }
+
+#[test]
+fn a_volume_in_proc_is_refused() {
+    let at = |source: &str, target: &str| {
+        let mount = Mount {
+            source: source.into(),
+            target: target.into(),
+            read_only: false,
+            recursive_read_only: false,
+            inert: false,
+            propagation: crate::runtime::Propagation::Private,
+        };
+        let container = ContainerSpec { command: vec!["x".into()], mounts: vec![mount], ..ContainerSpec::default() };
+        config(&SandboxSpec::default(), &container, &ImageDefaults::default()).map(drop).map_err(|e| e.to_string())
+    };
+    assert_eq!(at("/v", "/proc").unwrap_err(), "\"/proc\" cannot be mounted because it is not of type proc");
+    for inside in ["/proc/sys", "/proc//self/attr", "/proc/./keys", "/proc/cpuinfo/x"] {
+        assert!(at("/v", inside).unwrap_err().contains("inside /proc"), "{inside}");
+    }
+    for fine in [("/proc", "/proc"), ("/v", "/proc/cpuinfo"), ("/v", "/process"), ("/proc", "/host/proc")] {
+        assert_eq!(at(fine.0, fine.1), Ok(()), "{fine:?}");
+    }
+}
+
+#[test]
+fn binds_of_a_pod_with_its_own_users_come_from_mapped_views() {
+    let sandbox = SandboxSpec { own_users: true, ..SandboxSpec::default() };
+    let mount = Mount {
+        source: "/v".into(),
+        target: "/data".into(),
+        read_only: false,
+        recursive_read_only: false,
+        inert: false,
+        propagation: crate::runtime::Propagation::Private,
+    };
+    let container = ContainerSpec { command: vec!["x".into()], mounts: vec![mount], ..ContainerSpec::default() };
+    let mut document = config(&sandbox, &container, &ImageDefaults::default()).unwrap();
+    let user = document["linux"]["namespaces"].as_array().unwrap().iter().find(|n| n["type"] == "user").cloned();
+    assert!(user.unwrap()["path"].as_str().unwrap().ends_with("/ns/user"));
+    let views = mapped(&mut document, std::path::Path::new("/run/pods/p"));
+    let data = views.iter().find(|v| v.source == std::path::Path::new("/v")).unwrap();
+    let mounts = document["mounts"].as_array().unwrap();
+    let of = |target: &str| mounts.iter().find(|m| m["destination"] == target).unwrap();
+    assert_eq!(of("/data")["source"], serde_json::json!(data.at));
+    assert!(data.at.starts_with("/run/pods") && !data.at.starts_with("/run/pods/p"));
+    assert_eq!(of("/proc")["source"], "proc");
+    // Each view has a place of its own.
+    let places: std::collections::BTreeSet<_> = views.iter().map(|v| &v.at).collect();
+    assert_eq!(places.len(), views.len());
+}

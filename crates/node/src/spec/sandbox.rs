@@ -173,6 +173,7 @@ pub(crate) fn of_pod(pod: &Pod, cluster: &Cluster<'_>) -> Result<SandboxSpec, Co
         host_pid: yes(spec.and_then(|s| s.host_pid)),
         host_ipc: yes(spec.and_then(|s| s.host_ipc)),
         share_process_namespace: yes(spec.and_then(|s| s.share_process_namespace)),
+        own_users: spec.and_then(|s| s.host_users) == Some(false),
         host_ports: host_ports(pod)?,
         cgroup: resources::cgroup(pod),
         resources: resources::of_pod(pod),

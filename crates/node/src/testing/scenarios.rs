@@ -141,9 +141,10 @@ async fn images_and_starts_that_fail_are_told() {
 #[tokio::test]
 async fn an_unsupported_pod_fails_by_name_of_the_field() {
     let world = World::start();
-    world.pod("p", json!({"hostUsers": false}));
+    let profile = json!({"type": "Localhost", "localhostProfile": "p"});
+    world.pod("p", json!({"securityContext": {"appArmorProfile": profile}}));
     let pod = world.until_pod("p", "refused", |p| p["status"]["phase"] == "Failed").await;
-    assert!(pod["status"]["message"].as_str().is_some_and(|m| m.contains("spec.hostUsers")));
+    assert!(pod["status"]["message"].as_str().is_some_and(|m| m.contains("appArmorProfile")));
     assert!(world.runtime.sandbox("uid-p").is_none());
     world.until_event("UnsupportedPodSpec").await;
     world.api.delete_pod("p", 0);

@@ -2,11 +2,13 @@
 
 mod accounts;
 mod debug;
+mod escapes;
 mod lifecycle;
 mod limits;
 mod placed;
 mod security;
 mod setup;
+mod users;
 mod volumes;
 
 use std::process::ExitCode;
@@ -58,6 +60,21 @@ fn main() -> ExitCode {
             placed::a_container_is_asked_to_end_by_its_own_signal,
             placed::the_status_tells_of_users_and_mounts,
             placed::a_pod_as_a_whole_has_amounts_that_can_be_resized,
+            escapes::a_container_and_an_exec_have_no_descriptors_but_their_streams,
+            escapes::a_working_directory_cannot_be_a_folder_of_the_runtime,
+            escapes::a_command_is_not_run_in_a_folder_of_the_runtime,
+            escapes::the_runtimes_program_cannot_be_written_from_a_container,
+            escapes::a_sub_path_that_is_swapped_for_a_link_stays_in_its_volume,
+            escapes::a_mount_point_that_is_swapped_for_a_link_stays_in_the_container,
+            escapes::a_mask_is_not_made_of_a_swapped_null_device,
+            escapes::a_terminal_is_not_bound_over_a_swapped_console,
+            escapes::a_volume_in_proc_is_refused_by_name_and_by_link,
+            escapes::every_path_that_tells_of_the_host_is_masked_or_read_only,
+            escapes::the_default_capabilities_are_the_fourteen_known_ones,
+            escapes::the_default_filter_refuses_what_reaches_the_host,
+            users::root_in_a_pod_of_its_own_users_is_nobody_on_the_host,
+            users::volumes_of_a_pod_with_its_own_users_keep_their_owners_on_disk,
+            users::users_terminals_and_shared_processes_work_in_a_pod_with_its_own_users,
             debug::an_ephemeral_container_sees_the_processes_of_its_target,
             debug::kubectl_debug_starts_a_container_and_attaches_to_it,
             debug::a_resize_changes_the_cgroup_without_a_restart,

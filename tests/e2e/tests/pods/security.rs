@@ -103,10 +103,10 @@ pub fn privileged_and_host_namespaces_are_what_they_say(ctx: &Ctx) -> Result<()>
 }
 
 pub fn an_unsupported_field_is_refused_by_name(ctx: &Ctx) -> Result<()> {
-    let class = json!({"hostUsers": false});
-    ctx.apply(&[pod("refused", IDLE, class)])?;
+    let profile = json!({"type": "Localhost", "localhostProfile": "p"});
+    ctx.apply(&[pod("refused", IDLE, json!({"securityContext": {"appArmorProfile": profile}}))])?;
     ctx.wait("pod/refused", "jsonpath={.status.phase}=Failed")?;
     let message = ctx.field("pod/refused", ".status.message")?;
-    ensure!(message.contains("hostUsers"), "{message}");
+    ensure!(message.contains("appArmorProfile"), "{message}");
     Ok(())
 }

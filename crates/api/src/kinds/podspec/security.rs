@@ -54,6 +54,7 @@ pub(super) fn validate_container_context(check: &mut Check, container: &Value, f
 
 /// Checks a pod's `securityContext` and host namespaces.
 pub(super) fn validate_pod_context(check: &mut Check, spec: &Value, field: &str) {
+    validate_host_users(check, spec, field);
     if bool_at(spec, &["hostPID"]) && bool_at(spec, &["shareProcessNamespace"]) {
         let detail = "ShareProcessNamespace and HostPID cannot both be enabled";
         check.invalid(format!("{field}.shareProcessNamespace"), true, detail);
@@ -81,6 +82,30 @@ pub(super) fn validate_pod_context(check: &mut Check, spec: &Value, field: &str)
             check.invalid(field, name, detail);
         } else if !seen.insert(name.replace('/', ".")) {
             check.duplicate(field, name);
+        }
+    }
+}
+
+/// What goes together with a user namespace of the pod's own, and what does not without (KEP-127, KEP-4265).
+fn validate_host_users(check: &mut Check, spec: &Value, field: &str) {
+    let own_users = at(spec, &["hostUsers"]).and_then(Value::as_bool) == Some(false);
+    const WHEN: &str = "when `hostUsers` is false";
+    // The names as Kubernetes writes them in these errors.
+    for (key, name) in [("hostNetwork", "hostNetwork"), ("hostPID", "HostPID"), ("hostIPC", "HostIPC")] {
+        if own_users && bool_at(spec, &[key]) {
+            check.forbidden(format!("{field}.{name}"), WHEN);
+        }
+    }
+    for list in ["initContainers", "containers", "ephemeralContainers"] {
+        for (i, container) in list_at(spec, &[list]).iter().enumerate() {
+            let field = format!("{field}.{list}[{i}]");
+            if own_users && !list_at(container, &["volumeDevices"]).is_empty() {
+                check.forbidden(format!("{field}.volumeDevices"), WHEN);
+            }
+            if !own_users && str_at(container, &["securityContext", "procMount"]) == "Unmasked" {
+                let detail = "`hostUsers` must be false to use `Unmasked`";
+                check.invalid(format!("{field}.securityContext.procMount"), "Unmasked", detail);
+            }
         }
     }
 }
