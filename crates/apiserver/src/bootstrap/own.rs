@@ -9,6 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use api::labels::Labelled as _;
 use serde_json::{Value, json};
 use store::{Compare, Op, RangeRequest, Store, StoreError, Txn, Watch};
 use tokio::time::Instant;
@@ -106,7 +107,7 @@ async fn surplus(writer: &Writer<'_>, names: &BTreeSet<String>) -> Result<(), St
     let Some(cache) = caches.by("discovery.k8s.io", "endpointslices") else { return Ok(()) };
     let ours = |e: &crate::cache::Entry| {
         let labels = &e.facts.labels;
-        let label = |key: &str| labels.get(key).is_some_and(|value| value == "kubernetes");
+        let label = |key: &str| labels.label(key) == Some("kubernetes");
         let name = e.key.rsplit('/').next().unwrap_or("");
         label(SERVICE) && label(PROVIDER) && !names.contains(name)
     };
