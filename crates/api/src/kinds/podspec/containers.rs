@@ -205,7 +205,7 @@ fn validate_env_source(check: &mut Check, source: &Value, field: &str, value: &s
             }
         }
     }
-    let none = "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef` or `secretKeyRef`";
+    let none = "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or `fileKeyRef`";
     match set.len() {
         0 => check.invalid(field, "", none),
         _ if !value.is_empty() => check.invalid(field, "", "may not be specified when `value` is not empty"),

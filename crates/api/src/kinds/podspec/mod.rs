@@ -4,6 +4,7 @@ mod containers;
 mod defaults;
 mod ephemeral;
 mod probes;
+mod processes;
 mod resize;
 mod scheduling;
 mod security;

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use serde_json::{Map, Value};
 
 use super::containers::{PodContext, validate_containers};
+use super::processes::validate_processes;
 use super::scheduling::validate_scheduling;
 use super::security::{validate_pod_context, validate_times};
 use super::volumes::validate_volumes;
@@ -37,6 +38,7 @@ pub(in crate::kinds) fn validate_spec(check: &mut Check, spec: &Value, field: &s
     let context = PodContext::of(spec);
     validate_containers(check, spec, field, &context);
     super::ephemeral::validate_list(check, spec, field, &context);
+    validate_processes(check, spec, field);
     check.need_one_of(spec, "restartPolicy", field, &["Always", "OnFailure", "Never"]);
     check.need_one_of(spec, "dnsPolicy", field, &["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"]);
     if at(spec, &["terminationGracePeriodSeconds"]).is_none() {

@@ -155,7 +155,7 @@ fn bad_pods_are_refused_in_kubernetes_words() {
         (one(json!({"env": [{"value": "x"}]})), "spec.containers[0].env[0].name: Required value"),
         (
             one(json!({"env": [{"name": "A", "valueFrom": {}}]})),
-            "spec.containers[0].env[0].valueFrom: Invalid value: \"\": must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef` or `secretKeyRef`",
+            "spec.containers[0].env[0].valueFrom: Invalid value: \"\": must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or `fileKeyRef`",
         ),
         (
             one(json!({"volumeMounts": [{"name": "v", "mountPath": "/x"}]})),
@@ -212,6 +212,67 @@ fn bad_pods_are_refused_in_kubernetes_words() {
         let (_, errors) = create(pods(), object);
         assert!(errors.iter().any(|e| e == expected), "wanted {expected}\ngot {errors:#?}");
     }
+}
+
+#[test]
+fn host_names_signals_and_files_of_variables_have_their_rules() {
+    let c = || json!([{"name": "c", "image": "i"}]);
+    let key = |volume: &str, path: &str| {
+        let env = json!([{"name": "A", "valueFrom": {"fileKeyRef": {"volumeName": volume, "path": path, "key": "K"}}}]);
+        let volumes = json!([{"name": "own", "emptyDir": {}}, {"name": "hosts", "hostPath": {"path": "/"}}]);
+        pod(json!({"containers": [{"name": "c", "image": "i", "env": env}], "volumes": volumes}))
+    };
+    let signal = |os: Value, name: &str| {
+        let mut p = one(json!({"lifecycle": {"stopSignal": name}}));
+        p["spec"]["os"] = os;
+        p
+    };
+    let linux = || json!({"name": "linux"});
+    let at = "spec.containers[0].env[0].valueFrom.fileKeyRef";
+    let cases = [
+        (
+            pod(json!({"containers": c(), "hostNetwork": true, "hostnameOverride": "h"})),
+            "spec.hostnameOverride: Forbidden: may not be specified when hostNetwork is true".to_owned(),
+        ),
+        (
+            pod(json!({"containers": c(), "setHostnameAsFQDN": true, "hostnameOverride": "h"})),
+            "spec.hostnameOverride: Forbidden: may not be specified when setHostnameAsFQDN is true".to_owned(),
+        ),
+        (
+            pod(json!({"containers": c(), "hostnameOverride": "h".repeat(65)})),
+            "spec.hostnameOverride: Too long: may not be more than 64 bytes".to_owned(),
+        ),
+        (
+            signal(Value::Null, "SIGUSR1"),
+            "spec.containers[0].lifecycle.stopSignal: Forbidden: may not be set for containers with empty `spec.os.name`"
+                .to_owned(),
+        ),
+        (
+            signal(json!({"name": "windows"}), "SIGUSR1"),
+            "spec.containers[0].lifecycle.stopSignal: Unsupported value: \"SIGUSR1\": supported values: \"SIGKILL\", \"SIGTERM\""
+                .to_owned(),
+        ),
+        (key("own", "../x"), format!("{at}.path: Invalid value: \"../x\": must not contain '..'")),
+        (key("own", ""), format!("{at}.path: Required value")),
+        (key("none", "x"), format!("{at}.volumeName: Not found: \"none\"")),
+        (
+            key("hosts", "x"),
+            format!("{at}.volumeName: Invalid value: \"hosts\": referenced volume must be of type emptyDir"),
+        ),
+    ];
+    for (object, expected) in cases {
+        let (_, errors) = create(pods(), object);
+        assert!(errors.contains(&expected), "wanted {expected}\ngot {errors:#?}");
+    }
+    for bad in ["SIGNOPE", "SIGRTMIN+16", "SIGRTMAX-0"] {
+        let (_, errors) = create(pods(), signal(linux(), bad));
+        assert!(errors.iter().any(|e| e.contains("Unsupported value")), "{bad}: {errors:?}");
+    }
+    for good in ["SIGTERM", "SIGRTMIN", "SIGRTMIN+15", "SIGRTMAX-14"] {
+        created(pods(), signal(linux(), good));
+    }
+    created(pods(), key("own", "dir/x"));
+    created(pods(), pod(json!({"containers": c(), "hostnameOverride": "any.name.example"})));
 }
 
 #[test]
