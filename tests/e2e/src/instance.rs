@@ -35,6 +35,7 @@ pub fn windlass() -> Option<PathBuf> {
 pub struct InstanceBuilder {
     name: String,
     flags: Vec<String>,
+    env: Vec<(String, String)>,
     image: bool,
     /// Flags of the import of a second image.
     entry: Vec<String>,
@@ -53,6 +54,12 @@ impl InstanceBuilder {
     /// One more flag of `windlass server`.
     pub fn flag(mut self, flag: &str) -> Self {
         self.flags.push(flag.into());
+        self
+    }
+
+    /// A variable of the server's environment.
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.env.push((name.into(), value.into()));
         self
     }
 
@@ -82,6 +89,7 @@ impl InstanceBuilder {
             dir: Some(dir),
             inner,
             flags: self.flags,
+            env: self.env,
             server: Mutex::new(None),
             down: Mutex::new(false),
         };
@@ -106,6 +114,7 @@ pub struct Instance {
     api: SocketAddr,
     http: SocketAddr,
     flags: Vec<String>,
+    env: Vec<(String, String)>,
     server: Mutex<Option<Child>>,
     down: Mutex<bool>,
     kubectl: Kubectl,
@@ -137,7 +146,7 @@ impl Instance {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let n = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("e2e-{label}-{:x}-{n}", std::process::id());
-        InstanceBuilder { name, flags: Vec::new(), image: true, entry: Vec::new() }
+        InstanceBuilder { name, flags: Vec::new(), env: Vec::new(), image: true, entry: Vec::new() }
     }
 
     /// Names of what it makes on the host.
@@ -187,7 +196,7 @@ impl Instance {
         let mut command = Command::new(windlass().context("no windlass binary")?);
         command.args(["server", "--name", self.name(), "--data-dir"]).arg(self.inner.data_dir());
         command.args(["--api-port", &self.api.port().to_string(), "--http-port", &self.http.port().to_string()]);
-        command.args(&self.flags);
+        command.args(&self.flags).envs(self.env.iter().map(|(k, v)| (k, v)));
         Ok(command)
     }
 

@@ -15,6 +15,7 @@ use std::process::ExitCode;
 
 use e2e::{Instance, Suite, tests};
 
+// allow-long: the list of the tests
 fn main() -> ExitCode {
     Suite::new("pods")
         .instance(Instance::builder("pods"))

@@ -1,7 +1,11 @@
 //! What happens to workloads when something above or beside them is killed: nothing.
 
+mod crowd;
+mod faults;
 mod processes;
+mod reboot;
 mod server;
+mod users;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -10,7 +14,7 @@ use e2e::{Instance, Suite, tests};
 
 fn main() -> ExitCode {
     Suite::new("survival")
-        .instance(Instance::builder("survival"))
+        .instance(Instance::builder("survival").env("WINDLASS_FAULT_FILE", &faults::file().display().to_string()))
         // One at a time: each kills what the others stand on.
         .threads(1)
         .with(tests![shared:
@@ -20,7 +24,13 @@ fn main() -> ExitCode {
             server::server_and_agent_are_killed_under_load_and_no_request_fails,
             server::what_was_acknowledged_is_there_after_kill_9,
             server::what_changed_while_the_agent_was_away_is_caught_up_with,
+            users::ids_of_a_pod_survive_the_agent_and_are_nobody_elses,
+            faults::an_agent_killed_at_any_step_of_a_pod_loses_and_leaves_nothing,
+            faults::a_shim_killed_at_any_step_of_its_pod_loses_and_leaves_nothing,
+            reboot::after_a_reboot_pods_come_back_once_and_volumes_are_intact,
+            crowd::a_full_node_starts_every_pod_once_and_gives_everything_back,
+            crowd::pods_that_come_and_go_leave_nothing,
         ])
-        .limit(Duration::from_secs(240))
+        .limit(Duration::from_secs(600))
         .main()
 }

@@ -1,0 +1,89 @@
+//! Many pods at once, and many after each other.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use e2e::{Ctx, container, deployment, eventually, leaks};
+use serde_json::{Value, json};
+
+/// What a node takes at most (the kubelet's default).
+const FULL: usize = 110;
+/// A busy machine with a debug build.
+const LIMIT: Duration = Duration::from_secs(200);
+
+/// Pods of the churn: `WINDLASS_CHURN`, up to 1,000; few enough without it that a run of all tests stays short.
+fn churn() -> usize {
+    let asked = std::env::var("WINDLASS_CHURN").ok().and_then(|n| n.parse().ok());
+    asked.unwrap_or(50).clamp(1, 1_000)
+}
+
+/// Host ends of pods' networks, shims, and file systems of containers.
+fn counted(ctx: &Ctx) -> Result<[usize; 3]> {
+    let instance = ctx.instance.names();
+    let snapshots = std::fs::read_dir(instance.data_dir().join("images/snapshots")).map_or(0, Iterator::count);
+    Ok([leaks::links(instance)?.len(), ctx.instance.shim_pids().len(), snapshots])
+}
+
+/// Waits until what other tests left behind in passing is gone: pods of their namespaces, which end on their own.
+fn emptied(ctx: &Ctx) -> Result<()> {
+    eventually(LIMIT, "no pod is left", || {
+        let left = ctx.ok(&["get", "pods", "-A", "-o", "name"])?;
+        ensure!(left.trim().is_empty() && ctx.instance.shim_pids().is_empty(), "left: {left}");
+        Ok(())
+    })
+}
+
+pub fn a_full_node_starts_every_pod_once_and_gives_everything_back(ctx: &Ctx) -> Result<()> {
+    emptied(ctx)?;
+    let before = counted(ctx)?;
+    let mark = format!("mark-{}-crowd", ctx.instance.name());
+    // One that ends on the signal by itself: a shell would need a second process for that.
+    let script = format!("exec tail -f /dev/null -s 3600 # {mark}");
+    ctx.apply(&[deployment("crowd", u32::try_from(FULL)?, json!([container("main", &script)]))])?;
+    ctx.wait_for("deployment/crowd", &format!("jsonpath={{.status.readyReplicas}}={FULL}"), LIMIT)?;
+    let pods = ctx.list("pods", "app=crowd")?;
+    let addresses: BTreeSet<&str> = pods.iter().filter_map(|p| p["status"]["podIP"].as_str()).collect();
+    ensure!(pods.len() == FULL && addresses.len() == FULL, "{} pods with {} addresses", pods.len(), addresses.len());
+    let restarted = |p: &&Value| p["status"]["containerStatuses"][0]["restartCount"] != 0;
+    ensure!(!pods.iter().any(|p| restarted(&p)), "containers were started more than once");
+    ensure!(ctx.instance.shim_pids().len() == FULL, "{} shims", ctx.instance.shim_pids().len());
+    ctx.ok(&["delete", "deployment", "crowd", "--wait=false"])?;
+    emptied(ctx)?;
+    eventually(LIMIT, "everything is given back", || {
+        let now = counted(ctx)?;
+        ensure!(now <= before, "{now:?}, before {before:?}");
+        Ok(())
+    })
+}
+
+pub fn pods_that_come_and_go_leave_nothing(ctx: &Ctx) -> Result<()> {
+    emptied(ctx)?;
+    let (before, count) = (counted(ctx)?, churn());
+    ctx.apply(&[json!({
+        "apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "churn"},
+        "spec": {
+            "completions": count, "parallelism": count.min(20), "backoffLimit": 0,
+            "template": {
+                "metadata": {"labels": {"app": "churn"}},
+                "spec": {"restartPolicy": "Never", "containers": [container("main", "true")]},
+            },
+        },
+    })])?;
+    let limit = LIMIT + Duration::from_secs(u64::try_from(count)?);
+    ctx.wait_for("job/churn", "condition=Complete", limit)?;
+    let done = ctx.field("job/churn", ".status.succeeded")?;
+    ensure!(done.parse::<usize>().context("a number")? == count, "{done} of {count}");
+    ctx.ok(&["delete", "job", "churn", "--wait=false"])?;
+    emptied(ctx)?;
+    eventually(LIMIT, "everything is given back", || {
+        let now = counted(ctx)?;
+        ensure!(now <= before, "{now:?}, before {before:?}");
+        let records = ctx.instance.names().data_dir().join("engine");
+        for kind in ["sandboxes", "containers"] {
+            let left = std::fs::read_dir(records.join(kind))?.count();
+            ensure!(left == 0, "{left} records of {kind}");
+        }
+        Ok(())
+    })
+}
