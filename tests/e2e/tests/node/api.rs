@@ -24,6 +24,9 @@ pub struct Api {
 /// Code and body.
 type Answer = (u16, Value);
 
+/// Whether a pod that ended well, by what it printed, is what was wanted.
+pub type Wanted = Box<dyn Fn(&Value, &str) -> bool>;
+
 /// The name of an object.
 pub fn name_of(object: &Value) -> &str {
     object["metadata"]["name"].as_str().unwrap_or_default()
@@ -175,7 +178,7 @@ impl Api {
     }
 
     /// Runs pods of one container `main` side by side, and checks what each prints.
-    pub fn outputs(&self, rows: Vec<(Value, Box<dyn Fn(&Value, &str) -> bool>)>) -> Result<()> {
+    pub fn outputs(&self, rows: Vec<(Value, Wanted)>) -> Result<()> {
         for (pod, _) in &rows {
             self.create("pods", pod)?;
         }
@@ -204,13 +207,13 @@ impl Api {
 }
 
 /// A row that wants exactly this text.
-pub fn says(text: impl Into<String>) -> Box<dyn Fn(&Value, &str) -> bool> {
+pub fn says(text: impl Into<String>) -> Wanted {
     let text = text.into();
     Box::new(move |_, said| said == text)
 }
 
 /// A row that wants all these parts.
-pub fn has(parts: &[&str]) -> Box<dyn Fn(&Value, &str) -> bool> {
+pub fn has(parts: &[&str]) -> Wanted {
     let parts: Vec<String> = parts.iter().map(|p| (*p).to_owned()).collect();
     Box::new(move |_, said| parts.iter().all(|p| said.contains(p.as_str())))
 }
