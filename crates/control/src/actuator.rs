@@ -34,6 +34,14 @@ impl ActError {
     pub fn is_conflict(&self) -> bool {
         matches!(self, ActError::Conflict { .. })
     }
+
+    /// Whether nothing is made any more where it was to be made: the namespace is being deleted, and its owner too.
+    pub fn is_too_late(&self) -> bool {
+        let ActError::Refused { source, .. } = self else { return false };
+        let kube::Error::Api(status) = source.as_ref() else { return false };
+        status.code == 403
+            && status.details.as_ref().is_some_and(|d| d.causes.iter().any(|c| c.reason == "NamespaceTerminating"))
+    }
 }
 
 impl ActError {
@@ -91,6 +99,7 @@ impl Actuator {
                 self.recorder.record(owner, "Normal", "SuccessfulCreate", format!("Created {kind}: {name}"));
             }
             Err(ActError::Conflict { .. }) => {}
+            Err(error) if error.is_too_late() => {}
             Err(ActError::Refused { source, .. }) => {
                 let why = match source.as_ref() {
                     kube::Error::Api(status) => status.message.clone(),
@@ -101,7 +110,8 @@ impl Actuator {
         }
     }
 
-    /// Carries out one action. An object that is already gone, or already there under a name that was given, is success.
+    /// Carries out one action. An object that is already gone, or already there under a name that was given, is success, and so
+    /// is one that was to be made in a namespace that is being deleted.
     pub async fn act(&self, action: Action) -> Result<Trace, ActError> {
         match action {
             Action::Create { resource, namespace, body, told } => {
@@ -113,6 +123,7 @@ impl Actuator {
                 }
                 match answer {
                     Err(ActError::Conflict { .. }) if named => Ok(Trace::None),
+                    Err(error) if error.is_too_late() => Ok(Trace::None),
                     other => other.map(|v| Trace::Written(resource, revision(&v))),
                 }
             }
@@ -193,5 +204,25 @@ fn object_path(resource: Resource, namespace: Option<&str>, name: &str, subresou
     match subresource {
         Some(s) => format!("{base}/{name}/{s}"),
         None => format!("{base}/{name}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(code: u16, cause: &str) -> ActError {
+        let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": "m", "reason": "Forbidden",
+            "code": code, "details": {"causes": [{"reason": cause, "message": "m", "field": "metadata.namespace"}]}});
+        let status = serde_json::from_value(status).expect("a status");
+        ActError::Refused { what: "POST /api/v1/namespaces/n/pods".into(), source: Box::new(kube::Error::Api(status)) }
+    }
+
+    #[test]
+    fn only_the_end_of_the_namespace_is_too_late() {
+        assert!(refused(403, "NamespaceTerminating").is_too_late());
+        assert!(!refused(403, "").is_too_late(), "a quota may have room later");
+        assert!(!refused(422, "NamespaceTerminating").is_too_late());
+        assert!(!ActError::Conflict { what: String::new() }.is_too_late());
     }
 }
