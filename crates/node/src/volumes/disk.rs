@@ -8,6 +8,7 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
 
@@ -15,10 +16,15 @@ use super::mounts;
 
 /// Runs a tool of the host to its end; what it says on standard error is the error.
 fn tool(name: &str, args: &[&OsStr]) -> io::Result<String> {
+    tool_up_to(0, name, args)
+}
+
+/// The same for a tool that ends well with codes up to this one.
+fn tool_up_to(worst: i32, name: &str, args: &[&OsStr]) -> io::Result<String> {
     let run = Command::new(name).args(args).env("LC_ALL", "C").stdin(Stdio::null()).output();
     let output =
         run.map_err(|e| io::Error::other(format!("run {name}: {e}\nfix: apt-get install e2fsprogs util-linux")))?;
-    if output.status.success() {
+    if output.status.code().is_some_and(|code| code <= worst) {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     let said = String::from_utf8_lossy(&output.stderr);
@@ -43,6 +49,9 @@ fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {
 const USERS: &str = "users";
 /// Is there while the file is larger than the file system in it.
 const UNFILLED: &str = "unfilled";
+/// How often, and how many times, it is looked whether the kernel has let go of an image.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+const LOOKS: u32 = 100;
 /// The user while a volume is copied.
 const LENT: &str = "lent";
 /// Where images are, beside the folders where they are mounted.
@@ -127,9 +136,14 @@ impl Disk {
             return Ok(());
         }
         self.make(bytes, from)?;
-        self.fit(bytes)?;
+        let checked = self.fit(bytes)?;
         std::fs::create_dir_all(&self.at)?;
-        attach(&self.image, &self.at)
+        attach(&self.image, &self.at)?;
+        if checked {
+            // The check makes it anew; one with something in it stays.
+            let _kept = std::fs::remove_dir(self.at.join("lost+found"));
+        }
+        Ok(())
     }
 
     /// Unmounts the volume once the last user has gone.
@@ -144,19 +158,37 @@ impl Disk {
         Ok(())
     }
 
-    /// Fills a larger image while nobody uses it.
-    fn fit(&self, bytes: u64) -> io::Result<()> {
+    /// Fills a larger image while nobody uses it; whether there was something to do.
+    fn fit(&self, bytes: u64) -> io::Result<bool> {
         let file = File::options().write(true).open(&self.image)?;
         let larger = file.metadata()?.len() < bytes;
         if larger {
+            File::create(self.beside(UNFILLED))?;
             file.set_len(bytes)?;
+            file.sync_all()?;
         }
         if !larger && !self.beside(UNFILLED).exists() {
-            return Ok(());
+            return Ok(false);
         }
-        tool("e2fsck", &["-f".as_ref(), "-p".as_ref(), self.image.as_os_str()])?;
+        self.detached()?;
+        // e2fsck(8): 1 says that what was wrong is right again.
+        tool_up_to(1, "e2fsck", &["-f".as_ref(), "-p".as_ref(), self.image.as_os_str()])?;
         tool("resize2fs", &[self.image.as_os_str()])?;
-        absent_is_fine(std::fs::remove_file(self.beside(UNFILLED)))
+        absent_is_fine(std::fs::remove_file(self.beside(UNFILLED)))?;
+        Ok(true)
+    }
+
+    /// Waits until no loop device has the image: the kernel lets go of it some time after the unmount, and tells nobody.
+    fn detached(&self) -> io::Result<()> {
+        let mut devices = String::new();
+        for _ in 0..LOOKS {
+            devices = tool("losetup", &["--associated".as_ref(), self.image.as_os_str()])?;
+            if devices.trim().is_empty() {
+                return Ok(());
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+        Err(io::Error::other(format!("{} is still in use: {}", self.image.display(), devices.trim())))
     }
 
     /// Lets a mounted volume hold more. One that is larger already stays as it is.

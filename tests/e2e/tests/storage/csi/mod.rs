@@ -128,9 +128,12 @@ pub fn a_driver_in_a_daemon_set_serves_claims_and_inline_volumes(ctx: &Ctx) -> R
     })
     .with_context(|| ctx.diagnosis())?;
     let node = ctx.ok(&["get", "nodes", "-o", "jsonpath={.items[0].metadata.name}"])?;
-    let listed = ctx.json(&format!("csinode/{node}"))?;
     let entry = json!([{"name": name, "nodeID": "the-node", "topologyKeys": [format!("topology.{name}/zone")], "allocatable": {"count": 5}}]);
-    ensure!(listed["spec"]["drivers"] == entry, "{listed}");
+    eventually(LIMIT, "the driver is listed", || {
+        let listed = ctx.json(&format!("csinode/{node}"))?;
+        ensure!(listed["spec"]["drivers"] == entry, "{listed}");
+        Ok(())
+    })?;
     ensure!(ctx.json(&format!("node/{node}"))?["metadata"]["labels"][format!("topology.{name}/zone")] == "a");
     persistent(ctx, name, &data)?;
     inline(ctx, name, &data)?;
@@ -257,7 +260,11 @@ pub fn volumes_of_a_driver_outlive_a_kill_and_are_taken_away_after_it() -> Resul
     instance.stop(Signal::SIGKILL)?;
     instance.spawn()?;
     instance.wait_ready()?;
-    ensure!(ctx.sh("first", "cat /v/file")? == "kept");
+    // The node counts as ready from before: the agent may still be on its way.
+    eventually(LIMIT, "the new agent answers", || {
+        ensure!(ctx.sh("first", "cat /v/file")? == "kept");
+        Ok(())
+    })?;
     // What was there is found, not made again.
     ensure!((count(&data, "stage", "vol-2")?, count(&data, "publish", "vol-2")?) == (1, 2), "{:?}", calls(&data)?);
     ctx.ok(&["delete", "pod", "first"])?;
