@@ -196,3 +196,71 @@ async fn a_watch_that_is_not_read_is_ended_and_others_miss_nothing() {
     let error: Value = serde_json::from_str(error).unwrap();
     assert_eq!((&error["object"]["code"], &error["object"]["reason"]), (&json!(410), &json!("Expired")));
 }
+
+/// What a watch was sent: type, name and the number of the update.
+async fn seen(watch: &mut Watch, count: usize) -> Vec<(String, String, String)> {
+    let mut out = Vec::new();
+    for _ in 0..count {
+        let line = watch.next().await.expect("the watch is open");
+        let text = |v: &Value| v.as_str().unwrap_or("").to_owned();
+        let object = &line["object"];
+        out.push((text(&line["type"]), text(&object["metadata"]["name"]), text(&object["data"]["n"])));
+    }
+    out
+}
+
+#[tokio::test]
+async fn watches_that_share_what_they_are_sent_see_what_each_alone_would() {
+    const OBJECTS: usize = 5;
+    const UPDATES: usize = 120;
+    const EACH: usize = 12;
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    let mut groups = ["y"; OBJECTS];
+    let mut from = String::new();
+    for (i, group) in groups.iter().enumerate() {
+        let made = admin.create(CONFIG_MAPS, &labelled(&format!("o{i}"), "group", group)).await;
+        from = made["metadata"]["resourceVersion"].as_str().unwrap().to_owned();
+    }
+    // Objects come into sight of the second kind of watch, and leave it.
+    let sights = ["", "&labelSelector=group%3Dx", "&fieldSelector=metadata.name%3Do3"];
+    let mut watches = Vec::new();
+    for _ in 0..EACH {
+        for (sight, selector) in sights.iter().enumerate() {
+            let path = format!("{CONFIG_MAPS}?watch=1&resourceVersion={from}{selector}");
+            watches.push((sight, 0, admin.watch(&path).await));
+        }
+    }
+    let mut wanted: [Vec<(String, String, String)>; 3] = Default::default();
+    for n in 0..UPDATES {
+        let (i, group) = (n % OBJECTS, if n % 3 == 0 { "x" } else { "y" });
+        let patch = json!({"metadata": {"labels": {"group": group}}, "data": {"n": n.to_string()}});
+        assert_eq!(admin.patch(&format!("{CONFIG_MAPS}/o{i}"), "merge", &patch).await.code, 200);
+        let (was, is) = (std::mem::replace(&mut groups[i], group) == "x", group == "x");
+        let event = |word: &str, n: String| (word.to_owned(), format!("o{i}"), n);
+        wanted[0].push(event("MODIFIED", n.to_string()));
+        // An object that leaves is shown as it was.
+        let before = if n < OBJECTS { String::new() } else { (n - OBJECTS).to_string() };
+        match (was, is) {
+            (true, true) => wanted[1].push(event("MODIFIED", n.to_string())),
+            (false, true) => wanted[1].push(event("ADDED", n.to_string())),
+            (true, false) => wanted[1].push(event("DELETED", before)),
+            (false, false) => {}
+        }
+        if i == 3 {
+            wanted[2].push(event("MODIFIED", n.to_string()));
+        }
+        // Some read on the way, so that not all stand at the same place.
+        if n == UPDATES / 2 {
+            for (sight, read, watch) in watches.iter_mut().step_by(2) {
+                let count = wanted[*sight].len();
+                assert_eq!(seen(watch, count).await, wanted[*sight]);
+                *read = count;
+            }
+        }
+    }
+    for (sight, read, watch) in &mut watches {
+        let rest = &wanted[*sight][*read..];
+        assert_eq!(seen(watch, rest.len()).await, rest, "sight {sight}");
+    }
+}

@@ -216,7 +216,7 @@ impl Cluster {
         if !affinity::node_fits(want.pod, node) {
             return Err(vec!["node(s) didn't match Pod's node affinity/selector".into()]);
         }
-        if host.pods.values().any(|p| p.ports.as_ref().is_some_and(|ports| conflicts(ports, &want.ports))) {
+        if host.pods.values().any(|p| conflicts(&p.ports, &want.ports)) {
             return Err(vec!["node(s) didn't have free ports for the requested pod ports".into()]);
         }
         let short = want.amounts.short_of(&host.capacity, &self.used(host, name(&node.metadata), want));

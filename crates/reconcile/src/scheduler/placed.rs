@@ -49,7 +49,7 @@ pub(super) struct Placed {
     /// When it started, in milliseconds; 0 before.
     pub started: i64,
     pub amounts: Amounts,
-    pub ports: Option<Box<BTreeSet<(String, i32)>>>,
+    pub ports: BTreeSet<(String, i32)>,
     /// Its required anti-affinity binds those that come later, too.
     pub anti_affinity: Option<Box<PodAntiAffinity>>,
 }
@@ -59,7 +59,6 @@ impl Placed {
         let meta = &pod.metadata;
         let started = pod.status.as_ref().and_then(|s| s.start_time.as_ref());
         let affinity = pod.spec.as_ref().and_then(|s| s.affinity.as_ref());
-        let ports = host_ports(pod);
         Placed {
             uid: uid(meta).into(),
             key: format!("{}/{}", namespace(meta), name(meta)).into(),
@@ -69,7 +68,7 @@ impl Placed {
             priority: priority(pod),
             started: started.map_or(0, |t| t.0.as_millisecond()),
             amounts: Amounts::of_pod(pod),
-            ports: (!ports.is_empty()).then(|| Box::new(ports)),
+            ports: host_ports(pod),
             anti_affinity: affinity.and_then(|a| a.pod_anti_affinity.clone()).map(Box::new),
         }
     }
