@@ -203,15 +203,13 @@ fn confinement(spec: &Spec) -> Result<Option<Confinement>, String> {
     let namespaces = linux.namespaces().iter().flatten();
     let users = namespaces.filter(|n| n.typ() == LinuxNamespaceType::User).find_map(|n| n.path().clone());
     let user = process.user();
-    let identity = match users.map(std::fs::File::open).transpose().map_err(io_words("open user namespace"))? {
-        None => None,
-        Some(file) => Some(Identity {
-            users: Arc::new(file.into()),
-            uid: user.uid(),
-            gid: user.gid(),
-            groups: user.additional_gids().clone().unwrap_or_default(),
-        }),
-    };
+    let users = users.map(std::fs::File::open).transpose().map_err(io_words("open user namespace"))?;
+    let identity = users.map(|file| Identity {
+        users: Arc::new(file.into()),
+        uid: user.uid(),
+        gid: user.gid(),
+        groups: user.additional_gids().clone().unwrap_or_default(),
+    });
     let seccomp = linux.seccomp().clone();
     if identity.is_none() && seccomp.is_none() {
         return Ok(None);

@@ -187,6 +187,14 @@ fn bad_pods_are_refused_in_kubernetes_words() {
             "spec.volumes[0].hostPath: Forbidden: may not specify more than 1 volume type",
         ),
         (
+            pod(json!({"containers": [{"name": "c", "image": "i"}], "hostUsers": false, "hostPID": true})),
+            "spec.HostPID: Forbidden: when `hostUsers` is false",
+        ),
+        (
+            one(json!({"securityContext": {"procMount": "Unmasked"}})),
+            "spec.containers[0].securityContext.procMount: Invalid value: \"Unmasked\": `hostUsers` must be false to use `Unmasked`",
+        ),
+        (
             pod(json!({"containers": [{"name": "c", "image": "i"}], "restartPolicy": "Maybe"})),
             "spec.restartPolicy: Unsupported value: \"Maybe\": supported values: \"Always\", \"OnFailure\", \"Never\"",
         ),
