@@ -49,7 +49,10 @@ fn strike(step: &str, victim: &str, act: impl FnOnce() -> Result<()>) -> Result<
     std::fs::write(&new, format!("{step} {victim}"))?;
     std::fs::rename(&new, &file)?;
     let struck = act().and_then(|()| {
-        eventually(LIMIT, &format!("step {step} is reached"), || Ok(ensure!(!file.exists(), "it was not reached")))
+        eventually(LIMIT, &format!("step {step} is reached"), || {
+            ensure!(!file.exists(), "it was not reached");
+            Ok(())
+        })
     });
     // Nothing of it may strike the next test.
     let _ = std::fs::remove_file(&file);

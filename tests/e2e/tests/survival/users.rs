@@ -36,5 +36,8 @@ pub fn ids_of_a_pod_survive_the_agent_and_are_nobody_elses(ctx: &Ctx) -> Result<
     };
     ensure!(kept()?, "no record of the sandbox");
     ctx.ok(&["delete", "pod", "before", "after"])?;
-    eventually(Duration::from_secs(60), "its record is gone", || Ok(ensure!(!kept()?, "it is there")))
+    eventually(Duration::from_secs(60), "its record is gone", || {
+        ensure!(!kept()?, "it is there");
+        Ok(())
+    })
 }
