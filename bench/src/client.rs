@@ -13,8 +13,13 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio::io::BufReader;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+/// Bytes read from a socket at once.
+const READ: usize = 128 << 10;
 
 /// Where and as whom to connect.
 #[derive(Clone)]
@@ -46,15 +51,23 @@ impl Target {
         Ok(Target { address, tls: Arc::new(tls) })
     }
 
-    /// Opens a connection.
-    pub async fn connect(&self) -> anyhow::Result<Connection> {
+    /// Connects, without a word of HTTP; and the host's name for that.
+    pub async fn stream(&self) -> anyhow::Result<(TlsStream<BufReader<TcpStream>>, String)> {
         let tcp = TcpStream::connect(&self.address).await.with_context(|| format!("connect to {}", self.address))?;
         tcp.set_nodelay(true)?;
+        // Rustls reads 4 KiB at a time, which made the client the slower side of a large list.
+        let tcp = BufReader::with_capacity(READ, tcp);
         let host = self.address.rsplit_once(':').map_or(self.address.as_str(), |(h, _)| h).to_owned();
         let stream = TlsConnector::from(self.tls.clone()).connect(ServerName::try_from(host)?, tcp).await?;
+        Ok((stream, self.address.clone()))
+    }
+
+    /// Opens a connection.
+    pub async fn connect(&self) -> anyhow::Result<Connection> {
+        let (stream, host) = self.stream().await?;
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         tokio::spawn(connection);
-        Ok(Connection { sender, host: self.address.clone() })
+        Ok(Connection { sender, host })
     }
 }
 

@@ -11,6 +11,7 @@ mod processes;
 mod raw;
 mod report;
 mod stock;
+mod traces;
 
 use std::path::PathBuf;
 
@@ -70,7 +71,7 @@ enum What {
         #[arg(long, default_value_t = 32)]
         callers: usize,
     },
-    /// Time from creating a pod to its Ready condition, one at a time, image present
+    /// Pods: create to Ready one at a time, at a rate and all at once, exec, deletion, memory of each; image present
     Pods {
         /// Admin kubeconfig
         #[arg(long)]
@@ -78,9 +79,27 @@ enum What {
         /// Image that is on the node, with a shell
         #[arg(long)]
         image: String,
-        /// How many pods
+        /// How many pods one at a time
         #[arg(long, default_value_t = 20)]
         count: usize,
+        /// Run directory of the instance: memory of pods is measured, too
+        #[arg(long)]
+        run_dir: Option<PathBuf>,
+    },
+    /// Where the time of a pod goes, from the spans of an instance that was started with --tracing-endpoint
+    Traces {
+        /// Admin kubeconfig
+        #[arg(long)]
+        kubeconfig: PathBuf,
+        /// Image that is on the node, with a shell
+        #[arg(long)]
+        image: String,
+        /// How many pods, one after the other
+        #[arg(long, default_value_t = 20)]
+        count: usize,
+        /// Where the instance sends its spans
+        #[arg(long, default_value = "127.0.0.1:4318")]
+        listen: std::net::SocketAddr,
     },
     /// Memory of all processes of an instance together, and the size of the binary
     Idle {
@@ -120,7 +139,10 @@ async fn main() -> anyhow::Result<()> {
             memory::run(&kubeconfig, processes::Server::of(&run_dir)?, pods, connections).await
         }
         What::Raw { dir, etcd, seconds, callers } => raw::run(&dir, etcd.as_deref(), seconds, callers).await,
-        What::Pods { kubeconfig, image, count } => pods::run(&kubeconfig, &image, count).await,
+        What::Pods { kubeconfig, image, count, run_dir } => {
+            pods::run(&kubeconfig, &image, count, run_dir.as_deref()).await
+        }
+        What::Traces { kubeconfig, image, count, listen } => traces::run(&kubeconfig, &image, count, listen).await,
         What::Idle { run_dir } => processes::idle(&run_dir),
         What::Start { binary, name, data_dir, port, count } => {
             processes::start(&binary, &name, &data_dir, port, count).await

@@ -84,6 +84,39 @@ pub fn idle(run_dir: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Private memory of what belongs to pods.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct OfPods {
+    /// Shims, of which there is one for each running pod.
+    pub shims: u64,
+    /// Theirs together, KiB.
+    pub shims_kib: u64,
+    /// The agent's, KiB.
+    pub agent_kib: u64,
+}
+
+/// What the shims and the agent of the run directory's instance have for themselves.
+pub fn of_pods(run_dir: &Path) -> anyhow::Result<OfPods> {
+    let server = Server::of(run_dir)?.pid;
+    let marker = run_dir.display().to_string();
+    let mut found = OfPods::default();
+    for entry in std::fs::read_dir("/proc")?.flatten() {
+        let Ok(pid) = entry.file_name().to_string_lossy().parse::<i64>() else { continue };
+        let command = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let command = String::from_utf8_lossy(&command).replace('\0', " ");
+        let is_shim = command.contains("shim") && command.contains(&marker);
+        let is_agent = parent_of(pid) == Some(server) && command.split(' ').any(|word| word == "agent");
+        let Some((_, private)) = (is_shim || is_agent).then(|| rollup(pid)).flatten() else { continue };
+        if is_shim {
+            found.shims += 1;
+            found.shims_kib += private;
+        } else {
+            found.agent_kib = private;
+        }
+    }
+    Ok(found)
+}
+
 fn parent_of(pid: i64) -> Option<i64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()

@@ -1,6 +1,7 @@
 //! Feeds parsers of outside bytes with spoiled input until one panics, takes too long or takes too much memory.
 //!
-//! `cargo run -p fuzz -- TARGET --seconds 60`; `list` names the targets, `all` runs each for that long. Inputs are made by
+//! `cargo run -p fuzz -- TARGET --seconds 60`; `list` names the targets, `all` runs each for that long, `--jobs N` so many at
+//! the same time. Inputs are made by
 //! mutation of a corpus, which grows by what had an outcome that none before had. The same `--seed` makes the same inputs.
 //! A failure is printed with its input, which `--replay FILE` runs again.
 //!
@@ -14,6 +15,8 @@ mod targets;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, ExitStatus};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use targets::{TARGETS, Target};
@@ -25,14 +28,17 @@ const MEMORY: u64 = 1 << 30;
 /// How often the child is looked at. Nothing tells of a program that is stuck.
 const LOOK: Duration = Duration::from_millis(100);
 const PAGE: u64 = 4096;
+/// So many lines are shown of what a target said before it ended.
+const SAID: usize = 20;
 
-const USAGE: &str = "usage: fuzz TARGET|all|list [--seconds N] [--seed N] [--limit SECONDS] [--replay FILE]";
+const USAGE: &str = "usage: fuzz TARGET|all|list [--seconds N] [--jobs N] [--seed N] [--limit SECONDS] [--replay FILE]";
 
 type Error = Box<dyn std::error::Error>;
 
 struct Args {
     target: String,
     seconds: u64,
+    jobs: usize,
     seed: u64,
     limit: Duration,
     replay: Option<PathBuf>,
@@ -44,6 +50,7 @@ fn args() -> Result<Args, Error> {
     let mut args = Args {
         target: words.next().ok_or(USAGE)?,
         seconds: 60,
+        jobs: 1,
         seed: 1,
         limit: Duration::from_secs(LIMIT_S),
         replay: None,
@@ -53,6 +60,7 @@ fn args() -> Result<Args, Error> {
         let value = words.next().ok_or(USAGE)?;
         match word.as_str() {
             "--seconds" => args.seconds = value.parse()?,
+            "--jobs" => args.jobs = value.parse::<usize>()?.max(1),
             "--seed" => args.seed = value.parse()?,
             "--limit" => args.limit = Duration::from_secs(value.parse()?),
             "--replay" => args.replay = Some(value.into()),
@@ -95,20 +103,48 @@ fn run() -> Result<bool, Error> {
         }
         return Ok(true);
     }
-    let mut all_well = true;
-    for target in chosen {
-        all_well &= supervise(target, &args)?;
-    }
-    Ok(all_well)
+    supervise_all(&chosen, &args)
 }
 
-/// Runs a target in a child process; whether nothing was found.
-fn supervise(target: &Target, args: &Args) -> Result<bool, Error> {
+/// Runs targets, as many at a time as there are jobs; whether nothing was found. What a target has to say comes when it has
+/// ended, in one piece.
+fn supervise_all(targets: &[&Target], args: &Args) -> Result<bool, Error> {
+    let (next, begun) = (AtomicUsize::new(0), Instant::now());
+    let found: Mutex<Vec<&str>> = Mutex::default();
+    let work = || -> Result<(), String> {
+        while let Some(target) = targets.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let (well, words) = supervise(target, args).map_err(|error| format!("{}: {error}", target.name))?;
+            let mut found = found.lock().map_err(|_| "another job panicked".to_owned())?;
+            print!("{words}");
+            if !well {
+                found.push(target.name);
+            }
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let jobs: Vec<_> = (0..args.jobs.min(targets.len())).map(|_| scope.spawn(work)).collect();
+        jobs.into_iter().try_for_each(|job| job.join().unwrap_or_else(|_| Err("a job panicked".to_owned())))
+    })?;
+    let found = found.into_inner().unwrap_or_default();
+    let (count, seconds) = (targets.len(), begun.elapsed().as_secs());
+    match found.as_slice() {
+        [] => println!("{count} targets in {seconds} s, nothing found"),
+        found => println!("{count} targets in {seconds} s, found something in {}: {}", found.len(), found.join(", ")),
+    }
+    Ok(found.is_empty())
+}
+
+/// Runs a target in a child process; whether nothing was found, and what to tell of it.
+fn supervise(target: &Target, args: &Args) -> Result<(bool, String), Error> {
     let state = std::env::temp_dir().join(format!("windlass-fuzz-{}-{}", target.name, std::process::id()));
+    // What a panic says belongs to the finding.
+    let said = state.with_extension("log");
     let mut child = Command::new(std::env::current_exe()?)
         .arg(target.name)
         .args(["--seconds", &args.seconds.to_string(), "--seed", &args.seed.to_string(), "--child"])
         .arg(&state)
+        .stderr(std::fs::File::create(&said)?)
         .spawn()?;
     let (mut last, mut since) = (0, Instant::now());
     let finding = loop {
@@ -132,12 +168,13 @@ fn supervise(target: &Target, args: &Args) -> Result<bool, Error> {
         child.wait()?;
         break Some(finding);
     };
-    match &finding {
-        None => println!("{}: {} inputs, nothing found", target.name, child::count(&state)),
-        Some(finding) => report(target, finding, &state, args.seed)?,
-    }
+    let words = match &finding {
+        None => format!("{}: {} inputs, nothing found\n", target.name, child::count(&state)),
+        Some(finding) => report(target, finding, &state, &said, args.seed)?,
+    };
     std::fs::remove_file(&state)?;
-    Ok(finding.is_none())
+    std::fs::remove_file(&said)?;
+    Ok((finding.is_none(), words))
 }
 
 fn ended(status: ExitStatus) -> String {
@@ -147,14 +184,20 @@ fn ended(status: ExitStatus) -> String {
     }
 }
 
-fn report(target: &Target, finding: &str, state: &Path, seed: u64) -> Result<(), Error> {
+fn report(target: &Target, finding: &str, state: &Path, said: &Path, seed: u64) -> Result<String, Error> {
+    use std::fmt::Write as _;
+
     let input = child::input(state);
     let kept = std::env::temp_dir().join(format!("windlass-fuzz-{}-{}.input", target.name, child::count(state)));
     std::fs::write(&kept, &input)?;
-    println!("{}: FOUND: {finding}, with input {} of seed {seed}", target.name, child::count(state));
-    println!("  text: {}", input.escape_ascii().to_string().chars().take(4000).collect::<String>());
-    println!("  again: cargo run -p fuzz -- {} --replay {}", target.name, kept.display());
-    Ok(())
+    let mut out = String::new();
+    writeln!(out, "{}: FOUND: {finding}, with input {} of seed {seed}", target.name, child::count(state))?;
+    for line in String::from_utf8_lossy(&std::fs::read(said)?).lines().take(SAID) {
+        writeln!(out, "  said: {line}")?;
+    }
+    writeln!(out, "  text: {}", input.escape_ascii().to_string().chars().take(4000).collect::<String>())?;
+    writeln!(out, "  again: cargo run -p fuzz -- {} --replay {}", target.name, kept.display())?;
+    Ok(out)
 }
 
 /// Resident memory of a process, bytes.

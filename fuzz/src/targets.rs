@@ -1,6 +1,7 @@
 //! The parsers, each with something to begin with. A target says what came of its input; a panic is a finding, and so is a
 //! promise that is not kept.
 
+mod builds;
 mod documents;
 mod node;
 mod text;
@@ -39,6 +40,9 @@ pub const TARGETS: &[Target] = &[
     text::DURATION,
     text::URL,
     text::ACCEPT,
+    builds::DOCKERFILE,
+    builds::IGNORE,
+    builds::WORDS,
     node::SPDY,
     node::WEBSOCKET,
 ];

@@ -132,6 +132,19 @@ impl Entry<'_> {
         }
     }
 
+    fn add_names(&self, out: &mut Value) {
+        let (short_names, categories) = match self {
+            Entry::Kind(k) => (k.short_names, k.categories),
+            Entry::Virtual(k) => (k.short_names, &[][..]),
+        };
+        if !short_names.is_empty() {
+            out["shortNames"] = json!(short_names);
+        }
+        if !categories.is_empty() {
+            out["categories"] = json!(categories);
+        }
+    }
+
     fn subresources(&self) -> Vec<Sub> {
         let Entry::Kind(k) = self else { return Vec::new() };
         let foreign = |s: &Subresource| {
@@ -161,8 +174,8 @@ impl Entry<'_> {
             "kind": kind,
             "verbs": verbs,
         });
+        self.add_names(&mut main);
         if let Entry::Kind(k) = self {
-            add_names(&mut main, k);
             main["storageVersionHash"] = storage_version_hash(k).into();
         }
         let mut out = vec![main];
@@ -195,9 +208,7 @@ impl Entry<'_> {
             "singularResource": singular,
             "verbs": verbs,
         });
-        if let Entry::Kind(k) = self {
-            add_names(&mut out, k);
-        }
+        self.add_names(&mut out);
         let subresources: Vec<Value> = self
             .subresources()
             .into_iter()
@@ -214,15 +225,6 @@ impl Entry<'_> {
             out["subresources"] = Value::Array(subresources);
         }
         out
-    }
-}
-
-fn add_names(out: &mut Value, kind: &KindInfo) {
-    if !kind.short_names.is_empty() {
-        out["shortNames"] = json!(kind.short_names);
-    }
-    if !kind.categories.is_empty() {
-        out["categories"] = json!(kind.categories);
     }
 }
 

@@ -2,12 +2,15 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use base::instance::Cidr;
+use base::trace::Tracer;
 
 use crate::audit::AuditConfig;
 use crate::authn::OidcConfig;
+use crate::handlers::Components;
 
 /// Settings of one API server.
 #[derive(Debug, Clone)]
@@ -34,6 +37,10 @@ pub struct Config {
     pub audit: Option<AuditConfig>,
     /// Another identity provider, if there is one.
     pub oidc: Option<OidcConfig>,
+    /// Whom `componentstatuses` asks how the controllers are.
+    pub components: Option<Arc<dyn Components>>,
+    /// Records what requests take.
+    pub tracer: Tracer,
     /// Pods, and nodes at other ports than the kubelet's, may be proxied to at loopback addresses. Only for a cluster without
     /// a pod network, as in tests: elsewhere it would open this host's own services.
     pub loopback_backends: bool,
@@ -98,6 +105,8 @@ impl Config {
             history: Duration::from_secs(300),
             audit: None,
             oidc: None,
+            components: None,
+            tracer: Tracer::default(),
             loopback_backends: false,
             limits: Limits::default(),
         }

@@ -35,5 +35,5 @@ pub fn accept(bytes: &[u8]) -> String {
     headers.insert(http::header::ACCEPT, value.clone());
     headers.insert(http::header::ACCEPT_ENCODING, value);
     let accepted = accept::negotiate(&headers, false, || true).map_err(|e| e.code);
-    format!("{accepted:?} {} {}", accept::gzip(&headers), accept::protobuf(&headers))
+    format!("{accepted:?} {} {}", accept::gzip(&headers), accept::anything(&headers).protobuf)
 }

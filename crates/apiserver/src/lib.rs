@@ -31,7 +31,7 @@ pub use authn::{OidcConfig, OidcError, UserInfo};
 pub use authz::{Attributes, Authorizer, Decision};
 pub use cache::Caches;
 pub use config::{Config, Limits};
-pub use handlers::version;
+pub use handlers::{CONTROLLERS, Components, SCHEDULER, version};
 pub use http::Body;
 pub use http::listener::TlsError;
 pub use server::{ApiServer, InProcess, StartError};

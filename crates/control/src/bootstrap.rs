@@ -1,8 +1,10 @@
-//! Objects that a fresh cluster has: the default storage class and the ingress class.
+//! Objects that a fresh cluster has: the default storage class, the ingress class, and the kinds of snapshots with their
+//! default class.
 
 use http::Method;
-use reconcile::plan::{INGRESS_CLASSES, STORAGE_CLASSES};
+use reconcile::plan::{DEFINITIONS, INGRESS_CLASSES, SNAPSHOT_CLASSES, STORAGE_CLASSES};
 use reconcile::volume::LOCAL_PATH;
+use reconcile::volume::snapshot::DEFAULT_CLASS;
 use serde_json::{Value, json};
 
 use crate::actuator::{ActError, Actuator};
@@ -17,7 +19,19 @@ pub async fn ensure(actuator: &Actuator) -> Result<(), ActError> {
     let ingress = json!({"apiVersion": "networking.k8s.io/v1", "kind": "IngressClass",
         "metadata": {"name": "windlass", "annotations": {"ingressclass.kubernetes.io/is-default-class": "true"}},
         "spec": {"controller": "windlass.dev/ingress"}});
-    create(actuator, &INGRESS_CLASSES.path(None), ingress).await
+    create(actuator, &INGRESS_CLASSES.path(None), ingress).await?;
+    for definition in crate::snapshots::definitions() {
+        create(actuator, &DEFINITIONS.path(None), definition).await?;
+    }
+    Ok(())
+}
+
+/// Makes the default class of snapshots, if there is none of its name. Its kind must be served.
+pub async fn ensure_snapshot_class(actuator: &Actuator) -> Result<(), ActError> {
+    let class = json!({"apiVersion": SNAPSHOT_CLASSES.api_version(), "kind": SNAPSHOT_CLASSES.kind,
+        "metadata": {"name": "local-path", "annotations": {DEFAULT_CLASS: "true"}},
+        "driver": LOCAL_PATH, "deletionPolicy": "Delete"});
+    create(actuator, &SNAPSHOT_CLASSES.path(None), class).await
 }
 
 async fn create(actuator: &Actuator, path: &str, body: Value) -> Result<(), ActError> {

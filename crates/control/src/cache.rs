@@ -104,6 +104,11 @@ impl<K: Kept> Cache<K> {
         let _ = synced.wait_for(|s| *s).await;
     }
 
+    /// Whether the first complete list has arrived.
+    pub fn is_synced(&self) -> bool {
+        *self.synced.borrow()
+    }
+
     /// Returns once the cache has seen that revision, or after [`CATCH_UP_MAX`].
     pub async fn wait_for(&self, revision: u64) {
         let mut seen = self.revision.subscribe();

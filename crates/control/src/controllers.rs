@@ -17,9 +17,10 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use k8s_openapi::api::storage::v1::StorageClass;
+use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment};
 use parking_lot::Mutex;
 use reconcile::plan::{self, Plan};
+use reconcile::volume::snapshot::{VolumeSnapshot, VolumeSnapshotClass, VolumeSnapshotContent};
 use tokio_util::sync::CancellationToken;
 
 use crate::ControlConfig;
@@ -28,10 +29,13 @@ use crate::cache::{Cache, Key};
 use crate::queue::Queue;
 
 pub mod access;
+mod attach;
+pub mod clock;
 mod namespaces;
 mod passes;
 mod picks;
 mod podgc;
+pub mod storage;
 pub mod tokens;
 mod wiring;
 
@@ -52,6 +56,9 @@ pub struct Caches {
     pub claims: Arc<Cache<PersistentVolumeClaim>>,
     pub volumes: Arc<Cache<PersistentVolume>>,
     pub classes: Arc<Cache<StorageClass>>,
+    pub snapshots: Arc<Cache<VolumeSnapshot>>,
+    pub snapshot_contents: Arc<Cache<VolumeSnapshotContent>>,
+    pub snapshot_classes: Arc<Cache<VolumeSnapshotClass>>,
     pub deployments: Arc<Cache<Deployment>>,
     pub sets: Arc<Cache<ReplicaSet>>,
     pub stateful_sets: Arc<Cache<StatefulSet>>,
@@ -63,6 +70,10 @@ pub struct Caches {
     pub cron_jobs: Arc<Cache<CronJob>>,
     pub budgets: Arc<Cache<PodDisruptionBudget>>,
     pub autoscalers: Arc<Cache<HorizontalPodAutoscaler>>,
+    pub attachments: Arc<Cache<VolumeAttachment>>,
+    pub drivers: Arc<Cache<CSIDriver>>,
+    pub csi_nodes: Arc<Cache<CSINode>>,
+    pub capacities: Arc<Cache<CSIStorageCapacity>>,
 }
 
 impl Caches {
@@ -89,6 +100,8 @@ impl Caches {
             plan::CONFIG_MAPS => root_cas,
             plan::CLAIMS => claims,
             plan::VOLUMES => volumes,
+            plan::SNAPSHOTS => snapshots,
+            plan::SNAPSHOT_CONTENTS => snapshot_contents,
             plan::DEPLOYMENTS => deployments,
             plan::REPLICA_SETS => sets,
             plan::STATEFUL_SETS => stateful_sets,
@@ -99,6 +112,7 @@ impl Caches {
             plan::CRON_JOBS => cron_jobs,
             plan::BUDGETS => budgets,
             plan::AUTOSCALERS => autoscalers,
+            plan::ATTACHMENTS => attachments,
         }
     }
 
@@ -128,6 +142,10 @@ impl Caches {
             self.cron_jobs.wait_synced(),
             self.budgets.wait_synced(),
             self.autoscalers.wait_synced(),
+            self.attachments.wait_synced(),
+            self.drivers.wait_synced(),
+            self.csi_nodes.wait_synced(),
+            self.capacities.wait_synced(),
         );
     }
 }
@@ -145,6 +163,9 @@ pub struct Queues {
     pub nodes: KeyQueue,
     pub claims: KeyQueue,
     pub volumes: KeyQueue,
+    pub own_claims: KeyQueue,
+    pub snapshots: KeyQueue,
+    pub snapshot_contents: KeyQueue,
     pub scheduling: KeyQueue,
     pub daemon_sets: KeyQueue,
     pub replication_controllers: KeyQueue,
@@ -152,6 +173,7 @@ pub struct Queues {
     pub budgets: KeyQueue,
     pub autoscalers: KeyQueue,
     pub pod_gc: KeyQueue,
+    pub attachments: KeyQueue,
 }
 
 /// Shared by those who add and those who work.
@@ -180,7 +202,10 @@ pub struct Context {
     pub queues: Queues,
     pub scheduler: crate::scheduling::Scheduler,
     pub autoscaling: crate::autoscaling::Autoscaling,
+    pub snapshots: crate::snapshots::Snapshots,
+    attaching: attach::Attaching,
     pub drain: CancellationToken,
+    heard: clock::Heard,
     /// Why the last pod of a controller was refused; at most one entry for each controller, gone with it.
     refusals: Mutex<HashMap<String, String>>,
 }
@@ -188,9 +213,22 @@ pub struct Context {
 impl Context {
     /// Caches and queues, still empty.
     pub fn new(client: kube::Client, actuator: Actuator, config: ControlConfig, drain: CancellationToken) -> Self {
-        let (caches, queues, scheduler, autoscaling) = Default::default();
+        let (caches, queues, scheduler, autoscaling, snapshots, attaching, heard) = Default::default();
         let refusals = Mutex::default();
-        Context { client, actuator, config, caches, queues, scheduler, autoscaling, drain, refusals }
+        Context {
+            client,
+            actuator,
+            config,
+            caches,
+            queues,
+            scheduler,
+            autoscaling,
+            snapshots,
+            attaching,
+            drain,
+            heard,
+            refusals,
+        }
     }
 
     /// Why the last pod of a controller was refused, if it was.
@@ -257,6 +295,7 @@ pub fn work(
     let pass = Arc::new(pass);
     for _ in 0..workers {
         let (context, queue, pass) = (context.clone(), queue.clone(), pass.clone());
+        let worker = context.config.health.worker(name);
         tokio::spawn(async move {
             let drain = context.drain.clone();
             tokio::select! {
@@ -264,10 +303,12 @@ pub fn work(
                 () = context.caches.synced() => {}
             }
             loop {
+                worker.waits();
                 let key = tokio::select! {
                     () = drain.cancelled() => return,
                     key = queue.0.next() => key,
                 };
+                worker.passes();
                 let outcome = pass(context.clone(), key.clone()).await;
                 match &outcome {
                     Ok(Some(wait)) => queue.0.add_after(key.clone(), *wait),
@@ -284,6 +325,7 @@ pub fn work(
 /// Starts the caches and the controllers.
 pub fn start(context: &Arc<Context>) {
     wiring::follow(context);
+    clock::start(context);
     work(context, "deployment", WORKERS, context.queues.deployments.clone(), passes::deployment);
     work(context, "replicaset", WORKERS, context.queues.sets.clone(), passes::replica_set);
     work(context, "statefulset", WORKERS, context.queues.stateful_sets.clone(), passes::stateful_set);
@@ -300,5 +342,10 @@ pub fn start(context: &Arc<Context>) {
     // One at a time: two claims must not take the same volume.
     work(context, "volume-claim", 1, context.queues.claims.clone(), passes::claim);
     work(context, "volume", 1, context.queues.volumes.clone(), passes::volume);
+    work(context, "ephemeral-volume", 2, context.queues.own_claims.clone(), storage::own_claims);
+    work(context, "volume-snapshot", 2, context.queues.snapshots.clone(), storage::snapshot);
+    work(context, "volume-snapshot-content", 2, context.queues.snapshot_contents.clone(), storage::snapshot_content);
+    // One at a time, too: two nodes must not take a volume of one node.
+    work(context, "attachdetach", 1, context.queues.attachments.clone(), attach::pass);
     work(context, "namespace", 2, context.queues.namespaces.clone(), namespaces::pass);
 }

@@ -57,6 +57,7 @@ fn follow_definitions(context: &Arc<Context>, graph: Arc<RwLock<Graph>>, queue: 
         let mut stream = watcher(api, watcher::Config::default()).boxed();
         let mut listed: Option<BTreeSet<String>> = None;
         loop {
+            crate::snapshots::definitions_changed(&context, |name| custom.read().get(name).map(|(place, _)| *place));
             let event = tokio::select! {
                 () = context.drain.cancelled() => return,
                 event = stream.next() => event,

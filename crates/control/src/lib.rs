@@ -13,8 +13,10 @@ mod controllers;
 mod elect;
 mod events;
 mod gc;
+mod health;
 mod queue;
 mod scheduling;
+mod snapshots;
 
 use std::sync::Arc;
 
@@ -23,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 pub use actuator::ActError;
 pub use controllers::access::{Authority, NotSigned};
 pub use elect::{Election, LEASE, lead};
+pub use health::{Component, Health};
 
 /// What the controllers must be told.
 #[derive(Debug, Clone)]
@@ -33,10 +36,13 @@ pub struct ControlConfig {
     pub local_volume_root: String,
     /// Who signs approved certificate signing requests; nobody, if there is none.
     pub authority: Option<Arc<dyn Authority>>,
+    /// What the controllers tell of how they are.
+    pub health: Arc<Health>,
 }
 
 /// Runs every controller until `drain` is cancelled. Returns early only when the API server cannot be reached at start.
 pub async fn run(client: kube::Client, config: ControlConfig, drain: CancellationToken) -> Result<(), ActError> {
+    let _running = config.health.begin();
     let recorder = events::Recorder::start(client.clone(), "windlass-controllers", drain.clone());
     let actuator = actuator::Actuator::new(client.clone(), recorder);
     bootstrap::ensure(&actuator).await?;

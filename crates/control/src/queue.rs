@@ -79,6 +79,18 @@ impl<K: Clone + Eq + Hash + Ord> Queue<K> {
         self.wake.notify_one();
     }
 
+    /// What waits for its time comes at once: that time was reckoned by a clock that was set since.
+    pub fn hasten(&self) {
+        let now = Instant::now();
+        let mut q = self.inner.lock();
+        for (_, key) in std::mem::take(&mut q.later) {
+            q.deadlines.insert(key.clone(), now);
+            q.later.insert((now, key));
+        }
+        drop(q);
+        self.wake.notify_one();
+    }
+
     /// The next key to work on. Call [`Queue::done`] with it afterwards.
     pub async fn next(&self) -> K {
         loop {
@@ -171,6 +183,18 @@ mod tests {
         assert!(tokio::time::timeout(Duration::from_secs(5), q.next()).await.is_err());
         q.done(1, false);
         assert_eq!(q.next().await, 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_waits_comes_at_once_when_the_clock_was_set() {
+        let q = Queue::new();
+        q.add_after(1, Duration::from_secs(1800));
+        assert!(tokio::time::timeout(Duration::from_secs(5), q.next()).await.is_err());
+        q.hasten();
+        assert_eq!(tokio::time::timeout(Duration::from_secs(5), q.next()).await, Ok(1));
+        q.done(1, false);
+        q.add_after(1, Duration::from_secs(60));
+        assert!(tokio::time::timeout(Duration::from_secs(59), q.next()).await.is_err());
     }
 
     #[tokio::test(start_paused = true)]

@@ -10,9 +10,12 @@ use reconcile::plan::{Action, CLAIMS, PODS, Plan, name, namespace, uid};
 use reconcile::scheduler::{Budget, Cluster, Decision, Preemption, Storage, wants_placement};
 use serde_json::json;
 
+mod drivers;
+
 use crate::actuator::ActError;
 use crate::cache::{Key, Listener};
 use crate::controllers::{Context, Pass, work};
+use drivers::{Drivers, of_driver};
 
 /// How long a pod that fits nowhere waits when nothing changes (the back-stop of kube-scheduler).
 const UNSCHEDULABLE_RETRY: Duration = Duration::from_secs(60);
@@ -27,7 +30,7 @@ pub struct Scheduler {
 
 /// Starts the one worker: decisions are made one after the other, each on all those before it.
 pub fn start(context: &Arc<Context>) {
-    work(context, "scheduler", 1, context.queues.scheduling.clone(), pass);
+    work(context, crate::health::SCHEDULER, 1, context.queues.scheduling.clone(), pass);
 }
 
 /// Feeds pods to the cluster's picture, and those without a node to the queue.
@@ -101,6 +104,16 @@ pub fn on_namespace(context: &Arc<Context>) -> Listener<Namespace> {
     })
 }
 
+/// What drivers say of nodes and of their room may let a pod fit that did not.
+pub fn on_storage<K>(context: &Arc<Context>) -> Listener<K> {
+    let weak = Arc::downgrade(context);
+    Box::new(move |_, _| {
+        if let Some(c) = weak.upgrade() {
+            retry_waiting(&c);
+        }
+    })
+}
+
 /// Pods of the namespace that wait for a claim are tried again.
 pub fn claims_changed(context: &Context, ns: &str) {
     let waiting: Vec<Key> = context.scheduler.waiting.lock().iter().filter(|(n, _)| n == ns).cloned().collect();
@@ -109,7 +122,8 @@ pub fn claims_changed(context: &Context, ns: &str) {
     }
 }
 
-fn retry_waiting(context: &Context) {
+/// Pods that fitted nowhere are tried again.
+pub fn retry_waiting(context: &Context) {
     let waiting: Vec<Key> = context.scheduler.waiting.lock().iter().cloned().collect();
     for (ns, pod) in waiting {
         context.queues.scheduling.add(&ns, &pod);
@@ -161,15 +175,14 @@ fn pass(c: Arc<Context>, key: Key) -> Pass {
 
 /// Where the pod goes; if nowhere, which pods could make room for it.
 fn decide(c: &Context, pod: &Pod) -> (Decision, Option<Preemption>) {
-    let names = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
-    let names: Vec<&str> =
-        names.filter_map(|v| v.persistent_volume_claim.as_ref()).map(|p| p.claim_name.as_str()).collect();
     let ns = namespace(&pod.metadata);
-    let claims: Vec<_> = names.iter().map(|n| c.caches.claims.get(ns, n)).collect();
-    let missing = names.iter().zip(&claims).find(|(_, claim)| claim.is_none()).map(|(n, _)| (*n).to_owned());
-    let owned: Vec<_> = claims
+    let named: Vec<_> = reconcile::ephemeralvolume::claims(pod)
+        .map(|(volume, name)| (volume, c.caches.claims.get(ns, &name)))
+        .collect();
+    let unusable = named.iter().find_map(|(v, claim)| reconcile::ephemeralvolume::unusable(pod, v, claim.as_deref()));
+    let owned: Vec<_> = named
         .into_iter()
-        .flatten()
+        .filter_map(|(_, claim)| claim)
         .map(|claim| {
             let spec = claim.spec.as_ref();
             let class = spec.and_then(|s| s.storage_class_name.as_deref()).and_then(|n| c.caches.classes.get("", n));
@@ -179,8 +192,13 @@ fn decide(c: &Context, pod: &Pod) -> (Decision, Option<Preemption>) {
             (claim, class, volume)
         })
         .collect();
-    let storage =
-        Storage { claims: owned.iter().map(|(a, b, v)| (a.as_ref(), b.as_deref(), v.as_deref())).collect(), missing };
+    let unbound = owned.iter().filter(|(_, _, volume)| volume.is_none());
+    let pinned = unbound
+        .filter_map(|(claim, class, _)| crate::controllers::storage::pinned(c, claim, class.as_deref()))
+        .collect();
+    let drivers = Drivers::of(c, owned.iter().any(|(_, class, volume)| of_driver(class, volume)));
+    let claims = owned.iter().map(|(a, b, v)| (a.as_ref(), b.as_deref(), v.as_deref())).collect();
+    let storage = Storage { claims, unusable, pinned, limits: drivers.limits(), room: drivers.room() };
     let cluster = c.scheduler.cluster.lock();
     let decision = cluster.decide(pod, &storage);
     let stuck = matches!(decision, Decision::Unschedulable(_));

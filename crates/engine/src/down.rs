@@ -6,6 +6,7 @@ use std::time::Duration;
 use base::instance::Instance;
 use image::ImageStore;
 
+use crate::builder::builds_dir;
 use crate::context::{SNAPSHOT_PREFIX, failed, pods_dir, shim_cgroup};
 use crate::driver::teardown::{kill_shim_of, mounts_below, remove_pod_dir};
 use crate::runtime::RuntimeError;
@@ -13,9 +14,11 @@ use crate::runtime::RuntimeError;
 /// How long killed processes may take to be gone.
 const KILL_LIMIT: Duration = Duration::from_secs(15);
 
+/// The run folders of sandboxes, those of builds included.
 fn pod_dirs(instance: &Instance) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(pods_dir(instance)).into_iter().flatten();
-    entries.filter_map(Result::ok).map(|e| e.path()).collect()
+    let all = [pods_dir(instance), builds_dir(instance)];
+    let entries = all.iter().filter_map(|dir| std::fs::read_dir(dir).ok()).flatten();
+    entries.filter_map(Result::ok).map(|e| e.path()).filter(|p| p.is_dir()).collect()
 }
 
 /// What the engine of this instance has left on the host, in words: shims, containers' processes, mounts, sandboxes'
@@ -26,8 +29,9 @@ fn pod_dirs(instance: &Instance) -> Vec<PathBuf> {
 pub async fn leftovers(instance: &Instance) -> Result<Vec<String>, RuntimeError> {
     let config = net::NetworkConfig::of(instance);
     let mut found = net::leftovers(&config).await.map_err(failed("look at network"))?;
-    let pods = pods_dir(instance);
-    found.extend(mounts_below(&pods).into_iter().map(|m| format!("mount {}", m.display())));
+    for dir in [pods_dir(instance), builds_dir(instance)] {
+        found.extend(mounts_below(&dir).into_iter().map(|m| format!("mount {}", m.display())));
+    }
     found.extend(pod_dirs(instance).into_iter().map(|d| format!("folder {}", d.display())));
     let parent = instance.cgroup_parent();
     for pid in shim::cgroup::processes(&parent) {
@@ -69,6 +73,7 @@ fn destroy_local(instance: &Instance) -> Result<(), RuntimeError> {
         result = result.and(remove_pod_dir(&dir));
     }
     result = result.and(shim::cgroup::remove(&parent, KILL_LIMIT).map_err(failed("remove cgroups")));
+    build::remove_leftovers(&instance.data_dir().join("build"));
     result = result.and(forget(instance));
     result
 }
@@ -84,7 +89,7 @@ fn forget(instance: &Instance) -> Result<(), RuntimeError> {
             }
         }
     }
-    for dir in [instance.data_dir().join("engine"), pods_dir(instance)] {
+    for dir in [instance.data_dir().join("engine"), pods_dir(instance), builds_dir(instance)] {
         match std::fs::remove_dir_all(&dir) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(failed("remove records")(e)),
             _ => {}

@@ -13,7 +13,7 @@ use image::ImageStore;
 use net::Network;
 use nix::fcntl::{Flock, FlockArg};
 use parking_lot::Mutex;
-use shim::proto::Request;
+use shim::proto::{Request, Streams};
 use tokio::sync::{broadcast, watch};
 
 use crate::context::{Context, SNAPSHOT_PREFIX, Shims, blocking, failed, pods_dir, shim_cgroup, snapshot_key};
@@ -94,7 +94,7 @@ fn io_at(path: &Path) -> impl Fn(std::io::Error) -> OpenError {
 
 /// The engine. Dropping it leaves everything running; [`crate::destroy_all`] does not.
 pub struct Engine {
-    cx: Arc<Context>,
+    pub(crate) cx: Arc<Context>,
     /// Held as long as the engine: two of them would fight.
     _lock: Flock<File>,
 }
@@ -212,19 +212,19 @@ impl Engine {
         }
     }
 
-    fn sandbox(&self, id: &str) -> Result<Handle, RuntimeError> {
+    pub(crate) fn sandbox(&self, id: &str) -> Result<Handle, RuntimeError> {
         let found = self.cx.sandboxes.lock().get(id).cloned();
         found.ok_or_else(|| RuntimeError::NotFound { kind: "sandbox", id: id.to_owned() })
     }
 
     /// The driver that has this container, and what it shows of it.
-    fn container(&self, id: &str) -> Result<(Handle, ContainerStatus), RuntimeError> {
+    pub(crate) fn container(&self, id: &str) -> Result<(Handle, ContainerStatus), RuntimeError> {
         let sandboxes = self.cx.sandboxes.lock();
         let found = sandboxes.values().find_map(|h| Some((h.clone(), h.view.borrow().containers.get(id)?.clone())));
         found.ok_or_else(|| RuntimeError::NotFound { kind: "container", id: id.to_owned() })
     }
 
-    fn link_of(&self, kind: &'static str, id: &str, handle: &Handle) -> Result<Link, RuntimeError> {
+    pub(crate) fn link_of(&self, kind: &'static str, id: &str, handle: &Handle) -> Result<Link, RuntimeError> {
         let link = handle.view.borrow().link.clone().filter(Link::is_open);
         let message = format!("the {kind} is not ready");
         link.ok_or_else(|| RuntimeError::Conflict { id: id.to_owned(), message })
@@ -408,21 +408,24 @@ impl ContainerRuntime for Engine {
     }
 
     async fn written(&self, container_id: &str) -> Result<u64, RuntimeError> {
-        self.container(container_id)?;
-        let (images, key) = (self.cx.images.clone(), snapshot_key(container_id));
+        let (_, status) = self.container(container_id)?;
+        let key = status.spec.extra.root_key.unwrap_or_else(|| snapshot_key(container_id));
+        let images = self.cx.images.clone();
         blocking("measure", move || images.snapshot_usage(&key).map_err(failed("measure root file system"))).await
     }
 
     async fn exec(&self, spec: ExecSpec) -> Result<Session, RuntimeError> {
-        let (handle, _) = self.container(&spec.container_id)?;
+        let (handle, status) = self.container(&spec.container_id)?;
         let link = self.link_of("container's sandbox", &spec.container_id, &handle)?;
-        session::exec(link, spec).await
+        let user = self.exec_user(&status, spec.user.clone()).await?;
+        session::exec(link, spec, user).await
     }
 
     async fn attach(&self, container_id: &str) -> Result<Session, RuntimeError> {
         let (handle, status) = self.container(container_id)?;
         let link = self.link_of("container's sandbox", container_id, &handle)?;
-        session::attach(link, container_id.to_owned(), status.spec.tty, handle.view).await
+        let streams = Streams { stdin: true, stdout: true, stderr: !status.spec.tty };
+        session::attach(link, container_id, status.spec.tty, handle.view, (streams, false)).await
     }
 
     async fn connect(&self, sandbox_id: &str, port: u16) -> Result<Box<dyn Duplex>, RuntimeError> {

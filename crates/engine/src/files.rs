@@ -6,7 +6,7 @@ use std::path::Path;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
-use crate::runtime::SandboxSpec;
+use crate::runtime::{Owner, SandboxSpec};
 
 /// `/etc/hosts`.
 pub const HOSTS: &str = "hosts";
@@ -50,13 +50,12 @@ fn hosts(spec: &SandboxSpec, ip: Option<IpAddr>, of_host: &str) -> String {
         return of_host.to_owned();
     }
     let mut text = if spec.host_network {
-        format!("# Kubernetes-managed hosts file (host network).\n{}\n", of_host.trim_end())
+        format!("{}{}\n", header(spec, " (host network)"), of_host.trim_end())
     } else {
-        "# Kubernetes-managed hosts file.\n\
-         127.0.0.1\tlocalhost\n\
-         ::1\tlocalhost ip6-localhost ip6-loopback\n\
-         fe00::0\tip6-localnet\nfe00::0\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n"
-            .to_owned()
+        let common = "127.0.0.1\tlocalhost\n\
+            ::1\tlocalhost ip6-localhost ip6-loopback\n\
+            fe00::0\tip6-localnet\nfe00::0\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n";
+        header(spec, "") + common
     };
     if let (Some(ip), false) = (ip, spec.host_network) {
         let fqdn = spec.fqdn.iter().filter(|f| **f != spec.hostname).map(|f| format!("{f}\t")).collect::<String>();
@@ -66,6 +65,14 @@ fn hosts(spec: &SandboxSpec, ip: Option<IpAddr>, of_host: &str) -> String {
         text.push_str(&format!("{address}\t{}\n", names.join("\t")));
     }
     text
+}
+
+/// The first line, by which programs in pods know the file.
+fn header(spec: &SandboxSpec, note: &str) -> String {
+    match spec.owner {
+        Owner::Pod => format!("# Kubernetes-managed hosts file{note}.\n"),
+        Owner::Docker => String::new(),
+    }
 }
 
 fn resolv_conf(spec: &SandboxSpec, of_host: &str) -> String {

@@ -9,7 +9,9 @@
 //! Invariants: one task changes one sandbox's state; a record is written before what it describes is made and removed
 //! after it is gone, so that a crash at any step leaves nothing nameless; `Exited` is said of what was reaped or killed.
 
+mod builder;
 mod context;
+mod control;
 mod down;
 mod driver;
 mod engine;
@@ -22,12 +24,16 @@ pub mod oci;
 mod record;
 pub mod runtime;
 mod session;
-mod signal;
+pub mod signal;
 mod usage;
 mod user;
 mod users;
 pub mod weights;
 
+pub use build;
+pub use builder::Builder;
+pub use control::Choice;
 pub use down::{destroy_all, leftovers};
 pub use engine::{Engine, EngineConfig, OpenError};
 pub use image;
+pub use shim::wire::read_with_descriptors;

@@ -90,6 +90,22 @@ pub struct Resources {
     pub pids_limit: Option<i64>,
     /// `oom_score_adj` of the processes; values below the caller's own are raised to it where the host forbids lowering.
     pub oom_score_adj: Option<i32>,
+    /// The CPUs it may run on, as the kernel lists them, e.g. `0-3,5`; `None` for all of its parent's.
+    #[serde(default)]
+    pub cpus: Option<String>,
+    /// Bytes of huge pages by their size as cgroups name it, e.g. `2MB`; a size that is not listed is not limited.
+    #[serde(default)]
+    pub huge_pages: Vec<(String, u64)>,
+}
+
+/// Who has a sandbox made, and alone may remove it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum Owner {
+    /// The node agent, for a pod.
+    #[default]
+    Pod,
+    /// The Docker API, for a container of its own.
+    Docker,
 }
 
 /// A pod's shared ground: namespaces, network, cgroup.
@@ -97,6 +113,9 @@ pub struct Resources {
 pub struct SandboxSpec {
     /// The id, unique on the node: the pod's UID. `[a-zA-Z0-9-]`, at most 64.
     pub id: String,
+    /// Whose it is.
+    #[serde(default)]
+    pub owner: Owner,
     /// Namespace of the pod, for listings and log paths.
     pub namespace: String,
     /// Name of the pod.
@@ -112,6 +131,9 @@ pub struct SandboxSpec {
     pub host_aliases: Vec<(String, Vec<String>)>,
     /// Use the host's network, process or IPC namespace.
     pub host_network: bool,
+    /// A network namespace with a loopback interface and nothing else.
+    #[serde(default)]
+    pub no_network: bool,
     /// Use the host's process namespace.
     pub host_pid: bool,
     /// Use the host's IPC namespace.
@@ -163,6 +185,17 @@ pub struct Mount {
     pub inert: bool,
     /// `private`, `rslave` or `rshared`.
     pub propagation: Propagation,
+}
+
+/// A block device that a container may use; what it finds it as is one of its mounts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Device {
+    /// Major number.
+    pub major: u64,
+    /// Minor number.
+    pub minor: u64,
+    /// It may not be written.
+    pub read_only: bool,
 }
 
 /// How mounts made later travel (mount_namespaces(7)).
@@ -219,6 +252,44 @@ pub struct Security {
     pub unmasked_proc: bool,
 }
 
+/// A file system in memory for a container alone.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Tmpfs {
+    /// Path in the container.
+    pub target: PathBuf,
+    /// Options of the mount (tmpfs(5)), `size=64m` and such.
+    pub options: Vec<String>,
+}
+
+/// A limit of a process (getrlimit(2)).
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Rlimit {
+    /// Which, `RLIMIT_NOFILE` and such.
+    pub kind: String,
+    /// What holds.
+    pub soft: u64,
+    /// How far the process may raise it.
+    pub hard: u64,
+}
+
+/// What Docker's API offers and a pod's manifest does not.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Extra {
+    /// Key in the image store of a writable file system that outlives the container and that whoever made it removes; `None`:
+    /// the container's own, which goes with it.
+    #[serde(default)]
+    pub root_key: Option<String>,
+    /// `user[:group]`, by name or number, in place of the image's.
+    #[serde(default)]
+    pub user: Option<String>,
+    /// File systems in memory.
+    #[serde(default)]
+    pub tmpfs: Vec<Tmpfs>,
+    /// Limits of its processes; the shim's where none are given.
+    #[serde(default)]
+    pub rlimits: Vec<Rlimit>,
+}
+
 /// One container to be made in a sandbox.
 #[derive(Debug, Clone, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct ContainerSpec {
@@ -242,6 +313,9 @@ pub struct ContainerSpec {
     pub working_dir: Option<String>,
     /// Mounts, in order.
     pub mounts: Vec<Mount>,
+    /// Block devices, beside the devices that every container may use.
+    #[serde(default)]
+    pub devices: Vec<Device>,
     /// Limits.
     pub resources: Resources,
     /// Identity and rights.
@@ -266,6 +340,9 @@ pub struct ContainerSpec {
     pub log_max_files: u32,
     /// Labels, returned by listings.
     pub labels: Vec<(String, String)>,
+    /// What pods do not ask for.
+    #[serde(default)]
+    pub extra: Extra,
 }
 
 /// Where a container is in its life. Never guessed: `Exited` means reaped.
@@ -380,6 +457,12 @@ pub struct ExecSpec {
     pub stdout: bool,
     /// With standard error.
     pub stderr: bool,
+    /// Added to the container's environment; the same name replaces.
+    pub env: Vec<(String, String)>,
+    /// Working directory; `None` takes the container's.
+    pub working_dir: Option<String>,
+    /// `user[:group]` as the container's files name them; `None` takes the container's.
+    pub user: Option<String>,
 }
 
 /// What a sandbox or container uses now.

@@ -4,13 +4,13 @@ use std::future::Future;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 
-use shim::proto::{Reply, Request, Streams};
+use shim::proto::{ExecProcess, Reply, Request, Streams};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::driver::View;
 use crate::fdio::FdStream;
 use crate::link::{Answer, Link};
-use crate::runtime::{ContainerState, ExecSpec, Input, Output, RuntimeError, Session};
+use crate::runtime::{ContainerState, ExecSpec, Input, Output, ProcessUser, RuntimeError, Session};
 
 /// Sizes of a terminal waiting to be set at most; the last one counts.
 const SIZES_MAX: usize = 8;
@@ -66,14 +66,16 @@ impl Drop for KillOnDrop {
 }
 
 /// Runs a command.
-pub async fn exec(link: Link, spec: ExecSpec) -> Result<Session, RuntimeError> {
+pub async fn exec(link: Link, spec: ExecSpec, user: Option<ProcessUser>) -> Result<Session, RuntimeError> {
     const OPERATION: &str = "exec";
     if spec.command.is_empty() {
         return Err(RuntimeError::Invalid("no command specified".to_owned()));
     }
     let streams = Streams { stdin: spec.stdin, stdout: spec.stdout, stderr: spec.stderr };
     let (id, tty) = (spec.container_id, spec.tty);
-    let request = Request::Exec { id: id.clone(), args: spec.command, tty, streams };
+    let user = user.map(|u| shim::proto::ExecUser { uid: u.uid, gid: u.gid, groups: u.groups });
+    let process = ExecProcess { env: spec.env, cwd: spec.working_dir, user };
+    let request = Request::Exec { id: id.clone(), args: spec.command, tty, streams, process: Box::new(process) };
     let Answer { reply, fds, exit, .. } = link.call(OPERATION, &id, request).await?;
     let mut ends = ends(OPERATION, &reply, fds)?;
     let mut resize = None;
@@ -110,11 +112,17 @@ fn resizer(terminal: FdStream) -> mpsc::Sender<(u16, u16)> {
     tx
 }
 
-/// Connects to a container's own streams.
-pub async fn attach(link: Link, id: String, tty: bool, view: watch::Receiver<View>) -> Result<Session, RuntimeError> {
+/// Connects to a container's own streams: those chosen, and whether the container waits for who reads them.
+pub async fn attach(
+    link: Link,
+    id: &str,
+    tty: bool,
+    view: watch::Receiver<View>,
+    (streams, patient): (Streams, bool),
+) -> Result<Session, RuntimeError> {
     const OPERATION: &str = "attach";
-    let streams = Streams { stdin: true, stdout: true, stderr: !tty };
-    let answer = link.call(OPERATION, &id, Request::Attach { id: id.clone(), streams }).await?;
+    let id = id.to_owned();
+    let answer = link.call(OPERATION, &id, Request::Attach { id: id.clone(), streams, patient }).await?;
     let ends = ends(OPERATION, &answer.reply, answer.fds)?;
     let resize = tty.then(|| remote_resizer(link, id.clone()));
     let exit: Pin<Box<dyn Future<Output = Result<i32, RuntimeError>> + Send>> = Box::pin(container_exit(id, view));

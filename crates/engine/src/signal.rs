@@ -9,7 +9,7 @@ const RT_MAX: i32 = 64;
 const ALIASES: [(&str, &str); 3] = [("SIGCLD", "SIGCHLD"), ("SIGIOT", "SIGABRT"), ("SIGPOLL", "SIGIO")];
 
 /// `SIGINT`, `INT`, `2` or `SIGRTMIN+3`.
-pub(crate) fn parse(name: &str) -> Option<i32> {
+pub fn parse(name: &str) -> Option<i32> {
     if let Ok(number) = name.parse::<i32>() {
         return (1..=RT_MAX).contains(&number).then_some(number);
     }
@@ -34,7 +34,7 @@ pub(crate) fn parse(name: &str) -> Option<i32> {
 }
 
 /// The name of a signal, `SIGTERM` and such.
-pub(crate) fn name(number: i32) -> String {
+pub fn name(number: i32) -> String {
     match Signal::try_from(number) {
         Ok(signal) => signal.as_str().to_owned(),
         Err(_) if number == RT_MIN => "SIGRTMIN".to_owned(),

@@ -51,7 +51,8 @@ impl ImageStore {
         fs::create_dir(&fs_dir).map_err(io_error("create", &fs_dir))?;
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         fs::set_permissions(&fs_dir, mode).map_err(io_error("change the mode of", &fs_dir))?;
-        let limits = Limits { bytes: self.options.max_layer_bytes, entries: self.options.max_layer_entries };
+        let limits =
+            Limits { bytes: self.options.max_layer_bytes, entries: self.options.max_layer_entries, plain: false };
         let what = format!("layer {blob}");
         let unpacked = unpack(&what, file, &fs_dir, limits)?;
         if let Some(expected) = diff_id.filter(|d| **d != unpacked.diff_id) {

@@ -143,6 +143,10 @@ impl ImageStore {
                 live.layers.insert(layer.diff_id.hex().to_owned());
             }
         }
+        for layer in self.cached_layers()? {
+            live.blobs.insert(layer.blob.hex().to_owned());
+            live.layers.insert(layer.diff_id.hex().to_owned());
+        }
         // A snapshot outlives its image's record when somebody removed that by hand: its layers are mounted.
         live.layers.extend(snapshots.iter().flat_map(|s| s.layers.iter().map(|l| l.hex().to_owned())));
         Ok(live)

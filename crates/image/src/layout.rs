@@ -6,6 +6,7 @@
 //! images/<hex>.json      one image by config digest: its manifest and layers
 //! refs/<hash>.json       one reference: its text and the image it names
 //! snapshots/<key>/       upper/, work/ and meta.json of one container
+//! cached/<hex>.json      layers that a build may use again, by what they were made from; its time is its last use
 //! ingest/<hex>.partial   a blob on its way; kept when interrupted, so that the next pull goes on from there
 //! tmp/                   what is being made; nothing here is ever read after its maker is gone
 //! index.lock             taken by who changes images/ and refs/
@@ -50,7 +51,7 @@ impl Layout {
         };
         make(root)?;
         let root = root.canonicalize().map_err(io_error("resolve", root))?;
-        for dir in ["blobs/sha256", "layers", "images", "refs", "snapshots", "ingest", "tmp"] {
+        for dir in ["blobs/sha256", "layers", "images", "refs", "snapshots", "cached", "ingest", "tmp"] {
             make(&root.join(dir))?;
         }
         Ok(Layout { root })
@@ -87,6 +88,10 @@ impl Layout {
 
     pub(crate) fn snapshot(&self, key: &str) -> PathBuf {
         self.root.join("snapshots").join(key)
+    }
+
+    pub(crate) fn cached(&self, key: &str) -> PathBuf {
+        self.root.join("cached").join(format!("{}.json", Digest::of(key.as_bytes()).hex()))
     }
 
     fn open_lock(&self, name: &str) -> Result<(File, PathBuf)> {

@@ -9,9 +9,13 @@
 //! Docker does.
 
 mod auth;
+mod built;
+mod cached;
 mod compress;
 mod content;
+mod diff;
 mod digest;
+mod download;
 mod error;
 mod gc;
 mod import;
@@ -31,7 +35,9 @@ mod store;
 mod unpack;
 
 pub use auth::Auth;
+pub use built::{BuiltLayer, Compression, Hold, LayerSource, is_archive};
 pub use digest::Digest;
+pub use download::Download;
 pub use error::{ImageError, Result};
 pub use gc::{DiskUsage, Removed};
 pub use import::ImportConfig;

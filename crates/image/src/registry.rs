@@ -34,6 +34,12 @@ pub(crate) struct Http {
 }
 
 impl Http {
+    /// For a host of the web, or of this machine.
+    pub(crate) fn client_for(&self, host: &str) -> Result<Client, String> {
+        let ip = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
+        self.client(host == "localhost" || ip.is_ok_and(|ip| ip.is_loopback()))
+    }
+
     fn client(&self, loopback: bool) -> Result<Client, String> {
         let cell = if loopback { &self.loopback } else { &self.outside };
         cell.get_or_init(|| build(loopback)).clone()

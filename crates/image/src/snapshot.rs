@@ -47,7 +47,16 @@ impl RootFs {
     /// # Errors
     /// When the kernel refuses; needs CAP_SYS_ADMIN.
     pub fn mount(&self, target: &Path) -> Result<()> {
-        self.mount_views(target, &|_| None)
+        self.mount_views(target, &|_| None, b"")
+    }
+
+    /// The same, such that the upper folder says all that was changed: a folder that is renamed is copied, and so is a
+    /// file whose owner or mode changes, whatever the kernel's defaults are.
+    ///
+    /// # Errors
+    /// As [`RootFs::mount`].
+    pub fn mount_for_diff(&self, target: &Path) -> Result<()> {
+        self.mount_views(target, &|_| None, b",redirect_dir=off,metacopy=off,index=off")
     }
 
     /// The same for a user namespace whose user and group 0 are `base` on the host: the layers stay as they are on the
@@ -66,13 +75,13 @@ impl RootFs {
         }
         let views = self.lower.iter().map(|path| Ok((path, view(path).map_err(io_error("map the owners of", path))?)));
         let views: std::collections::BTreeMap<&PathBuf, OwnedFd> = views.collect::<Result<_>>()?;
-        self.mount_views(target, &|path| views.get(path).map(AsRawFd::as_raw_fd))
+        self.mount_views(target, &|path| views.get(path).map(AsRawFd::as_raw_fd), b"")
     }
 
-    fn mount_views(&self, target: &Path, view: &dyn Fn(&PathBuf) -> Option<RawFd>) -> Result<()> {
+    fn mount_views(&self, target: &Path, view: &dyn Fn(&PathBuf) -> Option<RawFd>, more: &[u8]) -> Result<()> {
         let named = |fd: RawFd| format!("/proc/self/fd/{fd}").into_bytes();
         let plain = |path: &PathBuf| view(path).map_or_else(|| path.as_os_str().as_bytes().to_vec(), named);
-        let options = self.options(plain);
+        let options = [self.options(plain).as_slice(), more].concat();
         // Separators in a path would need escapes that differ between kernels, and many layers do not fit in the
         // page of options: then every folder is named by a descriptor, 17 bytes or so, whatever its path.
         let separator = |path: &PathBuf| path.as_os_str().as_bytes().iter().any(|b| b",:\\".contains(b));
@@ -89,7 +98,7 @@ impl RootFs {
             let fd = next.next().expect("one descriptor was opened for every folder");
             named(view(path).unwrap_or(fd.as_raw_fd()))
         };
-        let options = self.options(by_fd);
+        let options = [self.options(by_fd).as_slice(), more].concat();
         if options.len() > OPTIONS_MAX {
             let what = format!("mount options of {}", target.display());
             return Err(ImageError::TooLarge { what, limit: OPTIONS_MAX as u64, unit: "bytes" });

@@ -158,6 +158,19 @@ impl ImageStore {
         Ok(images)
     }
 
+    /// The configuration of an image as it was written: with fields that no specification but Docker knows, such as `Healthcheck`.
+    ///
+    /// # Errors
+    /// [`ImageError::MissingContent`] when there is no image of that id.
+    pub fn raw_config(&self, id: &Digest) -> Result<Vec<u8>> {
+        self.layout.read_blob(id, self.options.max_config_bytes)
+    }
+
+    /// Disk space of an unpacked layer, bytes; 0 when there is none of that diff id.
+    pub fn layer_bytes(&self, layer: &Digest) -> u64 {
+        layout::disk_bytes(&self.layout.layer_fs(layer))
+    }
+
     /// Gives an image one more name; the name leaves the image that had it.
     ///
     /// # Errors

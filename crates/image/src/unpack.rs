@@ -33,6 +33,8 @@ const AUFS: &[u8] = b".wh..wh.";
 pub(crate) struct Limits {
     pub(crate) bytes: u64,
     pub(crate) entries: u64,
+    /// A plain archive: names that mean removal in a layer are names like any other.
+    pub(crate) plain: bool,
 }
 
 /// What was unpacked.
@@ -163,7 +165,7 @@ impl Unpacker<'_> {
             return self.root(kind, &raw, &meta);
         };
         let parent = path.parent().unwrap_or(Path::new(""));
-        if name.as_bytes().starts_with(WHITEOUT) {
+        if name.as_bytes().starts_with(WHITEOUT) && !self.limits.plain {
             return self.whiteout(parent, &name, &raw);
         }
         let faults = self.faults;

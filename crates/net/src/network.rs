@@ -97,6 +97,15 @@ impl Network {
         Ok(attachment)
     }
 
+    /// Brings up the loopback interface of the namespace pinned at `netns`, which gets no other.
+    ///
+    /// # Errors
+    /// When the namespace is gone or the kernel refuses.
+    pub async fn loopback_only(&self, netns: &Path) -> Result<(), NetError> {
+        let netns = netns.to_owned();
+        blocking(move || Socket::route_in(&netns)?.all(vec![link::set_up("lo", None, None)])).await
+    }
+
     /// Removes the pod's interface and frees its address. Fine when there is none.
     ///
     /// # Errors

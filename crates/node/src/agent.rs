@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 
 use crate::config::{AgentConfig, AgentError, ServerConfig};
 use crate::context::Context;
+use crate::cpus::{self, Cpus};
 use crate::csi::{self, Csi};
 use crate::events::Recorder;
 use crate::host::Host;
@@ -24,7 +25,8 @@ use crate::paths::Paths;
 use crate::pods::manager::{Manager, Pods};
 use crate::server::{self, Server};
 use crate::services::{self, Dns, follow};
-use crate::{node_object, volumes};
+use crate::volumes::stats::Registry;
+use crate::{node_object, shutdown, volumes};
 
 /// Tasks are given this long to end when the agent drains.
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
@@ -48,13 +50,13 @@ impl Agent {
     /// is waited for.
     pub async fn run(config: AgentConfig, parts: Parts, drain: Drain) -> Result<(), AgentError> {
         let tasks = Tasks::new(drain);
-        let pods = Pods::default();
+        let (pods, volumes) = (Pods::default(), Arc::<Registry>::default());
         let server = match &config.server {
-            Some(settings) => Some(bind(settings, &config, &parts, pods.clone()).await?),
+            Some(settings) => Some(bind(settings, &config, &parts, pods.clone(), volumes.clone()).await?),
             None => None,
         };
         let port = server.as_ref().map(|(_, port)| *port);
-        let agent = Agent::new(config, parts, pods, tasks, port)?;
+        let agent = Agent::new(config, parts, pods, volumes, tasks, port)?;
         if let Some((server, _)) = server {
             agent.tasks.spawn("server", server.run(agent.tasks.drain()));
         }
@@ -65,6 +67,7 @@ impl Agent {
         config: AgentConfig,
         parts: Parts,
         pods: Pods,
+        volume_stats: Arc<Registry>,
         tasks: Tasks,
         server_port: Option<u16>,
     ) -> Result<Self, AgentError> {
@@ -86,10 +89,14 @@ impl Agent {
         let services = follow(&config.client, &tasks, "services", marks.clone());
         let slices = follow(&config.client, &tasks, "endpoints", marks);
         let host_ips: Vec<IpAddr> = vec![config.node_ip];
+        let csi = Arc::new(Csi::new(paths.kubelet(), &config.node_name, config.client.clone()));
+        volume_stats.with(csi.clone());
+        let cpus = Cpus::open(config.cpus.clone(), paths.data())?;
         let ctx = Context {
+            volume_stats,
             puller: Puller::new(parts.images.clone()),
             objects: Objects::new(config.client.clone()),
-            csi: Arc::new(Csi::new(paths.kubelet(), &config.node_name, config.client.clone())),
+            csi,
             runtime: parts.runtime.clone(),
             server_port,
             paths,
@@ -97,6 +104,8 @@ impl Agent {
             recorder,
             services,
             host_ips,
+            cpus,
+            ending: tokio::sync::watch::Sender::new(false),
             config,
         };
         Ok(Agent { ctx: Arc::new(ctx), pods, tasks, parts, slices, forward_mark, route_mark })
@@ -112,6 +121,7 @@ impl Agent {
         let node_uid = node.metadata.uid.clone().unwrap_or_default();
         self.tasks.spawn("storage drivers", csi::run(self.ctx.csi.clone(), node_uid, drain.clone()));
         let own = node_object::follow(&self.ctx.config.client, &self.tasks, node.clone());
+        self.tasks.spawn("attached volumes", csi::report(self.ctx.csi.clone(), own.clone(), drain.clone()));
         let heartbeat = node_object::heartbeat(self.ctx.clone(), node, drain.clone());
         self.tasks.spawn("heartbeat", heartbeat);
         // A container made before the services are known would lack their variables.
@@ -119,9 +129,12 @@ impl Agent {
             () = services::known(&self.ctx.services) => {}
             () = drain.cancelled() => {}
         }
+        shutdown::start(&self.ctx, &self.pods, &self.tasks);
+        self.tasks.spawn("cpus", cpus::run(self.ctx.clone(), drain.clone()));
         let manager = Manager::new(self.ctx.clone(), self.pods.clone(), own, drain.clone());
         self.tasks.spawn("pods", manager.run());
         self.tasks.spawn("reclaim", volumes::claim::reclaim(self.ctx.clone(), drain.clone()));
+        self.tasks.spawn("snapshots", volumes::snapshot::keep(self.ctx.clone(), drain.clone()));
         self.tasks.draining().await;
         Ok(self.tasks.shutdown(DRAIN_LIMIT).await?)
     }
@@ -178,11 +191,11 @@ impl Agent {
     }
 }
 
-fn facts(agent: &AgentConfig) -> server::NodeFacts {
+fn facts(agent: &AgentConfig, volumes: Arc<Registry>) -> server::NodeFacts {
     let data = agent.instance.data_dir().to_path_buf();
     let host = Host::read(&data);
     let (name, client) = (agent.node_name.clone(), agent.client.clone());
-    server::NodeFacts { name, client, cpus: host.cpus, memory_bytes: host.memory_bytes, data }
+    server::NodeFacts { name, client, cpus: host.cpus, memory_bytes: host.memory_bytes, data, volumes }
 }
 
 /// Binds the node's HTTPS server; says at which port it answers.
@@ -191,6 +204,7 @@ async fn bind(
     agent: &AgentConfig,
     parts: &Parts,
     pods: Pods,
+    volumes: Arc<Registry>,
 ) -> Result<(Server, u16), AgentError> {
     let failed = |message: String| AgentError::Server { listen: settings.listen, message };
     let listener = tokio::net::TcpListener::bind(settings.listen).await.map_err(|e| failed(e.to_string()))?;
@@ -199,7 +213,7 @@ async fn bind(
         ca_pem: settings.client_ca_pem.clone(),
         cert_pem: settings.certificate_pem.clone(),
         key_pem: settings.key_pem.clone(),
-        node: Some(facts(agent)),
+        node: Some(facts(agent, volumes)),
     };
     let all = Arc::new(move || pods.all().iter().map(|p| p.as_ref().clone()).collect());
     let server = Server::bind(listener, &config, parts.runtime.clone(), all).map_err(|e| failed(base::chain(&e)))?;

@@ -5,7 +5,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use base::instance::Instance;
+use base::trace::Tracer;
 use k8s_openapi::api::core::v1::Taint;
+
+use crate::cpus::{CpuError, CpuPolicy};
+use crate::shutdown::ShutdownConfig;
 
 /// Settings of one agent.
 #[derive(Clone)]
@@ -38,6 +42,12 @@ pub struct AgentConfig {
     pub log_max_size: u64,
     /// Log files kept of a container.
     pub log_max_files: u32,
+    /// Records where the time of pods goes.
+    pub tracer: Tracer,
+    /// How the node goes down.
+    pub shutdown: ShutdownConfig,
+    /// Which CPUs containers run on.
+    pub cpus: CpuPolicy,
 }
 
 impl AgentConfig {
@@ -59,6 +69,9 @@ impl AgentConfig {
             ingress: None,
             log_max_size: 10 << 20,
             log_max_files: 5,
+            tracer: Tracer::default(),
+            shutdown: ShutdownConfig::default(),
+            cpus: CpuPolicy::None,
         }
     }
 }
@@ -106,6 +119,9 @@ pub enum AgentError {
         /// Why.
         message: String,
     },
+    /// CPUs cannot be given as wanted.
+    #[error("give containers CPUs of their own")]
+    Cpus(#[from] CpuError),
     /// The name server could not start.
     #[error("answer cluster DNS")]
     Dns(#[from] net::NetError),

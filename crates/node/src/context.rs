@@ -5,8 +5,10 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Service;
 use kube::runtime::reflector::Store;
+use tokio::sync::watch;
 
 use crate::config::AgentConfig;
+use crate::cpus::Cpus;
 use crate::csi::Csi;
 use crate::events::Recorder;
 use crate::host::Host;
@@ -14,6 +16,7 @@ use crate::images::Puller;
 use crate::objects::Objects;
 use crate::paths::Paths;
 use crate::runtime::Runtime;
+use crate::volumes::stats::Registry;
 
 pub(crate) struct Context {
     pub(crate) config: AgentConfig,
@@ -24,8 +27,12 @@ pub(crate) struct Context {
     pub(crate) recorder: Recorder,
     pub(crate) objects: Objects,
     pub(crate) csi: Arc<Csi>,
+    pub(crate) volume_stats: Arc<Registry>,
     pub(crate) services: Store<Service>,
     pub(crate) host_ips: Vec<IpAddr>,
+    pub(crate) cpus: Cpus,
+    /// Whether the node is going down.
+    pub(crate) ending: watch::Sender<bool>,
     /// Port of the HTTPS server.
     pub(crate) server_port: Option<u16>,
 }

@@ -35,7 +35,22 @@ fn memory() -> u64 {
     limits.iter().filter_map(|p| line(p).parse::<u64>().ok()).fold(total, u64::min)
 }
 
+/// First kernel on which the mounts of a pod with users of its own can all be mapped: tmpfs can since then (mount_setattr(2)).
+const MAPS_MOUNTS: (u32, u32) = (6, 3);
+
+/// `6.18` of `6.18.44-cloud`.
+fn release(kernel: &str) -> Option<(u32, u32)> {
+    let mut numbers = kernel.split(|c: char| !c.is_ascii_digit()).map(str::parse);
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+}
+
 impl Host {
+    /// Whether pods can have users of their own here (KEP-127).
+    pub(crate) fn has_user_namespaces(&self) -> bool {
+        let allowed = line("/proc/sys/user/max_user_namespaces").parse::<u64>().is_ok_and(|max| max > 0);
+        allowed && release(&self.kernel).is_some_and(|version| version >= MAPS_MOUNTS)
+    }
+
     /// Reads the facts; the disk is that of the data folder.
     pub(crate) fn read(data: &Path) -> Self {
         let names = uname().ok();
@@ -95,4 +110,17 @@ pub(crate) struct Disk {
     pub(crate) total: u64,
     pub(crate) free_inodes: u64,
     pub(crate) inodes: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernels_release_begins_with_two_numbers() {
+        assert_eq!(release("6.18.44-fc-v669"), Some((6, 18)));
+        assert_eq!(release("6.3-rc1"), Some((6, 3)));
+        assert!(release("5.10.0-30-amd64").is_some_and(|v| v < MAPS_MOUNTS));
+        assert_eq!(release("unknown"), None);
+    }
 }

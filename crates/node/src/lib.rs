@@ -11,15 +11,18 @@ pub mod server;
 
 mod agent;
 mod context;
+mod cpus;
 mod csi;
 mod events;
 mod host;
+mod huge_pages;
 mod node_object;
 mod objects;
 mod paths;
 mod pods;
 mod probes;
 mod services;
+mod shutdown;
 mod spec;
 mod supported;
 #[cfg(test)]
@@ -28,7 +31,9 @@ mod volumes;
 
 pub use agent::Agent;
 pub use config::{AgentConfig, AgentError, ServerConfig};
+pub use cpus::{CpuError, CpuPolicy};
 pub use parts::Parts;
+pub use shutdown::ShutdownConfig;
 
 /// Unmounts the volumes of all pods of an instance whose processes have ended; what is in them stays. Removing the data
 /// directory is safe only after this: a volume may be a bind of a folder that is not ours.
@@ -40,5 +45,5 @@ pub fn release_volumes(instance: &base::instance::Instance) -> std::io::Result<(
     for folder in [paths.pods(), paths.kubelet(), paths.local_volumes()] {
         volumes::mounts::unmount_below(&folder)?;
     }
-    Ok(())
+    volumes::block::detach_all(&paths.local_volumes())
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::quantity::Format;
 use base::rt::{Drain, Tasks};
 use futures::StreamExt;
 use jiff::Timestamp;
@@ -22,6 +23,7 @@ use crate::config::AgentError;
 use crate::context::Context;
 use crate::events::node_reference;
 use crate::host::Host;
+use crate::huge_pages;
 use crate::supported::RUNTIME_HANDLERS;
 
 /// The lease says that the node lives: renewed this often, believed this long.
@@ -54,7 +56,9 @@ fn disk_reserve(total: u64) -> u64 {
 
 /// What keeps the node from declaring memory pressure is not given to pods.
 pub(crate) fn memory_for_pods(ctx: &Context) -> u64 {
-    ctx.host.memory_bytes.saturating_sub(MEMORY_LOW)
+    // Memory that is set aside for huge pages is for nothing else.
+    let pages: u64 = huge_pages::pools().into_iter().map(huge_pages::Pool::bytes).sum();
+    ctx.host.memory_bytes.saturating_sub(MEMORY_LOW).saturating_sub(pages)
 }
 
 /// Nor what keeps it from declaring disk pressure.
@@ -66,12 +70,19 @@ pub(crate) fn capacity(ctx: &Context, reserve: bool) -> BTreeMap<String, Quantit
     let host = &ctx.host;
     let memory = if reserve { memory_for_pods(ctx) } else { host.memory_bytes };
     let disk = if reserve { disk_for_pods(ctx) } else { host.disk_bytes };
-    quantities(&[
-        ("cpu", host.cpus.to_string()),
+    let cpus = if reserve { host.cpus.saturating_sub(ctx.cpus.kept()) } else { host.cpus };
+    let mut all = quantities(&[
+        ("cpu", cpus.to_string()),
         ("memory", format!("{}Ki", memory / 1024)),
         ("ephemeral-storage", format!("{}Ki", disk / 1024)),
         ("pods", ctx.config.max_pods.to_string()),
-    ])
+    ]);
+    let binary = |bytes: u64| {
+        let amount = api::quantity::Quantity::from_value(i64::try_from(bytes).unwrap_or(i64::MAX), Format::BinarySi);
+        Quantity(amount.to_string())
+    };
+    all.extend(huge_pages::pools().into_iter().map(|p| (huge_pages::resource(p.size), binary(p.bytes()))));
+    all
 }
 
 fn labels(ctx: &Context) -> BTreeMap<String, String> {
@@ -82,6 +93,11 @@ fn labels(ctx: &Context) -> BTreeMap<String, String> {
     }
     labels.insert("kubernetes.io/hostname".to_owned(), ctx.config.node_name.clone());
     labels
+}
+
+/// Volumes are attached to this node by the controller, not by the node itself.
+fn annotations() -> BTreeMap<String, String> {
+    BTreeMap::from([(reconcile::volume::attach::MANAGED.to_owned(), "true".to_owned())])
 }
 
 fn condition(kind: &str, yes: bool, reason: &str, message: String, before: &[NodeCondition]) -> NodeCondition {
@@ -129,8 +145,15 @@ fn conditions(ctx: &Context, before: &[NodeCondition]) -> Vec<NodeCondition> {
             "kubelet has sufficient PID available".into(),
             before,
         ),
-        condition("Ready", true, "KubeletReady", "kubelet is posting ready status".into(), before),
+        ready(*ctx.ending.borrow(), before),
     ]
+}
+
+fn ready(ending: bool, before: &[NodeCondition]) -> NodeCondition {
+    match ending {
+        false => condition("Ready", true, "KubeletReady", "kubelet is posting ready status".into(), before),
+        true => condition("Ready", false, "KubeletNotReady", "node is shutting down".into(), before),
+    }
 }
 
 fn told(low: bool, figures: String, fine: &str) -> String {
@@ -147,8 +170,9 @@ async fn images(ctx: &Context) -> Vec<ContainerImage> {
 }
 
 /// What pods may name in a runtime class, and what it can do.
-fn handlers() -> Vec<NodeRuntimeHandler> {
-    let features = NodeRuntimeHandlerFeatures { recursive_read_only_mounts: Some(true), user_namespaces: Some(true) };
+fn handlers(host: &Host) -> Vec<NodeRuntimeHandler> {
+    let user_namespaces = Some(host.has_user_namespaces());
+    let features = NodeRuntimeHandlerFeatures { recursive_read_only_mounts: Some(true), user_namespaces };
     let handler = |name: &str| NodeRuntimeHandler { name: Some(name.to_owned()), features: Some(features.clone()) };
     std::iter::once("").chain(RUNTIME_HANDLERS).map(handler).collect()
 }
@@ -167,7 +191,7 @@ async fn status(ctx: &Context, before: &[NodeCondition]) -> NodeStatus {
             .server_port
             .map(|port| NodeDaemonEndpoints { kubelet_endpoint: Some(DaemonEndpoint { port: i32::from(port) }) }),
         features: Some(NodeFeatures { supplemental_groups_policy: Some(true) }),
-        runtime_handlers: Some(handlers()),
+        runtime_handlers: Some(handlers(host)),
         images: Some(images(ctx).await),
         node_info: Some(NodeSystemInfo {
             architecture: Host::arch().to_owned(),
@@ -193,7 +217,12 @@ pub(crate) async fn register(ctx: &Context) -> Result<Node, AgentError> {
     let failed = |source: kube::Error| AgentError::Register { name: name.clone(), source: Box::new(source) };
     let pod_cidr = ctx.config.instance.pod_cidr().to_string();
     let node = Node {
-        metadata: ObjectMeta { name: Some(name.clone()), labels: Some(labels(ctx)), ..ObjectMeta::default() },
+        metadata: ObjectMeta {
+            name: Some(name.clone()),
+            labels: Some(labels(ctx)),
+            annotations: Some(annotations()),
+            ..ObjectMeta::default()
+        },
         spec: Some(NodeSpec {
             taints: Some(ctx.config.taints.clone()).filter(|t| !t.is_empty()),
             pod_cidr: Some(pod_cidr.clone()),
@@ -206,7 +235,7 @@ pub(crate) async fn register(ctx: &Context) -> Result<Node, AgentError> {
     let created = match api.create(&PostParams::default(), &node).await {
         Ok(node) => node,
         Err(kube::Error::Api(s)) if s.reason == "AlreadyExists" => {
-            let patch = json!({"metadata": {"labels": labels(ctx)}});
+            let patch = json!({"metadata": {"labels": labels(ctx), "annotations": annotations()}});
             api.patch(name, &PatchParams::default(), &Patch::Strategic(patch)).await.map_err(failed)?
         }
         Err(error) => return Err(failed(error)),
@@ -271,9 +300,11 @@ pub(crate) async fn heartbeat(ctx: Arc<Context>, node: Node, drain: Drain) {
     let mut reported: Option<(NodeStatus, tokio::time::Instant)> = None;
     let mut tick = tokio::time::interval(LEASE_RENEW);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut ending = ctx.ending.subscribe();
     loop {
         tokio::select! {
             _ = tick.tick() => {}
+            Ok(()) = ending.changed() => {}
             () = drain.cancelled() => return,
         }
         if let Err(error) = renew(&leases, &ctx, &node).await {

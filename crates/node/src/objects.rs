@@ -56,8 +56,9 @@ impl std::fmt::Display for Key {
 pub(crate) enum Content {
     /// Data of a secret or config map.
     Data(BTreeMap<String, Vec<u8>>),
-    /// A claim: the volume it is bound to, and whether that has grown and its file system has not.
-    Claim { volume: Option<String>, bound: bool, resized: bool },
+    /// A claim: the volume it is bound to, whether that has grown and its file system has not, and the UID of its managing
+    /// owner.
+    Claim { volume: Option<String>, bound: bool, resized: bool, owner: Option<String> },
 }
 
 impl Content {
@@ -161,7 +162,8 @@ fn claim(c: PersistentVolumeClaim) -> Content {
     let bound = status.phase.as_deref() == Some("Bound");
     let resized =
         status.conditions.iter().flatten().any(|c| c.type_ == "FileSystemResizePending" && c.status == "True");
-    Content::Claim { volume: c.spec.and_then(|s| s.volume_name).filter(|v| !v.is_empty()), bound, resized }
+    let owner = reconcile::plan::controller(&c.metadata).map(|o| o.uid.clone());
+    Content::Claim { volume: c.spec.and_then(|s| s.volume_name).filter(|v| !v.is_empty()), bound, resized, owner }
 }
 
 async fn follow<K>(

@@ -66,6 +66,16 @@ impl Paths {
         self.local_volumes().join(pv)
     }
 
+    /// All snapshots of volumes of that class.
+    pub(crate) fn local_snapshots(&self) -> PathBuf {
+        self.local_volumes().join(".snapshots")
+    }
+
+    /// The folder of one of them.
+    pub(crate) fn local_snapshot(&self, name: &str) -> PathBuf {
+        self.local_snapshots().join(name)
+    }
+
     /// What manifests of storage drivers know as `/var/lib/kubelet`.
     pub(crate) fn kubelet(&self) -> PathBuf {
         self.data.join("kubelet")

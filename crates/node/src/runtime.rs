@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use engine::runtime::{
-    ContainerRuntime, ContainerSpec, ContainerStatus, Duplex, ExecSpec, Resources, RuntimeError, RuntimeEvent,
+    ContainerRuntime, ContainerSpec, ContainerStatus, Duplex, ExecSpec, Owner, Resources, RuntimeError, RuntimeEvent,
     SandboxSpec, SandboxStatus, Session, Usage,
 };
 use futures::future::BoxFuture;
@@ -21,7 +21,7 @@ pub trait Runtime: Send + Sync + 'static {
     fn stop_sandbox<'a>(&'a self, id: &'a str) -> Answer<'a, ()>;
     /// Removes it.
     fn remove_sandbox<'a>(&'a self, id: &'a str) -> Answer<'a, ()>;
-    /// All of them.
+    /// All that are of pods: what others had made on the same engine is not the node's.
     fn sandboxes(&self) -> BoxFuture<'_, Vec<SandboxStatus>>;
     /// Makes a container.
     fn create_container(&self, spec: ContainerSpec) -> Answer<'_, ()>;
@@ -62,7 +62,10 @@ impl<R: ContainerRuntime> Runtime for R {
         Box::pin(ContainerRuntime::remove_sandbox(self, id))
     }
     fn sandboxes(&self) -> BoxFuture<'_, Vec<SandboxStatus>> {
-        Box::pin(ContainerRuntime::sandboxes(self))
+        Box::pin(async move {
+            let all = ContainerRuntime::sandboxes(self).await;
+            all.into_iter().filter(|s| s.spec.owner == Owner::Pod).collect()
+        })
     }
     fn create_container(&self, spec: ContainerSpec) -> Answer<'_, ()> {
         Box::pin(ContainerRuntime::create_container(self, spec))
@@ -77,7 +80,16 @@ impl<R: ContainerRuntime> Runtime for R {
         Box::pin(ContainerRuntime::remove_container(self, id))
     }
     fn containers<'a>(&'a self, sandbox: Option<&'a str>) -> BoxFuture<'a, Vec<ContainerStatus>> {
-        Box::pin(ContainerRuntime::containers(self, sandbox))
+        Box::pin(async move {
+            let containers = ContainerRuntime::containers(self, sandbox).await;
+            if sandbox.is_some() {
+                return containers;
+            }
+            let all = ContainerRuntime::sandboxes(self).await;
+            let others = all.into_iter().filter(|s| s.spec.owner != Owner::Pod).map(|s| s.spec.id);
+            let others: std::collections::BTreeSet<String> = others.collect();
+            containers.into_iter().filter(|c| !others.contains(&c.spec.sandbox_id)).collect()
+        })
     }
     fn update_resources<'a>(&'a self, id: &'a str, r: Resources) -> Answer<'a, ()> {
         Box::pin(ContainerRuntime::update_resources(self, id, r))

@@ -6,6 +6,8 @@ use std::sync::LazyLock;
 use k8s_openapi::api::core::v1::{Container, LifecycleHandler, Pod, PodSpec, Probe, Volume};
 use reconcile::pod::{Failure, each};
 
+use crate::huge_pages;
+
 /// Kernel parameters that stay inside the pod and cannot hurt the node (the kubelet's safe set).
 const SAFE_SYSCTLS: [&str; 13] = [
     "kernel.shm_rmid_forced",
@@ -96,12 +98,14 @@ fn volume(v: &Volume) -> Option<String> {
         || v.projected.is_some()
         || v.image.is_some()
         || v.csi.is_some()
-        || v.persistent_volume_claim.is_some();
+        || v.nfs.is_some()
+        || v.persistent_volume_claim.is_some()
+        || v.ephemeral.is_some();
     if !known {
         return Some(format!("the source of volume {:?}", v.name));
     }
     let medium = v.empty_dir.as_ref().and_then(|e| e.medium.as_deref()).unwrap_or_default();
-    if !matches!(medium, "" | "Memory") {
+    if !matches!(medium, "" | "Memory") && !huge_pages::is_medium(medium) {
         return Some(format!("emptyDir.medium {medium:?} of volume {:?}", v.name));
     }
     let block =
@@ -122,7 +126,6 @@ fn container(spec: &PodSpec, c: &Container) -> Option<String> {
     let at = |field: &str| format!("{field} of container {:?}", c.name);
     let s = c.security_context.as_ref();
     let local = s.and_then(|s| s.app_armor_profile.as_ref()).is_some_and(|p| p.type_ == "Localhost");
-    let rules = c.restart_policy_rules.iter().flatten().any(|r| r.action != "Restart");
     let claims = c.resources.as_ref().is_some_and(|r| r.claims.iter().flatten().next().is_some());
     let privileged = s.and_then(|s| s.privileged) == Some(true);
     let shared = c.volume_mounts.iter().flatten().any(|m| m.mount_propagation.as_deref() == Some("Bidirectional"));
@@ -132,8 +135,6 @@ fn container(spec: &PodSpec, c: &Container) -> Option<String> {
             when(s.is_some_and(|s| s.se_linux_options.is_some()) && selinux(), &at("securityContext.seLinuxOptions"))
         })
         .or_else(|| when(claims, &at("resources.claims")))
-        .or_else(|| when(c.volume_devices.iter().flatten().next().is_some(), &at("volumeDevices")))
-        .or_else(|| when(rules, &at("a restartPolicyRules action other than Restart")))
         .or_else(|| when(shared && !privileged, &at("mountPropagation: Bidirectional without privileged")))
         .or_else(|| resource(c).map(|name| at(&format!("resource {name:?}"))))
         .or_else(|| {
@@ -142,16 +143,19 @@ fn container(spec: &PodSpec, c: &Container) -> Option<String> {
         .or_else(|| handlers(c).map(|f| at(&f)))
 }
 
-/// Extended resources need a device plugin, huge pages a controller; this node has neither.
+/// Extended resources need a device plugin, which this node does not have.
 fn resource(c: &Container) -> Option<String> {
     let r = c.resources.as_ref()?;
     let names = r.limits.iter().chain(r.requests.iter()).flat_map(|m| m.keys());
-    names.into_iter().find(|n| !matches!(n.as_str(), "cpu" | "memory" | "ephemeral-storage")).cloned()
+    let known =
+        |name: &str| matches!(name, "cpu" | "memory" | "ephemeral-storage") || name.starts_with(huge_pages::PREFIX);
+    names.into_iter().find(|n| !known(n)).cloned()
 }
 
 fn missing_volume(spec: &PodSpec, c: &Container) -> Option<String> {
     let has = |name: &str| spec.volumes.iter().flatten().any(|v| v.name == name);
-    c.volume_mounts.iter().flatten().map(|m| m.name.clone()).find(|name| !has(name))
+    let mounts = c.volume_mounts.iter().flatten().map(|m| &m.name);
+    mounts.chain(c.volume_devices.iter().flatten().map(|d| &d.name)).find(|name| !has(name)).cloned()
 }
 
 fn handlers(c: &Container) -> Option<String> {
@@ -200,8 +204,11 @@ mod tests {
         for (spec, field) in [
             (json!({"resourceClaims": [{"name": "r"}]}), "spec.resourceClaims"),
             (json!({"securityContext": {"appArmorProfile": {"type": "Localhost"}}}), "appArmorProfile"),
-            (json!({"volumes": [{"name": "v", "nfs": {"path": "/", "server": "s"}}]}), "source of volume \"v\""),
-            (json!({"volumes": [{"name": "v", "emptyDir": {"medium": "HugePages"}}]}), "emptyDir.medium"),
+            (
+                json!({"volumes": [{"name": "v", "iscsi": {"targetPortal": "t", "iqn": "i", "lun": 0}}]}),
+                "source of volume \"v\"",
+            ),
+            (json!({"volumes": [{"name": "v", "emptyDir": {"medium": "Floppy"}}]}), "emptyDir.medium"),
             (json!({"os": {"name": "windows"}}), "OS field"),
             (json!({"securityContext": {"sysctls": [{"name": "kernel.panic", "value": "1"}]}}), "kernel.panic"),
             (c(json!({"resources": {"limits": {"nvidia.com/gpu": "1"}}})), "nvidia.com/gpu"),

@@ -61,6 +61,8 @@ pub const VOLUMES: Resource = Resource::new("", "v1", "persistentvolumes", "Pers
 pub const EVENTS: Resource = Resource::new("", "v1", "events", "Event");
 /// `storageclasses.storage.k8s.io`
 pub const STORAGE_CLASSES: Resource = Resource::new("storage.k8s.io", "v1", "storageclasses", "StorageClass");
+/// `volumeattachments.storage.k8s.io`
+pub const ATTACHMENTS: Resource = Resource::new("storage.k8s.io", "v1", "volumeattachments", "VolumeAttachment");
 /// `deployments.apps`
 pub const DEPLOYMENTS: Resource = Resource::new("apps", "v1", "deployments", "Deployment");
 /// `replicasets.apps`
@@ -87,6 +89,17 @@ pub const AUTOSCALERS: Resource =
 pub const ENDPOINT_SLICES: Resource = Resource::new("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice");
 /// `leases.coordination.k8s.io`
 pub const LEASES: Resource = Resource::new("coordination.k8s.io", "v1", "leases", "Lease");
+/// `volumesnapshots.snapshot.storage.k8s.io`
+pub const SNAPSHOTS: Resource = Resource::new("snapshot.storage.k8s.io", "v1", "volumesnapshots", "VolumeSnapshot");
+/// `volumesnapshotcontents.snapshot.storage.k8s.io`
+pub const SNAPSHOT_CONTENTS: Resource =
+    Resource::new("snapshot.storage.k8s.io", "v1", "volumesnapshotcontents", "VolumeSnapshotContent");
+/// `volumesnapshotclasses.snapshot.storage.k8s.io`
+pub const SNAPSHOT_CLASSES: Resource =
+    Resource::new("snapshot.storage.k8s.io", "v1", "volumesnapshotclasses", "VolumeSnapshotClass");
+/// `customresourcedefinitions.apiextensions.k8s.io`
+pub const DEFINITIONS: Resource =
+    Resource::new("apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition");
 /// `ingressclasses.networking.k8s.io`
 pub const INGRESS_CLASSES: Resource = Resource::new("networking.k8s.io", "v1", "ingressclasses", "IngressClass");
 

@@ -91,11 +91,15 @@ impl Tracker {
 
     /// When the next probe is due, for a container that started then.
     pub fn due_at(&self, settings: &Settings, started_at: Timestamp) -> Timestamp {
-        let first = later(started_at, settings.initial_delay);
         match self.last_at {
-            Some(last) => later(last, settings.period).max(first),
-            None => first,
+            Some(last) => later(last, settings.period),
+            None => later(started_at, settings.initial_delay),
         }
+    }
+
+    /// The clock was set.
+    pub(crate) fn shift(&mut self, by: SignedDuration) {
+        self.last_at = self.last_at.map(|at| later(at, by));
     }
 
     /// Takes one answer and returns the verdict if this answer changed it.

@@ -19,11 +19,13 @@ mod resources;
 mod spread;
 #[cfg(test)]
 mod tests;
+mod volumes;
 
 pub use affinity::node_fits;
 use placed::Placed;
 pub use preemption::{Budget, Preemption, Victim, priority};
 pub use resources::Amounts;
+pub use volumes::{Counted, Limits, Room};
 
 /// The scheduler's name in `spec.schedulerName`.
 pub const NAME: &str = "default-scheduler";
@@ -54,8 +56,14 @@ pub struct Cluster {
 pub struct Storage<'a> {
     /// Each claim with its class and, once bound, its volume.
     pub claims: Vec<(&'a PersistentVolumeClaim, Option<&'a StorageClass>, Option<&'a PersistentVolume>)>,
-    /// The first claim that does not exist.
-    pub missing: Option<String>,
+    /// Why the pod cannot use one of its claims, wherever it runs: there is none, or it is another's.
+    pub unusable: Option<String>,
+    /// Nodes where volumes of claims have to be made.
+    pub pinned: Vec<String>,
+    /// How many volumes nodes can have.
+    pub limits: Limits<'a>,
+    /// Where drivers have room for new ones.
+    pub room: Room<'a>,
 }
 
 /// What was decided for a pod.
@@ -162,8 +170,8 @@ impl Cluster {
 
     /// Decides for one pod.
     pub fn decide(&self, pod: &Pod, storage: &Storage<'_>) -> Decision {
-        if let Some(claim) = &storage.missing {
-            return Decision::Unschedulable(format!("persistentvolumeclaim {claim:?} not found"));
+        if let Some(why) = &storage.unusable {
+            return Decision::Unschedulable(why.clone());
         }
         for (claim, class, volume) in &storage.claims {
             if let Some(why) = unready_claim(claim, *class, *volume) {
@@ -223,12 +231,19 @@ impl Cluster {
         if !short.is_empty() {
             return Err(short);
         }
+        if storage.pinned.iter().any(|pinned| pinned != name(&node.metadata)) {
+            return Err(vec!["node(s) had volume node affinity conflict".into()]);
+        }
         for (claim, _, volume) in &storage.claims {
             let elsewhere = volume.is_some_and(|v| !affinity::volume_fits(v, node));
             let picked = crate::volume::selected_node(claim);
             if elsewhere || (volume.is_none() && picked.is_some_and(|n| n != name(&node.metadata))) {
                 return Err(vec!["node(s) had volume node affinity conflict".into()]);
             }
+        }
+        let others = host.pods.values().map(AsRef::as_ref);
+        if let Some(why) = storage.refusal(namespace(&want.pod.metadata), node, others) {
+            return Err(vec![why.into()]);
         }
         affinity::pods_fit(self, want.pod, node)?;
         spread::fits(self, want.pod, node)

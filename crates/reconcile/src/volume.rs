@@ -10,10 +10,14 @@ use k8s_openapi::api::storage::v1::StorageClass;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::{Value, json};
 
+use crate::ephemeralvolume;
 use crate::labels;
 use crate::plan::{Action, CLAIMS, Plan, VOLUMES, name, namespace, terminating, uid};
 use crate::pods;
+use snapshot::{VolumeSnapshot, VolumeSnapshotContent};
 
+pub mod attach;
+pub mod snapshot;
 #[cfg(test)]
 mod tests;
 
@@ -28,6 +32,8 @@ pub const CAPACITY: &str = "windlass.dev/capacity";
 pub const ENFORCED: &str = "enforced";
 /// Annotation of a volume of the built-in class that begins as a copy of another: that one's name.
 pub const COPY_OF: &str = "windlass.dev/copy-of";
+/// Annotation of a volume of the built-in class that begins as what a snapshot has kept: the name of that on its node.
+pub const RESTORE_OF: &str = "windlass.dev/restore-of";
 /// The condition of a claim whose volume has grown, while its file system has not.
 const RESIZE_PENDING: &str = "FileSystemResizePending";
 /// The node that the scheduler picked for a claim's first pod.
@@ -35,20 +41,58 @@ pub const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
 /// Whose turn it is to make a volume for a claim: provisioners outside look for their name here, older ones under the second.
 const PROVISIONER: [&str; 2] =
     ["volume.kubernetes.io/storage-provisioner", "volume.beta.kubernetes.io/storage-provisioner"];
+const HOSTNAME: &str = "kubernetes.io/hostname";
 const BIND_COMPLETED: &str = "pv.kubernetes.io/bind-completed";
 const BOUND_BY_CONTROLLER: &str = "pv.kubernetes.io/bound-by-controller";
 const CLAIM_PROTECTION: &str = "kubernetes.io/pvc-protection";
 const VOLUME_PROTECTION: &str = "kubernetes.io/pv-protection";
 
-/// Decides for one claim. `volumes` are all volumes, `in_use` whether a pod that has not ended uses it, `root` the folder
-/// of local volumes on every node.
-pub fn plan_claim(
+/// What volumes of the built-in class are made of.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Local<'a> {
+    /// The folder of local volumes on every node.
+    pub root: &'a str,
+    /// The snapshot that the claim names, see [`snapshot::restored`].
+    pub snapshot: Option<&'a VolumeSnapshot>,
+    /// That snapshot's content.
+    pub content: Option<&'a VolumeSnapshotContent>,
+}
+
+impl<'a> From<&'a str> for Local<'a> {
+    fn from(root: &'a str) -> Self {
+        Local { root, ..Local::default() }
+    }
+}
+
+/// Why a claim gets no volume.
+struct Refused {
+    why: String,
+    /// On another node it would.
+    elsewhere: bool,
+}
+
+impl From<String> for Refused {
+    fn from(why: String) -> Self {
+        Refused { why, elsewhere: false }
+    }
+}
+
+/// What a new volume begins as.
+enum Origin<'a> {
+    Empty,
+    CopyOf(&'a PersistentVolume),
+    RestoreOf(&'a str),
+}
+
+/// Decides for one claim. `volumes` are all volumes, `in_use` whether a pod that has not ended uses it.
+pub fn plan_claim<'a>(
     claim: &PersistentVolumeClaim,
     volumes: &[&PersistentVolume],
     class: Option<&StorageClass>,
     in_use: bool,
-    root: &str,
+    local: impl Into<Local<'a>>,
 ) -> Plan {
+    let local = local.into();
     let mut plan = Plan::default();
     if terminating(&claim.metadata) {
         if !in_use {
@@ -70,9 +114,16 @@ pub fn plan_claim(
     }
     let provisioner = class.map(|c| c.provisioner.as_str());
     match (provisioner, selected) {
-        (Some(LOCAL_PATH), Some(node)) => match source(claim, volumes, node) {
-            Ok(source) => provision(claim, class, node, root, source, &mut plan),
-            Err(why) => note(claim, "ProvisioningFailed", &why, &mut plan),
+        (Some(LOCAL_PATH), Some(node)) => match origin(claim, volumes, node, &local) {
+            Ok(origin) => provision(claim, class, node, local.root, &origin, &mut plan),
+            Err(refused) => {
+                note(claim, "ProvisioningFailed", &refused.why, &mut plan);
+                if refused.elsewhere {
+                    // The scheduler knows by now where it has to be, and picks again.
+                    let m = json!({"uid": claim.metadata.uid, "annotations": {SELECTED_NODE: null}});
+                    plan.patch(CLAIMS, &claim.metadata, json!({"metadata": m}));
+                }
+            }
         },
         (Some(_), None) if delayed => {
             note(claim, "WaitForFirstConsumer", "waiting for first consumer to be created before binding", &mut plan)
@@ -150,19 +201,24 @@ pub fn selected_node(claim: &PersistentVolumeClaim) -> Option<&str> {
     annotation(&claim.metadata, SELECTED_NODE)
 }
 
-/// Whether a pod that has not ended names the claim.
+/// Whether a pod that has not ended uses the claim: names it, or has it for its own.
 pub fn in_use(claim: &PersistentVolumeClaim, pods_: &[&Pod]) -> bool {
     let wanted = name(&claim.metadata);
     pods_.iter().filter(|p| namespace(&p.metadata) == namespace(&claim.metadata) && !pods::finished(p)).any(|p| {
-        p.spec
-            .iter()
-            .flat_map(|s| s.volumes.iter().flatten())
-            .any(|v| v.persistent_volume_claim.as_ref().is_some_and(|c| c.claim_name == wanted))
+        let uses = |v| ephemeralvolume::unusable(p, v, Some(claim)).is_none();
+        ephemeralvolume::claims(p).any(|(volume, name)| name == wanted && uses(volume))
     })
 }
 
 fn capacity(v: Option<&BTreeMap<String, k8s_openapi::apimachinery::pkg::api::resource::Quantity>>) -> i64 {
     v.and_then(|m| m.get("storage")).and_then(|q| api::quantity::Quantity::parse(&q.0).ok()).map_or(0, |q| q.value())
+}
+
+/// Whether both are devices, or both file systems.
+fn same_mode(claim: &PersistentVolumeClaim, volume: &PersistentVolume) -> bool {
+    let mode = |mode: Option<&String>| mode.map_or("Filesystem", String::as_str).to_owned();
+    mode(claim.spec.as_ref().and_then(|s| s.volume_mode.as_ref()))
+        == mode(volume.spec.as_ref().and_then(|s| s.volume_mode.as_ref()))
 }
 
 /// The smallest volume that is large enough and fits in every other way; one set aside for this claim first.
@@ -175,14 +231,13 @@ fn best_match<'a>(
     let wanted = capacity(spec.resources.as_ref().and_then(|r| r.requests.as_ref()));
     let selector = spec.selector.as_ref().map(labels::selector);
     let class = spec.storage_class_name.as_deref().unwrap_or_default();
-    let mode = spec.volume_mode.as_deref().unwrap_or("Filesystem");
     let fits = |v: &&&PersistentVolume| {
         let Some(s) = &v.spec else { return false };
         let modes = s.access_modes.as_deref().unwrap_or_default();
         !terminating(&v.metadata)
             && capacity(s.capacity.as_ref()) >= wanted
             && s.storage_class_name.as_deref().unwrap_or_default() == class
-            && s.volume_mode.as_deref().unwrap_or("Filesystem") == mode
+            && same_mode(claim, v)
             && spec.access_modes.iter().flatten().all(|m| modes.contains(m))
             && selector.as_ref().is_none_or(|sel| labels::matches(sel, &v.metadata))
     };
@@ -193,7 +248,7 @@ fn best_match<'a>(
                 && r.uid.as_deref().is_none_or(|u| u.is_empty() || u == uid(&claim.metadata))
         })
     };
-    if let Some(v) = volumes.iter().find(|v| reserved(v) == Some(true)) {
+    if let Some(v) = volumes.iter().find(|v| reserved(v) == Some(true) && same_mode(claim, v)) {
         return Some(v);
     }
     if reserved_only {
@@ -241,6 +296,12 @@ fn follow(claim: &PersistentVolumeClaim, volume: Option<&PersistentVolume>, plan
         return;
     };
     let reference = volume.spec.as_ref().and_then(|s| s.claim_ref.as_ref());
+    if annotation(&claim.metadata, BIND_COMPLETED).is_none() && !same_mode(claim, volume) {
+        let why = format!("Cannot bind to requested volume {:?}: incompatible volumeMode", name(&volume.metadata));
+        plan.event(CLAIMS, &claim.metadata, "Warning", "VolumeMismatch", why);
+        set_phase(claim, "Pending", None, plan);
+        return;
+    }
     match reference
         .map(|r| (r.namespace == claim.metadata.namespace && r.name == claim.metadata.name, r.uid.as_deref()))
     {
@@ -333,47 +394,86 @@ fn set_volume_phase(volume: &PersistentVolume, old: &str, phase: &str, plan: &mu
     }
 }
 
-/// The volume that a new one is to be a copy of, if the claim asks for a copy; an error says why it cannot be one.
-fn source<'a>(
+/// What the claim's volume is to begin as; an error says why it cannot.
+fn origin<'a>(
     claim: &PersistentVolumeClaim,
     volumes: &[&'a PersistentVolume],
     node: &str,
-) -> Result<Option<&'a PersistentVolume>, String> {
-    let Some(wanted) = claim.spec.as_ref().and_then(|s| s.data_source_ref.as_ref()) else { return Ok(None) };
-    let foreign = wanted.namespace.as_deref().is_some_and(|n| n != namespace(&claim.metadata));
-    if wanted.kind != "PersistentVolumeClaim" || wanted.api_group.as_deref().is_some_and(|g| !g.is_empty()) || foreign {
-        return Err(format!(
-            "volumes of this class are empty or copies of a PersistentVolumeClaim of the same namespace, not of {} {:?}",
+    local: &Local<'a>,
+) -> Result<Origin<'a>, Refused> {
+    let Some(wanted) = claim.spec.as_ref().and_then(|s| s.data_source_ref.as_ref()) else { return Ok(Origin::Empty) };
+    if let Some(wanted) = snapshot::restored(claim) {
+        let (at, kept) = snapshot::origin(claim, wanted, local.snapshot, local.content)?;
+        if at != node {
+            let why = format!("snapshot {wanted} is on node {at:?}, not on {node:?}, where the volume is to be");
+            return Err(Refused { why, elsewhere: true });
+        }
+        return Ok(Origin::RestoreOf(kept));
+    }
+    let Some(name) = copied(claim) else {
+        return Err(Refused::from(format!(
+            "volumes of this class are empty, or made of a PersistentVolumeClaim or VolumeSnapshot of the same namespace, not of {} {:?}",
             wanted.kind, wanted.name
-        ));
-    }
-    let of_source = |v: &&&PersistentVolume| {
-        let reference = v.spec.as_ref().and_then(|s| s.claim_ref.as_ref());
-        reference.is_some_and(|r| {
-            r.name.as_deref() == Some(wanted.name.as_str())
-                && r.namespace == claim.metadata.namespace
-                && r.uid.as_deref().is_some_and(|u| !u.is_empty())
-        }) && v.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Bound")
+        )));
     };
-    let found = volumes.iter().find(of_source).copied();
-    let Some(found) = found else { return Err(format!("claim {:?} to copy is not bound to a volume", wanted.name)) };
+    let found = volumes.iter().find(|v| is_of(v, claim, name)).copied();
+    let found = found.ok_or_else(|| format!("claim {name:?} to copy is not bound to a volume"))?;
     if annotation(&found.metadata, PROVISIONED_BY) != Some(LOCAL_PATH) {
-        return Err(format!("the volume of claim {:?} is not of this class and cannot be copied", wanted.name));
+        return Err(format!("the volume of claim {name:?} is not of this class and cannot be copied").into());
     }
-    let affinity = found.spec.as_ref().and_then(|s| s.node_affinity.as_ref()?.required.as_ref());
-    let mut values = affinity
-        .into_iter()
-        .flat_map(|r| &r.node_selector_terms)
-        .flat_map(|t| t.match_expressions.iter().flatten())
-        .flat_map(|e| e.values.iter().flatten());
-    if !values.any(|value| value == node) {
-        return Err(format!("the volume of claim {:?} is not on node {node:?}, where its copy is to be", wanted.name));
+    if node_of(found) != Some(node) {
+        let why = format!("the volume of claim {name:?} is not on node {node:?}, where its copy is to be");
+        return Err(Refused { why, elsewhere: true });
     }
     let requests = claim.spec.as_ref().and_then(|s| s.resources.as_ref()?.requests.as_ref());
     if capacity(requests) < capacity(found.spec.as_ref().and_then(|s| s.capacity.as_ref())) {
-        return Err(format!("the volume of claim {:?} is larger than its copy is to be", wanted.name));
+        return Err(format!("the volume of claim {name:?} is larger than its copy is to be").into());
     }
-    Ok(Some(found))
+    Ok(Origin::CopyOf(found))
+}
+
+/// The claim that another's volume is to be a copy of, in its namespace.
+fn copied(claim: &PersistentVolumeClaim) -> Option<&str> {
+    let source = claim.spec.as_ref()?.data_source_ref.as_ref()?;
+    let own = source.namespace.as_deref().is_none_or(|n| n == namespace(&claim.metadata));
+    let core = source.api_group.as_deref().is_none_or(str::is_empty);
+    (own && core && source.kind == CLAIMS.kind).then_some(source.name.as_str())
+}
+
+/// Whether the volume is bound to the claim of that name beside this one.
+fn is_of(volume: &PersistentVolume, beside: &PersistentVolumeClaim, name: &str) -> bool {
+    let reference = volume.spec.as_ref().and_then(|s| s.claim_ref.as_ref());
+    let named = reference.is_some_and(|r| {
+        r.name.as_deref() == Some(name)
+            && r.namespace == beside.metadata.namespace
+            && r.uid.as_deref().is_some_and(|u| !u.is_empty())
+    });
+    named && volume.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Bound")
+}
+
+/// The node that a volume of the built-in class is on.
+pub(crate) fn node_of(volume: &PersistentVolume) -> Option<&str> {
+    let affinity = volume.spec.as_ref().and_then(|s| s.node_affinity.as_ref()?.required.as_ref())?;
+    let terms = affinity.node_selector_terms.iter().flat_map(|t| t.match_expressions.iter().flatten());
+    let mut names = terms.filter(|e| e.key == HOSTNAME && e.operator == "In").flat_map(|e| e.values.iter().flatten());
+    names.next().map(String::as_str)
+}
+
+/// The node where a claim's volume has to be made, because what it begins with is there; anywhere without one.
+pub fn pinned<'a>(
+    claim: &PersistentVolumeClaim,
+    class: Option<&StorageClass>,
+    volumes: &[&'a PersistentVolume],
+    content: Option<&'a VolumeSnapshotContent>,
+) -> Option<&'a str> {
+    if class.is_none_or(|c| c.provisioner != LOCAL_PATH) {
+        return None;
+    }
+    if snapshot::restored(claim).is_some() {
+        return content.and_then(snapshot::managed_by);
+    }
+    let source = copied(claim)?;
+    volumes.iter().find(|v| is_of(v, claim, source)).and_then(|v| node_of(v))
 }
 
 /// Whether the class wants its volumes to hold no more than their capacity; an error names what is not known.
@@ -396,27 +496,35 @@ fn provision(
     class: Option<&StorageClass>,
     node: &str,
     root: &str,
-    copy_of: Option<&PersistentVolume>,
+    origin: &Origin<'_>,
     plan: &mut Plan,
 ) {
     let Some(spec) = &claim.spec else { return };
     let mut annotations = BTreeMap::from([(PROVISIONED_BY.to_owned(), LOCAL_PATH.to_owned())]);
+    let block = spec.volume_mode.as_deref() == Some("Block");
     match enforced(class) {
+        Ok(enforced) if block && (!enforced || !matches!(origin, Origin::Empty)) => {
+            let why = if enforced {
+                "volumes of this class that are devices cannot be copies"
+            } else {
+                "volumes of this class can be devices only where parameter \"capacity\" is \"enforced\""
+            };
+            return note(claim, "ProvisioningFailed", why, plan);
+        }
         Ok(true) => drop(annotations.insert(CAPACITY.to_owned(), ENFORCED.to_owned())),
         Ok(false) => {}
         Err(why) => return note(claim, "ProvisioningFailed", &why, plan),
     }
-    if let Some(source) = copy_of {
-        annotations.insert(COPY_OF.to_owned(), name(&source.metadata).to_owned());
+    match origin {
+        Origin::Empty => {}
+        Origin::CopyOf(source) => drop(annotations.insert(COPY_OF.to_owned(), name(&source.metadata).to_owned())),
+        Origin::RestoreOf(kept) => drop(annotations.insert(RESTORE_OF.to_owned(), (*kept).to_owned())),
     }
     let volume_name = format!("pvc-{}", uid(&claim.metadata));
     let requests = spec.resources.as_ref().and_then(|r| r.requests.clone()).unwrap_or_default();
     let storage = requests.get("storage").cloned().unwrap_or_default();
-    let on_node = NodeSelectorRequirement {
-        key: "kubernetes.io/hostname".into(),
-        operator: "In".into(),
-        values: Some(vec![node.to_owned()]),
-    };
+    let on_node =
+        NodeSelectorRequirement { key: HOSTNAME.into(), operator: "In".into(), values: Some(vec![node.to_owned()]) };
     let term = NodeSelectorTerm { match_expressions: Some(vec![on_node]), match_fields: None };
     let volume = PersistentVolume {
         metadata: ObjectMeta {

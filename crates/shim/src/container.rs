@@ -23,6 +23,49 @@ struct Attached {
     stderr: Option<OwnedFd>,
     /// Input for a terminal: relayed, since the terminal itself is not handed out.
     input: Option<OwnedFd>,
+    /// It loses nothing: what it has not taken is held, by stream, and until it has the container's output is left in its pipe.
+    patient: bool,
+    held: [Vec<u8>; 2],
+}
+
+impl Attached {
+    fn end(&mut self, stream: Stream) -> &mut Option<OwnedFd> {
+        match stream {
+            Stream::Stdout => &mut self.stdout,
+            Stream::Stderr => &mut self.stderr,
+        }
+    }
+
+    fn holds(&self, stream: Stream) -> bool {
+        !self.held[stream as usize].is_empty()
+    }
+
+    /// Gives it bytes, or keeps them for it.
+    fn give(&mut self, stream: Stream, bytes: &[u8]) {
+        if self.holds(stream) {
+            return self.held[stream as usize].extend_from_slice(bytes);
+        }
+        let patient = self.patient;
+        let end = self.end(stream);
+        let Some(fd) = end else { return };
+        match nix::unistd::write(&*fd, bytes) {
+            Ok(n) if patient => self.held[stream as usize].extend_from_slice(&bytes[n..]),
+            Ok(_) => {}
+            Err(Errno::EAGAIN | Errno::EINTR) if patient => self.held[stream as usize].extend_from_slice(bytes),
+            // A client that does not keep up loses output; the container and its log do not wait for it.
+            Err(Errno::EAGAIN | Errno::EINTR) => {}
+            Err(_) => *end = None,
+        }
+    }
+
+    /// It takes bytes again, or is gone.
+    fn flush(&mut self, stream: Stream) {
+        let bytes = std::mem::take(&mut self.held[stream as usize]);
+        self.give(stream, &bytes);
+        if self.end(stream).is_none() {
+            self.held[stream as usize] = Vec::new();
+        }
+    }
 }
 
 /// A container.
@@ -39,6 +82,8 @@ pub(crate) struct Container {
     /// Size for a terminal that does not exist yet.
     size: Option<(u16, u16)>,
     attached: Vec<Attached>,
+    /// The program is gone: clients only get what is held for them.
+    over: bool,
     /// Terminal input that the terminal did not take yet; at most one read's worth.
     pending_input: Vec<u8>,
 }
@@ -54,6 +99,8 @@ pub(crate) enum Ready {
     Terminal,
     /// The attached client of that index closed its end of this stream.
     Gone(usize, Stream),
+    /// The attached client of that index takes bytes of this stream again.
+    Room(usize, Stream),
 }
 
 /// What to wait for on a descriptor.
@@ -80,6 +127,7 @@ impl Container {
             theirs: Stdio::default(),
             size: None,
             attached: Vec::new(),
+            over: false,
             pending_input: Vec::new(),
         };
         if !made.init.tty {
@@ -134,20 +182,20 @@ impl Container {
     }
 
     /// Adds a client; the answer is what it got and the descriptors for it.
-    pub fn attach(&mut self, want: Streams) -> Result<(Streams, Vec<OwnedFd>), Fault> {
+    pub fn attach(&mut self, want: Streams, patient: bool) -> Result<(Streams, Vec<OwnedFd>), Fault> {
         if matches!(self.phase, ContainerPhase::Exited(_)) {
             return Err(Fault::Conflict("the container has ended".into()));
         }
         if self.attached.len() >= ATTACHED_MAX {
             return Err(Fault::Conflict(format!("{ATTACHED_MAX} clients are attached already")));
         }
-        self.try_attach(want).map_err(|e| Fault::Failed(format!("attach: {e}")))
+        self.try_attach(want, patient).map_err(|e| Fault::Failed(format!("attach: {e}")))
     }
 
-    fn try_attach(&mut self, want: Streams) -> io::Result<(Streams, Vec<OwnedFd>)> {
+    fn try_attach(&mut self, want: Streams, patient: bool) -> io::Result<(Streams, Vec<OwnedFd>)> {
         let mut got = Streams::default();
         let mut fds = Vec::new();
-        let mut client = Attached { stdout: None, stderr: None, input: None };
+        let mut client = Attached { stdout: None, stderr: None, input: None, patient, held: [Vec::new(), Vec::new()] };
         if want.stdin && self.init.stdin && self.init.tty {
             let (r, w) = nonblocking_pipe()?;
             client.input = Some(r);
@@ -185,21 +233,27 @@ impl Container {
 
     /// Calls `watch` with each descriptor to poll, what readiness means, and what to wait for.
     pub fn for_each_fd<'a>(&'a self, mut watch: impl FnMut(&'a OwnedFd, Ready, Interest)) {
+        let full = |stream: Stream| self.attached.iter().any(|c| c.holds(stream));
         if let Some(fd) = &self.stdout {
-            watch(fd, Ready::Output(Stream::Stdout), Interest::Read);
+            if !full(Stream::Stdout) {
+                watch(fd, Ready::Output(Stream::Stdout), Interest::Read);
+            }
             if !self.pending_input.is_empty() {
                 watch(fd, Ready::Terminal, Interest::Write);
             }
         }
-        if let Some(fd) = &self.stderr {
+        if let Some(fd) = &self.stderr
+            && !full(Stream::Stderr)
+        {
             watch(fd, Ready::Output(Stream::Stderr), Interest::Read);
         }
         for (index, client) in self.attached.iter().enumerate() {
-            if let Some(fd) = &client.stdout {
-                watch(fd, Ready::Gone(index, Stream::Stdout), Interest::Hangup);
-            }
-            if let Some(fd) = &client.stderr {
-                watch(fd, Ready::Gone(index, Stream::Stderr), Interest::Hangup);
+            for (end, stream) in [(&client.stdout, Stream::Stdout), (&client.stderr, Stream::Stderr)] {
+                match end {
+                    Some(fd) if client.holds(stream) => watch(fd, Ready::Room(index, stream), Interest::Write),
+                    Some(fd) => watch(fd, Ready::Gone(index, stream), Interest::Hangup),
+                    None => {}
+                }
             }
             if let Some(fd) = &client.input
                 && self.pending_input.is_empty()
@@ -229,9 +283,14 @@ impl Container {
             }
             Ready::Gone(index, stream) => {
                 if let Some(client) = self.attached.get_mut(index) {
-                    match stream {
-                        Stream::Stdout => client.stdout = None,
-                        Stream::Stderr => client.stderr = None,
+                    *client.end(stream) = None;
+                }
+            }
+            Ready::Room(index, stream) => {
+                if let Some(client) = self.attached.get_mut(index) {
+                    client.flush(stream);
+                    if self.over && !client.holds(stream) {
+                        *client.end(stream) = None;
                     }
                 }
             }
@@ -283,20 +342,8 @@ impl Container {
         self.log.end(stream, time::now());
     }
 
-    /// A client that does not keep up loses output; the container and its log do not wait for it.
     fn tee(&mut self, stream: Stream, bytes: &[u8]) {
-        for client in &mut self.attached {
-            let end = match stream {
-                Stream::Stdout => &mut client.stdout,
-                Stream::Stderr => &mut client.stderr,
-            };
-            if let Some(fd) = end
-                && let Err(e) = nix::unistd::write(&*fd, bytes)
-                && !matches!(e, Errno::EAGAIN | Errno::EINTR)
-            {
-                *end = None;
-            }
-        }
+        self.attached.iter_mut().for_each(|client| client.give(stream, bytes));
     }
 
     /// The main process is gone: what is left in the pipes is read, then everything is closed. A process that kept the
@@ -319,7 +366,16 @@ impl Container {
         }
         self.stdin = None;
         self.theirs = Stdio::default();
-        self.attached = Vec::new();
+        self.over = true;
+        for client in &mut self.attached {
+            client.input = None;
+            for stream in [Stream::Stdout, Stream::Stderr] {
+                if !client.holds(stream) {
+                    *client.end(stream) = None;
+                }
+            }
+        }
+        self.sweep();
         self.pending_input = Vec::new();
     }
 }

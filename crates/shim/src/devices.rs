@@ -8,6 +8,8 @@ use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
 
+use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType};
+
 use crate::sys;
 
 /// One BPF instruction (`struct bpf_insn`).
@@ -34,9 +36,29 @@ const ALLOWED: [(i32, Option<i32>); 9] = [
     (136, None),  // pts/*
 ];
 
+/// A block device that a container may use beside them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Block {
+    major: i32,
+    minor: i32,
+    read_only: bool,
+}
+
+/// Block devices that the rules of a container's spec name one by one.
+pub(crate) fn blocks(rules: &[LinuxDeviceCgroup]) -> Vec<Block> {
+    let named = |d: &LinuxDeviceCgroup| {
+        let (major, minor) = (i32::try_from(d.major()?).ok()?, i32::try_from(d.minor()?).ok()?);
+        let read_only = !d.access().as_deref().unwrap_or_default().contains('w');
+        (d.allow() && d.typ() == Some(LinuxDeviceType::B)).then_some(Block { major, minor, read_only })
+    };
+    rules.iter().filter_map(named).collect()
+}
+
 // `struct bpf_cgroup_dev_ctx`: access << 16 | type, major, minor.
+const TYPE_BLOCK: i32 = 1;
 const TYPE_CHAR: i32 = 2;
 const ACCESS_MKNOD: i32 = 1;
+const ACCESS_WRITE: i32 = 4;
 
 // Opcodes (kernel: Documentation/bpf/standardization/instruction-set.rst).
 const LOAD_WORD: u8 = 0x61;
@@ -53,8 +75,8 @@ const fn insn(code: u8, to: u8, from: u8, offset: i16, immediate: i32) -> Insn {
     Insn { code, registers: to | from << 4, offset, immediate }
 }
 
-/// Making a node is harmless, using it is not: mknod is allowed for all, the rest for the list.
-fn program() -> Vec<Insn> {
+/// Making a node is harmless, using it is not: mknod is allowed for all, the rest for the list and these block devices.
+fn program(blocks: &[Block]) -> Vec<Insn> {
     const ALLOW: [Insn; 2] = [insn(MOVE_IMMEDIATE, 0, 0, 0, 1), insn(EXIT, 0, 0, 0, 0)];
     const DENY: [Insn; 2] = [insn(MOVE_IMMEDIATE, 0, 0, 0, 0), insn(EXIT, 0, 0, 0, 0)];
     let mut code = vec![
@@ -67,6 +89,18 @@ fn program() -> Vec<Insn> {
         insn(JUMP_IF_NOT_EQUAL, 3, 0, 2, ACCESS_MKNOD),
     ];
     code.extend(ALLOW);
+    for block in blocks {
+        let check = if block.read_only { 3 } else { 0 };
+        code.push(insn(JUMP_IF_NOT_EQUAL, 2, 0, 4 + check, TYPE_BLOCK));
+        code.push(insn(JUMP_IF_NOT_EQUAL, 4, 0, 3 + check, block.major));
+        code.push(insn(JUMP_IF_NOT_EQUAL, 5, 0, 2 + check, block.minor));
+        if block.read_only {
+            code.push(insn(MOVE, 0, 3, 0, 0));
+            code.push(insn(AND_IMMEDIATE, 0, 0, 0, ACCESS_WRITE));
+            code.push(insn(JUMP_IF_NOT_EQUAL, 0, 0, 2, 0));
+        }
+        code.extend(ALLOW);
+    }
     code.extend([insn(JUMP_IF_EQUAL, 2, 0, 2, TYPE_CHAR)]);
     code.extend(DENY);
     for (major, minor) in ALLOWED {
@@ -86,11 +120,11 @@ fn program() -> Vec<Insn> {
     code
 }
 
-/// Limits what is in the v2 cgroup at `dir`, now and later, to the standard devices.
+/// Limits what is in the v2 cgroup at `dir`, now and later, to the standard devices and these.
 ///
 /// Errors when the kernel has no cgroup BPF: then the container must not start.
-pub fn confine(dir: &Path) -> io::Result<()> {
-    let program = sys::load_device_program(&program())?;
+pub(crate) fn confine(dir: &Path, blocks: &[Block]) -> io::Result<()> {
+    let program = sys::load_device_program(&program(blocks))?;
     let cgroup = File::open(dir)?;
     sys::attach_device_program(cgroup.as_fd(), program.as_fd())
 }
@@ -101,8 +135,12 @@ mod tests {
 
     /// Runs the program as the kernel would.
     fn allowed(kind: u32, access: u32, major: u32, minor: u32) -> bool {
+        run(&[], kind, access, major, minor)
+    }
+
+    fn run(blocks: &[Block], kind: u32, access: u32, major: u32, minor: u32) -> bool {
         let context = [access << 16 | kind, major, minor];
-        let (code, mut at, mut r) = (program(), 0usize, [0u64; 11]);
+        let (code, mut at, mut r) = (program(blocks), 0usize, [0u64; 11]);
         loop {
             let i = code[at];
             let (to, from) = ((i.registers & 15) as usize, (i.registers >> 4) as usize);
@@ -142,6 +180,25 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_block_device_that_is_named_may_be_used_and_no_other() {
+        let rules: Vec<LinuxDeviceCgroup> = serde_json::from_value(serde_json::json!([
+            {"allow": false, "access": "rwm"},
+            {"allow": true, "type": "b", "major": 7, "minor": 3, "access": "rwm"},
+            {"allow": true, "type": "b", "major": 8, "minor": 0, "access": "rm"},
+            {"allow": true, "type": "c", "major": 9, "minor": 9, "access": "rwm"},
+        ]))
+        .unwrap();
+        let blocks = blocks(&rules);
+        assert_eq!(blocks.len(), 2);
+        let (block, char, read, write) = (1, 2, 2, 4);
+        let run = |kind, access, major, minor| run(&blocks, kind, access, major, minor);
+        assert!(run(block, read | write, 7, 3) && run(block, read, 8, 0));
+        assert!(!run(block, write, 8, 0) && !run(block, read | write, 8, 0), "it may only be read");
+        assert!(!run(block, read, 7, 4) && !run(block, read, 9, 3) && !run(char, read, 7, 3));
+        assert!(run(char, read | write, 1, 3) && !run(char, read, 1, 1), "the others are as ever");
+    }
+
     /// Works on hybrid hosts too: the filter belongs to the cgroup, not to a controller.
     #[test]
     fn the_kernel_takes_the_program_and_obeys_it() {
@@ -153,7 +210,7 @@ mod tests {
         };
         let dir = tree.root.join(format!("windlass-devices-{}", std::process::id()));
         std::fs::create_dir(&dir).unwrap();
-        confine(&dir).unwrap();
+        confine(&dir, &[Block { major: 7, minor: 0, read_only: true }]).unwrap();
         let script = "echo $$ > \"$0/cgroup.procs\"; cat /dev/null && head -c 1 /dev/urandom >/dev/null && \
                       ! head -c 1 /dev/kmsg 2>/dev/null >/dev/null";
         let status = std::process::Command::new("sh").arg("-c").arg(script).arg(&dir).status().unwrap();

@@ -23,6 +23,8 @@ use crate::{server, sys, wire};
 
 /// The verb that makes a process a launcher.
 pub const VERB: &str = "shim";
+/// Names the file that says how a preloaded library moves the time of day (`tests/e2e/tests/survival/clock.c`).
+const TEST_CLOCK: &str = "WINDLASS_E2E_CLOCK";
 /// Room in the argument list that a shim overwrites with its folder, so that `ps` shows whose it is.
 const TITLE_ROOM: usize = 160;
 
@@ -80,6 +82,10 @@ impl Launcher {
         let mut command = Command::new(format!("/proc/self/fd/{}", image.as_raw_fd()));
         // The room is made of one argument, so that the kernel lays it out in one piece.
         command.arg0("windlass").arg(VERB).arg("-".repeat(TITLE_ROOM)).env_clear().current_dir("/");
+        // A test that sets the clock of an instance sets that of its shims: their records have times.
+        if let (Some(library), Some(clock)) = (std::env::var_os("LD_PRELOAD"), std::env::var_os(TEST_CLOCK)) {
+            command.env("LD_PRELOAD", library).env(TEST_CLOCK, clock);
+        }
         command.stdin(Stdio::from(theirs)).stdout(Stdio::null()).stderr(Stdio::inherit());
         let child = command.spawn()?;
         Ok(Launcher { child, socket: ours })

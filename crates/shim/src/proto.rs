@@ -154,6 +154,9 @@ pub enum Request {
         tty: bool,
         /// Which streams.
         streams: Streams,
+        /// What differs from the container's own process.
+        #[serde(default)]
+        process: Box<ExecProcess>,
     },
     /// Kills a command that an exec started.
     ExecKill {
@@ -166,6 +169,9 @@ pub enum Request {
         id: String,
         /// Which streams.
         streams: Streams,
+        /// The container waits for this client to read, as a program does for its pipe, instead of the client losing output.
+        #[serde(default)]
+        patient: bool,
     },
     /// Sets the size of a container's terminal; before the start, the size it will start with.
     Resize {
@@ -185,6 +191,28 @@ pub enum Request {
     State,
     /// Kills every process it started, reaps them, and ends.
     Shutdown,
+}
+
+/// How a command differs from its container's own process.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecProcess {
+    /// Added to the environment; the same name replaces.
+    pub env: Vec<(String, String)>,
+    /// Working directory.
+    pub cwd: Option<String>,
+    /// Who runs it.
+    pub user: Option<ExecUser>,
+}
+
+/// Who runs a command, in the ids of the container.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecUser {
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+    /// All its groups.
+    pub groups: Vec<u32>,
 }
 
 /// A choice of standard streams; descriptors travel in this order: in, out, err. With a terminal `stdout` alone stands

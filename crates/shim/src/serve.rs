@@ -14,7 +14,7 @@ use nix::unistd::{Pid, pipe2};
 use crate::container::Container;
 use crate::proto::{Call, ContainerInit, ContainerPhase, ExitInfo, Fault, Message, Reply, Request, ShimState, Streams};
 use crate::server::{Purpose, Server, Session, UNCLAIMED_MAX, WORKER_LIMIT, Worker, kill_session};
-use crate::worker::{Job, Report, Stdio, spawn};
+use crate::worker::{Command, Job, Report, Stdio, spawn};
 use crate::{cgroup, exit, sys, time, wire};
 
 /// Containers of one sandbox at most, ended ones included until deleted.
@@ -34,17 +34,21 @@ impl Server {
             },
             Request::Signal { id, signal, all } => self.signal(&id, signal, all),
             Request::Delete { id } => self.delete(&id),
-            Request::Exec { id, args, tty, streams } => match self.exec(client, seq, &id, args, tty, streams) {
-                Ok(()) => return,
-                Err(fault) => Err(fault),
-            },
+            Request::Exec { id, args, tty, streams, process } => {
+                match self.exec(client, seq, &id, Command { args, process: *process }, tty, streams) {
+                    Ok(()) => return,
+                    Err(fault) => Err(fault),
+                }
+            }
             Request::ExecKill { session } => {
                 self.sessions.get(&session).map(|s| kill_session(s.pid)).ok_or(Fault::NotFound).map(|()| Reply::Ok)
             }
-            Request::Attach { id, streams } => match self.container(&id).and_then(|c| c.attach(streams)) {
-                Ok((streams, fds)) => return self.reply_streams(client, seq, streams, 0, &fds),
-                Err(fault) => Err(fault),
-            },
+            Request::Attach { id, streams, patient } => {
+                match self.container(&id).and_then(|c| c.attach(streams, patient)) {
+                    Ok((streams, fds)) => return self.reply_streams(client, seq, streams, 0, &fds),
+                    Err(fault) => Err(fault),
+                }
+            }
             Request::Resize { id, cols, rows } => {
                 self.container(&id).and_then(|c| c.resize(cols, rows)).map(|()| Reply::Ok)
             }
@@ -129,7 +133,7 @@ impl Server {
         client: u64,
         seq: u64,
         id: &str,
-        args: Vec<String>,
+        command: Command,
         tty: bool,
         streams: Streams,
     ) -> Result<(), Fault> {
@@ -155,7 +159,7 @@ impl Server {
             oom_score_adj: container.init.oom_score_adj,
             mapped: None,
             owner: (container.init.uid, container.init.gid),
-            exec: Some(args),
+            exec: Some(command),
             serial,
         };
         self.add_worker(client, seq, job, Purpose::Exec { tty, ours, streams })

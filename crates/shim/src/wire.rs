@@ -72,9 +72,16 @@ pub fn recv(socket: BorrowedFd<'_>) -> io::Result<Option<(Vec<u8>, Vec<OwnedFd>)
 
 /// Receives the descriptors that come with the next bytes of a stream socket.
 pub(crate) fn recv_stream(socket: BorrowedFd<'_>) -> io::Result<Vec<OwnedFd>> {
-    let mut bytes = [0u8; 256];
+    Ok(read_with_descriptors(socket, &mut [0u8; 256])?.1)
+}
+
+/// Reads some bytes of a stream socket, and the descriptors that came with them: at most [`FDS_MAX`]. No bytes at the end.
+///
+/// # Errors
+/// The kernel's; `WouldBlock` when nothing is there and the socket does not block.
+pub fn read_with_descriptors(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
     let mut control = nix::cmsg_space!([std::os::fd::RawFd; FDS_MAX]);
-    let mut iov = [IoSliceMut::new(&mut bytes)];
+    let mut iov = [IoSliceMut::new(bytes)];
     let flags = MsgFlags::MSG_CMSG_CLOEXEC;
     let message = recvmsg::<UnixAddr>(socket.as_raw_fd(), &mut iov, Some(&mut control), flags)?;
     let mut fds = Vec::new();
@@ -83,7 +90,7 @@ pub(crate) fn recv_stream(socket: BorrowedFd<'_>) -> io::Result<Vec<OwnedFd>> {
             fds.extend(raw.into_iter().map(crate::sys::adopt));
         }
     }
-    Ok(fds)
+    Ok((message.bytes, fds))
 }
 
 /// Two connected ends, blocking, close-on-exec.

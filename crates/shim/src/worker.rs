@@ -22,6 +22,7 @@ use nix::unistd::{Gid, Uid};
 use serde::{Deserialize, Serialize};
 
 use crate::executor::{Confinement, Identity, Program, chain};
+use crate::proto::{ExecProcess, ExecUser};
 use crate::{cgroup, devices, sys, users, wire};
 
 /// What a worker tells the shim.
@@ -64,10 +65,18 @@ pub(crate) struct Job {
     pub mapped: Option<Vec<crate::proto::Mapped>>,
     /// User and group of the host that the streams belong to.
     pub owner: (u32, u32),
-    /// Program and arguments of an exec; `None` starts the container itself.
-    pub exec: Option<Vec<String>>,
+    /// The command of an exec; `None` starts the container itself.
+    pub exec: Option<Command>,
     /// A name for this job's files, unique in the sandbox.
     pub serial: u64,
+}
+
+/// A command to run in a container.
+pub(crate) struct Command {
+    /// Program and arguments.
+    pub args: Vec<String>,
+    /// What differs from the container's own process.
+    pub process: ExecProcess,
 }
 
 /// Forks a worker. The result is its process id and the socket it reports on.
@@ -160,7 +169,8 @@ struct Built {
 
 fn build(job: Job, console: Option<&Path>, failure: i32) -> Result<Built, String> {
     let spec = Spec::load(job.bundle.join("config.json")).map_err(|e| chain("config.json", &e))?;
-    let confine = if job.exec.is_some() { confinement(&spec)? } else { None };
+    let chosen = job.exec.as_ref().map(|c| c.process.user.as_ref());
+    let confine = if let Some(user) = chosen { confinement(&spec, user)? } else { None };
     let full = confine.as_ref().is_some_and(|c| c.identity.is_some());
     let filtered = confine.as_ref().is_some_and(|c| c.seccomp.is_some());
     let privileged_filter = filtered && !no_new_privileges(&spec);
@@ -172,7 +182,7 @@ fn build(job: Job, console: Option<&Path>, failure: i32) -> Result<Built, String
     builder.stdin = job.stdio.stdin;
     builder.stdout = job.stdio.stdout;
     builder.stderr = job.stdio.stderr;
-    let Some(args) = job.exec else {
+    let Some(command) = job.exec else {
         prepare_cgroup(&spec)?;
         let container = builder
             .as_init(&job.bundle)
@@ -184,7 +194,7 @@ fn build(job: Job, console: Option<&Path>, failure: i32) -> Result<Built, String
         let pid = container.pid().ok_or("libcontainer gave no process id")?.as_raw();
         return Ok(Built { pid, container: Some(container) });
     };
-    let mut process = exec_process(&spec, args, job.tty, privileged_filter)?;
+    let mut process = exec_process(&spec, command, job.tty, privileged_filter)?;
     if full {
         as_root_of_the_host(&mut process);
     }
@@ -198,18 +208,17 @@ fn build(job: Job, console: Option<&Path>, failure: i32) -> Result<Built, String
 }
 
 /// What libcontainer leaves to us for a command in that container: its filter, and its user namespace.
-fn confinement(spec: &Spec) -> Result<Option<Confinement>, String> {
+fn confinement(spec: &Spec, chosen: Option<&ExecUser>) -> Result<Option<Confinement>, String> {
     let Some((linux, process)) = spec.linux().as_ref().zip(spec.process().as_ref()) else { return Ok(None) };
     let namespaces = linux.namespaces().iter().flatten();
     let users = namespaces.filter(|n| n.typ() == LinuxNamespaceType::User).find_map(|n| n.path().clone());
     let user = process.user();
     let users = users.map(std::fs::File::open).transpose().map_err(io_words("open user namespace"))?;
-    let identity = users.map(|file| Identity {
-        users: Arc::new(file.into()),
-        uid: user.uid(),
-        gid: user.gid(),
-        groups: user.additional_gids().clone().unwrap_or_default(),
-    });
+    let (uid, gid, groups) = match chosen {
+        Some(user) => (user.uid, user.gid, user.groups.clone()),
+        None => (user.uid(), user.gid(), user.additional_gids().clone().unwrap_or_default()),
+    };
+    let identity = users.map(|file| Identity { users: Arc::new(file.into()), uid, gid, groups });
     let seccomp = linux.seccomp().clone();
     if identity.is_none() && seccomp.is_none() {
         return Ok(None);
@@ -244,17 +253,31 @@ fn prepare_cgroup(spec: &Spec) -> Result<(), String> {
         return Ok(());
     }
     let tree = cgroup::hierarchies().first().ok_or("no cgroups are mounted")?;
-    devices::confine(&tree.root.join(path)).map_err(io_words("device rules"))
+    devices::confine(&tree.root.join(path), &devices::blocks(&rules)).map_err(io_words("device rules"))
 }
 
 fn no_new_privileges(spec: &Spec) -> bool {
     spec.process().as_ref().and_then(Process::no_new_privileges).unwrap_or(false)
 }
 
-/// The container's own process with other arguments: same user, environment, rights and folder.
-fn exec_process(spec: &Spec, args: Vec<String>, tty: bool, privileged_filter: bool) -> Result<Process, String> {
+/// The container's own process with other arguments: same rights, and same user, environment and folder unless others are
+/// asked for.
+fn exec_process(spec: &Spec, command: Command, tty: bool, privileged_filter: bool) -> Result<Process, String> {
+    let Command { args, process: wanted } = command;
     let mut process = spec.process().clone().ok_or("no process in the spec")?;
     let mut environment = process.env().clone().unwrap_or_default();
+    for (name, value) in wanted.env {
+        environment.retain(|e| e.split('=').next() != Some(name.as_str()));
+        environment.push(format!("{name}={value}"));
+    }
+    if let Some(cwd) = wanted.cwd {
+        process.set_cwd(cwd.into());
+    }
+    if let Some(chosen) = wanted.user {
+        let mut user = process.user().clone();
+        user.set_uid(chosen.uid).set_gid(chosen.gid).set_additional_gids(Some(chosen.groups));
+        process.set_user(user);
+    }
     if tty && !environment.iter().any(|e| e.starts_with("TERM=")) {
         environment.push("TERM=xterm".to_owned());
     }

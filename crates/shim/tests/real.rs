@@ -205,7 +205,7 @@ fn a_lost_connection_ends_its_commands_and_nothing_else() {
     assert!(matches!(pod.start("c", &["sleep", "1000"]), Reply::Started { .. }));
     let streams = Streams { stdout: true, ..Streams::default() };
     let args = ["sh", "-c", "echo up; sleep 1001"].map(str::to_owned).to_vec();
-    let (reply, fds) = pod.call(Request::Exec { id: "c".into(), args, tty: false, streams });
+    let (reply, fds) = pod.call(Request::Exec { id: "c".into(), args, tty: false, streams, process: Box::default() });
     assert!(matches!(reply, Reply::Streams { session: 1.., .. }), "{reply:?}");
     let mut out = std::fs::File::from(fds.into_iter().next().unwrap());
     shim::wire::set_nonblocking(out.as_fd(), false).unwrap();

@@ -14,6 +14,9 @@ use crate::{BoxFuture, Event, StoreError, Txn, TxnOutcome};
 /// Most leases ended in one go, so that a crowd of them does not hold up other writers.
 const EXPIRE_BUDGET: usize = 256;
 
+/// How long what was refused, because the disk is full, is left alone.
+const REFUSED_WAIT: Duration = Duration::from_secs(1);
+
 /// What the writer can be asked to do.
 pub(crate) enum Command {
     Txn(Txn),
@@ -28,6 +31,11 @@ impl Command {
             Command::Txn(txn) => txn.ops.iter().map(|op| op.key().len() + op.value_len()).sum(),
             _ => 0,
         }
+    }
+
+    /// Whether it sets a value.
+    pub(crate) fn puts(&self) -> bool {
+        matches!(self, Command::Txn(txn) if txn.ops.iter().any(|op| matches!(op, crate::Op::Put { .. })))
     }
 }
 
@@ -152,7 +160,10 @@ async fn keep<K: Kept>(
             // Someone has compacted further already.
             Ok(_) | Err(StoreError::Compacted { .. }) => {}
             Err(error) if is_fatal(&error) => return,
-            Err(error) => tracing::warn!(error = %error, "store upkeep refused"),
+            Err(error) => {
+                tracing::warn!(error = %error, "store upkeep refused");
+                tokio::time::sleep(REFUSED_WAIT).await;
+            }
         }
     }
 }

@@ -15,6 +15,9 @@
 //! change before it of the same key (8 + 4, zeros if there is none), end of its lease in milliseconds since 1970 (8,
 //! 0 without), length of the key (4), key, value. A value is stored once.
 //!
+//! A transaction for which the disk has no room is refused and changes nothing; see `room`. Any other failure of the disk stops
+//! the store.
+//!
 //! A lease ends by the wall clock, so that it also ends while the server is down. redb's pages carry checksums; a commit
 //! whose sync did not complete is rolled back at the next open.
 
@@ -33,9 +36,11 @@ use crate::watch::{History, Hub, Replayed};
 use crate::{BoxFuture, Options, RangeRequest, RangeResponse, Store, StoreError, Txn, TxnOutcome, Watch};
 
 mod create;
+mod room;
 mod tables;
 mod writer;
 
+use room::Handle;
 use tables::failed;
 use writer::{Job, Message, Stopped, Writer};
 
@@ -49,7 +54,7 @@ pub struct RedbStore {
 }
 
 struct Inner {
-    db: Arc<Database>,
+    db: Arc<Handle>,
     queue: mpsc::Sender<Message>,
     hub: Arc<Hub>,
     stopped: Stopped,
@@ -63,27 +68,28 @@ struct Inner {
 impl RedbStore {
     /// Opens the file, or makes it, readable by its owner only. Blocks; a file that was not closed is checked first.
     pub fn open(path: &Path, options: Options) -> Result<Self, StoreError> {
-        let file = create::open(path)?;
-        let db = Self::builder(&options).create_file(file).map_err(failed("opening the store failed"))?;
-        Self::start(db, options)
+        let cache = options.cache_bytes;
+        let handle = Handle::open(path.to_path_buf(), move || Self::builder(cache))?;
+        Self::start(handle, options)
     }
 
     /// Opens the store on other storage than a file: for tests that make it fail.
     pub fn open_with_backend(backend: impl StorageBackend, options: Options) -> Result<Self, StoreError> {
-        let db = Self::builder(&options).create_with_backend(backend).map_err(failed("opening the store failed"))?;
-        Self::start(db, options)
+        let builder = Self::builder(options.cache_bytes);
+        let db = builder.create_with_backend(backend).map_err(failed("opening the store failed"))?;
+        Self::start(Handle::of(db), options)
     }
 
-    fn builder(options: &Options) -> Builder {
+    fn builder(cache_bytes: usize) -> Builder {
         let mut builder = Database::builder();
-        builder.set_cache_size(options.cache_bytes);
+        builder.set_cache_size(cache_bytes);
         builder.set_repair_callback(|_| tracing::info!("the store was not closed, checking it"));
         builder
     }
 
-    fn start(db: Database, options: Options) -> Result<Self, StoreError> {
-        let (marks, first_lease) = tables::prepare(&db)?;
-        let db = Arc::new(db);
+    fn start(handle: Handle, options: Options) -> Result<Self, StoreError> {
+        let (marks, first_lease) = handle.with(tables::prepare)?;
+        let db = Arc::new(handle);
         let hub = Hub::new(marks.revision, options.watch);
         let (queue, jobs) = mpsc::channel(options.queue.max(1));
         let (expiry_sender, expiry) = watch::channel(first_lease);
@@ -96,6 +102,7 @@ impl RedbStore {
             closing: closing.clone(),
             expiry: expiry_sender,
             cleaning: marks.cleaned < marks.compacted,
+            full: None,
         };
         let writer = std::thread::Builder::new()
             .name("store-writer".into())
@@ -117,7 +124,7 @@ impl RedbStore {
 
     /// How many changes and how many keys are on disk, deleted keys included until compaction has removed them.
     pub fn rows(&self) -> Result<(u64, u64), StoreError> {
-        tables::rows(&self.inner.db)
+        self.inner.db.with(tables::rows)
     }
 }
 
@@ -140,7 +147,7 @@ impl Inner {
     ) -> Result<T, StoreError> {
         self.stopped.check()?;
         let db = self.db.clone();
-        match tokio::task::spawn_blocking(move || tables::read(&db, f)).await {
+        match tokio::task::spawn_blocking(move || db.with(|db| tables::read(db, f))).await {
             Ok(answer) => answer,
             Err(panic) if panic.is_panic() => std::panic::resume_unwind(panic.into_panic()),
             Err(_) => Err(self.stopped.error()),
@@ -155,7 +162,12 @@ impl Kept for Inner {
             let (reply, answer) = oneshot::channel();
             let job = Job { command, now_ms: self.clock.now_ms(), reply };
             self.queue.send(Message::Job(job)).await.map_err(|_| self.stopped.error())?;
-            answer.await.map_err(|_| self.stopped.error())?
+            tokio::select! {
+                biased;
+                answer = answer => answer.map_err(|_| self.stopped.error())?,
+                // A job that was sent while the writer ended may lie in the queue unread, and its answer would never come.
+                error = self.stopped.wait() => Err(error),
+            }
         })
     }
 
@@ -194,7 +206,7 @@ impl Store for RedbStore {
             if req.end.is_empty() {
                 // One key: a handful of pages, not worth another thread.
                 self.inner.stopped.check()?;
-                return tables::read(&self.inner.db, |tables| mvcc::range(tables, &req));
+                return self.inner.db.with(|db| tables::read(db, |tables| mvcc::range(tables, &req)));
             }
             self.inner.read(move |tables| mvcc::range(tables, &req)).await
         })
@@ -204,7 +216,8 @@ impl Store for RedbStore {
         Box::pin(async move {
             self.start_keeper();
             self.inner.stopped.check()?;
-            tables::read(&self.inner.db, |tables| mvcc::check_watch(tables.marks(), from_revision))?;
+            let db = &self.inner.db;
+            db.with(|db| tables::read(db, |tables| mvcc::check_watch(tables.marks(), from_revision)))?;
             let past = Arc::new(Past(Arc::downgrade(&self.inner)));
             Watch::new(self.inner.hub.clone(), past, prefix, from_revision)
         })

@@ -230,6 +230,9 @@ pub enum StoreError {
     /// The store works no more: it was closed, or a write to disk failed. Nothing is guessed past a failed write.
     #[error("store stopped: {0}")]
     Stopped(Arc<str>),
+    /// The disk has no room for the change; nothing was done. The same may succeed when there is room again.
+    #[error("the disk of the store is full, nothing was changed")]
+    NoSpace,
     /// The store cannot be reached at the moment; nothing was done.
     #[error("the store does not answer: {0}")]
     Unavailable(Arc<str>),

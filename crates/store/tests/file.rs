@@ -8,7 +8,7 @@ use std::time::Duration;
 use common::*;
 use redb::{Database, TableDefinition};
 use store::redb_store::FORMAT;
-use store::{RedbStore, Store, StoreError, Txn, TxnOutcome};
+use store::{RangeRequest, RedbStore, Store, StoreError, Txn, TxnOutcome};
 
 const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 
@@ -150,4 +150,75 @@ async fn closing_finishes_what_is_queued() {
     assert_eq!(store.revision(), 20);
     let outcome = store.txn(Txn { compare: vec![when("0", 1)], ops: vec![] }).await.unwrap();
     assert!(matches!(outcome, TxnOutcome::Committed { revision: 20, .. }));
+}
+
+/// A small file system in memory, until dropped.
+struct Small(tempfile::TempDir);
+
+impl Small {
+    fn mount(size: &str) -> Option<Small> {
+        let dir = tempfile::tempdir().unwrap();
+        let (none, flags) = (Some("none"), nix::mount::MsFlags::empty());
+        nix::mount::mount(none, dir.path(), Some("tmpfs"), flags, Some(format!("size={size}").as_str())).ok()?;
+        Some(Small(dir))
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let _ = nix::mount::umount2(self.0.path(), nix::mount::MntFlags::MNT_DETACH);
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_changes_loses_nothing_and_needs_no_restart() {
+    let Some(small) = Small::mount("24m") else {
+        println!("skipped: mounting a small file system needs root");
+        return;
+    };
+    let path = small.0.path().join("store.redb");
+    let store = RedbStore::open(&path, quiet()).unwrap();
+    let mut watch = store.watch(b(""), 0).await.unwrap();
+    let ballast = small.0.path().join("ballast");
+    std::fs::write(&ballast, vec![1; 12 << 20]).unwrap();
+    let value = "x".repeat(100_000);
+    let mut kept = Vec::new();
+    let refused = loop {
+        assert!(kept.len() < 1000, "the disk is never full");
+        let name = format!("k-{:04}", kept.len());
+        match store.txn(Txn { compare: vec![], ops: vec![put(&name, &value)] }).await {
+            Ok(TxnOutcome::Committed { revision, .. }) => kept.push((name, revision)),
+            Ok(other) => panic!("{other:?}"),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(refused, StoreError::NoSpace), "{refused}");
+    assert!(kept.len() > 10, "{}", kept.len());
+    let newest = kept.last().unwrap().1;
+    assert_eq!(store.revision(), newest);
+    let there = async |store: &RedbStore| {
+        let found = store.range(RangeRequest::prefix(b("k-"))).await.unwrap().kvs;
+        found.iter().map(|kv| (String::from_utf8(kv.key.to_vec()).unwrap(), kv.mod_revision)).collect::<Vec<_>>()
+    };
+    assert_eq!(there(&store).await, kept);
+    // What was refused may be tried as often as one likes.
+    for _ in 0..3 {
+        let again = store.txn(Txn { compare: vec![], ops: vec![put("k-more", &value.repeat(10))] }).await;
+        assert!(matches!(again, Err(StoreError::NoSpace)), "{again:?}");
+    }
+    std::fs::remove_file(&ballast).unwrap();
+    let put_again = async {
+        while store.txn(Txn { compare: vec![], ops: vec![put("z", "1")] }).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(LIMIT, put_again).await.unwrap();
+    assert_eq!(store.revision(), newest + 1, "what was refused has a revision");
+    // Who watched all along saw everything once, and nothing else.
+    let seen = until(&mut watch, newest + 1).await;
+    assert_eq!(seen.len(), kept.len() + 1);
+    drop(store);
+    let store = RedbStore::open(&path, quiet()).unwrap();
+    assert_eq!(there(&store).await, kept);
+    assert_eq!(list(&store, "z", 0).await.unwrap(), ["z=1"]);
 }

@@ -62,6 +62,8 @@ pub enum Verb {
     /// Manage images of this host
     #[command(subcommand)]
     Image(ImageVerb),
+    /// Build an image from a Dockerfile
+    Build(Box<BuildArgs>),
     /// Apply manifests (files or folders) and, with --wait, follow them until they run
     Apply(ApplyArgs),
     /// Show the instance, its node and workloads
@@ -78,6 +80,8 @@ pub enum Verb {
         #[arg(long)]
         purge: bool,
     },
+    /// Serve an OCI registry of images from a folder, or collect its garbage
+    Registry(Box<RegistryArgs>),
     /// Show or rotate the keys with which Secrets are sealed on disk
     #[command(subcommand)]
     Encryption(EncryptionVerb),
@@ -124,6 +128,10 @@ pub struct ServerArgs {
     pub oidc: OidcArgs,
     #[command(flatten)]
     pub etcd: EtcdArgs,
+    #[command(flatten)]
+    pub tracing: TracingArgs,
+    #[command(flatten)]
+    pub node: NodeArgs,
     /// Folder of the cluster's keys and certificates; servers of one etcd need the same [default: DATA-DIR/pki]
     #[arg(long, value_name = "DIR")]
     pub pki_dir: Option<PathBuf>,
@@ -150,6 +158,36 @@ pub struct AuditArgs {
     /// How many audit logs that were put aside are kept
     #[arg(long, default_value_t = 10, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..=100_000))]
     pub audit_log_maxbackup: u64,
+}
+
+/// Spans for OpenTelemetry; named as Kubernetes' TracingConfiguration names them.
+#[derive(Debug, Clone, Args)]
+pub struct TracingArgs {
+    /// Collector of spans (OTLP over HTTP, JSON), e.g. `http://127.0.0.1:4318`; absent: none are made
+    #[arg(long, value_name = "URL")]
+    pub tracing_endpoint: Option<base::trace::Endpoint>,
+    /// How many of a million pods and requests are recorded
+    #[arg(long, value_name = "COUNT", default_value_t = base::trace::PER_MILLION, requires = "tracing_endpoint")]
+    #[arg(value_parser = clap::value_parser!(u32).range(0..=i64::from(base::trace::PER_MILLION)))]
+    pub tracing_sampling_rate_per_million: u32,
+}
+
+impl TracingArgs {
+    /// What records spans of a service, and begins to export them. Within a runtime.
+    pub fn start(&self, service: &'static str, node: &str) -> base::trace::Tracer {
+        let Some(endpoint) = &self.tracing_endpoint else { return base::trace::Tracer::default() };
+        let rate = self.tracing_sampling_rate_per_million;
+        let (tracer, export) = base::trace::Tracer::new(endpoint.clone(), service, node, rate);
+        tokio::spawn(export);
+        tracer
+    }
+
+    /// The same flags for another process.
+    pub fn flags(&self) -> Vec<String> {
+        let Some(endpoint) = &self.tracing_endpoint else { return Vec::new() };
+        let rate = self.tracing_sampling_rate_per_million.to_string();
+        vec!["--tracing-endpoint".into(), endpoint.to_string(), "--tracing-sampling-rate-per-million".into(), rate]
+    }
 }
 
 /// The store in etcd, for several servers of one cluster; named as kube-apiserver names them.
@@ -221,6 +259,37 @@ pub struct AgentArgs {
     /// Addresses of Services
     #[arg(long, value_name = "CIDR")]
     pub service_cidr: Option<base::instance::Cidr>,
+    #[command(flatten)]
+    pub tracing: TracingArgs,
+    #[command(flatten)]
+    pub node: NodeArgs,
+}
+
+/// How the node treats its pods; named as the kubelet names them.
+#[derive(Debug, Clone, Default, Args)]
+pub struct NodeArgs {
+    /// Time that pods have when the machine goes down, e.g. `30s`; 0: it is not waited for them
+    #[arg(long, value_name = "DURATION", default_value = "0", value_parser = crate::node_flags::seconds)]
+    pub shutdown_grace_period: u32,
+    /// The part of that time which is kept for critical pods
+    #[arg(long, value_name = "DURATION", default_value = "0", value_parser = crate::node_flags::seconds)]
+    pub shutdown_grace_period_critical_pods: u32,
+    /// Instead of these: seconds for pods of each priority and above, e.g. `0=20,1000=10`
+    #[arg(long, value_name = "PRIORITY=SECONDS", value_delimiter = ',', allow_hyphen_values = true)]
+    pub shutdown_grace_period_by_pod_priority: Vec<reconcile::shutdown::Period>,
+    /// Who has CPUs for itself: nobody, or (`static`) containers of guaranteed pods that ask for whole ones
+    #[arg(long, value_name = "POLICY", value_enum, default_value_t = CpuManagerPolicy::None)]
+    pub cpu_manager_policy: CpuManagerPolicy,
+    /// CPUs that are shared by all and never given to one container, e.g. `0-1`; needed for `static`
+    #[arg(long, value_name = "CPUS")]
+    pub reserved_cpus: Option<reconcile::cpus::CpuSet>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum CpuManagerPolicy {
+    #[default]
+    None,
+    Static,
 }
 
 #[derive(Debug, Args)]
@@ -234,6 +303,58 @@ pub struct ApplyArgs {
     /// Give up waiting after this many seconds
     #[arg(long, default_value_t = 300, value_name = "SECONDS")]
     pub timeout: u64,
+}
+
+/// Named as `docker build` names them.
+#[derive(Debug, Args)]
+pub struct BuildArgs {
+    /// Folder of the files, a git repository, or `-` for an archive on standard input
+    pub context: String,
+    /// Name of the image; may be repeated
+    #[arg(short, long, value_name = "NAME")]
+    pub tag: Vec<String>,
+    /// The Dockerfile, `-` for standard input [default: CONTEXT/Dockerfile]
+    #[arg(short, long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// Value of an ARG; a name alone takes it from the environment; may be repeated
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub build_arg: Vec<String>,
+    /// Another context, a folder or docker-image://REFERENCE; may be repeated
+    #[arg(long, value_name = "NAME=PATH")]
+    pub build_context: Vec<String>,
+    /// The stage to build [default: the last]
+    #[arg(long, value_name = "STAGE")]
+    pub target: Option<String>,
+    /// Label, NAME=VALUE; may be repeated
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub label: Vec<String>,
+    /// Secret that RUN --mount=type=secret finds: id=ID,src=FILE or id=ID,env=NAME; may be repeated
+    #[arg(long, value_name = "SECRET")]
+    pub secret: Vec<String>,
+    /// What to make: type=image, oci, docker, local, tar or cacheonly, with dest=PATH
+    #[arg(short, long, value_name = "OUTPUT")]
+    pub output: Option<String>,
+    /// Platform to build for; only that of this host is possible
+    #[arg(long, value_name = "PLATFORM")]
+    pub platform: Option<String>,
+    /// Take nothing from the cache
+    #[arg(long)]
+    pub no_cache: bool,
+    /// Ask for base images anew although they are here
+    #[arg(long)]
+    pub pull: bool,
+    /// Allow what a Dockerfile asks for: security.insecure; may be repeated
+    #[arg(long, value_name = "RIGHT")]
+    pub allow: Vec<String>,
+    /// How progress is shown
+    #[arg(long, value_name = "STYLE", default_value = "auto", value_parser = ["auto", "plain"])]
+    pub progress: String,
+    /// Print the image's id only
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Write the image's id to a file
+    #[arg(long, value_name = "FILE")]
+    pub iidfile: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -320,4 +441,51 @@ pub struct ImportArgs {
     /// Label, NAME=VALUE; may be repeated
     #[arg(long, value_name = "NAME=VALUE")]
     pub label: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct RegistryArgs {
+    /// Where the registry keeps its content [default: DATA-DIR/registry]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub serve: ServeRegistryArgs,
+    #[command(subcommand)]
+    pub verb: Option<RegistryVerb>,
+}
+
+#[derive(Debug, Args)]
+pub struct ServeRegistryArgs {
+    /// Address and port; beyond loopback it needs TLS and users
+    #[arg(long, default_value = "127.0.0.1:5000", value_name = "IP:PORT")]
+    pub listen: std::net::SocketAddr,
+    /// Certificate chain, PEM
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+    /// Key of the certificate, PEM
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+    /// Users and their bcrypt hashes, as `htpasswd -nB NAME` prints them
+    #[arg(long, value_name = "FILE")]
+    pub htpasswd: Option<PathBuf>,
+    /// Let everybody pull; pushing and deleting need a user
+    #[arg(long, requires = "htpasswd")]
+    pub anonymous_pull: bool,
+    /// Largest blob in GiB
+    #[arg(long, default_value_t = 32, value_name = "GIB", value_parser = clap::value_parser!(u64).range(1..=4096))]
+    pub max_blob_gib: u64,
+}
+
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub enum RegistryVerb {
+    /// Remove content that no manifest names; may run while the registry serves
+    Gc {
+        /// Leave what was pushed or asked for in the last so many seconds: it may be part of a push
+        #[arg(long, default_value_t = 3600, value_name = "SECONDS")]
+        grace: u64,
+        /// Also remove manifests without a tag that are in no index and refer to nothing
+        #[arg(long)]
+        untagged: bool,
+    },
 }

@@ -7,6 +7,8 @@ use crate::exit::Unfit;
 
 /// Least free space in the data directory, bytes.
 const FREE_BYTES_MIN: u64 = 512 << 20;
+/// The same for an instance that is there: its start writes little, and without it nobody could make room through its API.
+const FREE_BYTES_AGAIN: u64 = 16 << 20;
 /// clone3, pidfds, close_range, openat2 and overlayfs features that are relied upon.
 const KERNEL_MIN: (u32, u32) = (5, 10);
 
@@ -43,11 +45,12 @@ pub fn data_dir(dir: &Path) -> anyhow::Result<()> {
     })?;
     let stat = nix::sys::statvfs::statvfs(dir)?;
     let free = stat.blocks_available() * stat.fragment_size();
-    if free >= FREE_BYTES_MIN {
+    let least = if dir.join("store.redb").exists() { FREE_BYTES_AGAIN } else { FREE_BYTES_MIN };
+    if free >= least {
         return Ok(());
     }
     Err(Unfit::error(
-        format!("the disk of {} is full: {} MiB free, {} MiB needed", dir.display(), free >> 20, FREE_BYTES_MIN >> 20),
+        format!("the disk of {} is full: {} MiB free, {} MiB needed", dir.display(), free >> 20, least >> 20),
         "free some space, or choose another --data-dir",
     ))
 }

@@ -102,6 +102,11 @@ build_postgres() {
     debootstrap --variant=minbase "$suite" "$root" "$uri" >"$work/log" 2>&1 ||
         { tail -n 20 "$work/log" >&2; die "debootstrap failed"; }
     say "postgres:$pg: installing PostgreSQL"
+    # A user with a number that manifests can name (runAsUser), that of the well-known image; the package would take the next
+    # free one.
+    chroot "$root" sh -c 'groupadd --system --gid 999 postgres && useradd --system --uid 999 --gid postgres \
+        --home-dir /var/lib/postgresql --no-create-home --shell /bin/bash postgres' >>"$work/log" 2>&1 ||
+        { tail -n 20 "$work/log" >&2; die "cannot make the user postgres"; }
     printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d"
     chmod 0755 "$root/usr/sbin/policy-rc.d"
     mkdir -p "$root/etc/postgresql-common" "$root/etc/dpkg/dpkg.cfg.d"

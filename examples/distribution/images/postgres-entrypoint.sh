@@ -19,7 +19,9 @@ as_postgres() {
 
 if [ "$(id -u)" = 0 ]; then
     mkdir -p "$PGDATA" "$run"
-    chown postgres:postgres "$PGDATA" "$run"
+    # A cluster that an image of before made has the number that the user had there.
+    if [ "$(stat -c %u "$PGDATA")" != "$(id -u postgres)" ]; then chown -R postgres:postgres "$PGDATA"; fi
+    chown postgres:postgres "$run"
 else
     mkdir -p "$PGDATA"
 fi

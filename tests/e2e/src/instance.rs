@@ -39,6 +39,8 @@ pub struct InstanceBuilder {
     image: bool,
     /// Flags of the import of a second image.
     entry: Vec<String>,
+    /// What starts its programs.
+    prefix: Vec<String>,
 }
 
 impl InstanceBuilder {
@@ -54,6 +56,12 @@ impl InstanceBuilder {
     /// One more flag of `windlass server`.
     pub fn flag(mut self, flag: &str) -> Self {
         self.flags.push(flag.into());
+        self
+    }
+
+    /// Its programs are started by this command, as `nsenter`.
+    pub fn started_by(mut self, command: &[&str]) -> Self {
+        self.prefix = command.iter().map(|word| (*word).to_owned()).collect();
         self
     }
 
@@ -90,14 +98,12 @@ impl InstanceBuilder {
             inner,
             flags: self.flags,
             env: self.env,
+            prefix: self.prefix,
             server: Mutex::new(None),
             down: Mutex::new(false),
         };
         if self.image {
-            let tar = instance.dir().join("busybox.tar");
-            crate::rootfs_tar(&tar)?;
-            let tar = tar.display().to_string();
-            instance.windlass(&["image", "import", &tar, "--tag", IMAGE, "--cmd", "sh"])?.ok()?;
+            let tar = instance.import_image()?;
             if !self.entry.is_empty() {
                 let flags = self.entry.iter().map(String::as_str);
                 instance.windlass(&["image", "import", &tar].into_iter().chain(flags).collect::<Vec<_>>())?.ok()?;
@@ -115,6 +121,7 @@ pub struct Instance {
     http: SocketAddr,
     flags: Vec<String>,
     env: Vec<(String, String)>,
+    prefix: Vec<String>,
     server: Mutex<Option<Child>>,
     down: Mutex<bool>,
     kubectl: Kubectl,
@@ -146,7 +153,18 @@ impl Instance {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let n = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("e2e-{label}-{:x}-{n}", std::process::id());
-        InstanceBuilder { name, flags: Vec::new(), env: Vec::new(), image: true, entry: Vec::new() }
+        InstanceBuilder { name, flags: Vec::new(), env: Vec::new(), image: true, entry: Vec::new(), prefix: Vec::new() }
+    }
+
+    /// Imports the base image; answers the archive it came from.
+    pub fn import_image(&self) -> Result<String> {
+        let tar = self.dir().join("busybox.tar");
+        if !tar.exists() {
+            crate::rootfs_tar(&tar)?;
+        }
+        let tar = tar.display().to_string();
+        self.windlass(&["image", "import", &tar, "--tag", IMAGE, "--cmd", "sh"])?.ok()?;
+        Ok(tar)
     }
 
     /// Names of what it makes on the host.
@@ -186,14 +204,22 @@ impl Instance {
 
     /// The same with standard input and a limit.
     pub fn windlass_with(&self, args: &[&str], stdin: Option<&[u8]>, limit: Duration) -> Result<Output> {
-        let mut command = Command::new(windlass().context("no windlass binary")?);
+        let mut command = self.program()?;
         command.args(args).args(["--name", self.name(), "--data-dir"]).arg(self.inner.data_dir());
         command::run(&mut command, stdin, limit)
     }
 
+    fn program(&self) -> Result<Command> {
+        let windlass = windlass().context("no windlass binary")?;
+        let [first, rest @ ..] = self.prefix.as_slice() else { return Ok(Command::new(windlass)) };
+        let mut command = Command::new(first);
+        command.args(rest).arg(windlass);
+        Ok(command)
+    }
+
     /// The command line of its server.
     pub fn server_command(&self) -> Result<Command> {
-        let mut command = Command::new(windlass().context("no windlass binary")?);
+        let mut command = self.program()?;
         command.args(["server", "--name", self.name(), "--data-dir"]).arg(self.inner.data_dir());
         command.args(["--api-port", &self.api.port().to_string(), "--http-port", &self.http.port().to_string()]);
         command.args(&self.flags).envs(self.env.iter().map(|(k, v)| (k, v)));

@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use crate::cel::check::{Type, cardinality, check as check_types};
+use crate::cel::check::{Sound, Type, cardinality, check as check_types};
 use crate::cel::{self, Program};
 use crate::json::{bool_at, str_at};
 use crate::status::FieldError;
@@ -14,9 +14,14 @@ const SCHEMA: u64 = 100_000_000;
 /// Schemas nested deeper have been refused before.
 const DEPTH: usize = 64;
 
+/// Of a schema that costs too much, so many rules are named, if they are at least a hundredth of what it may cost.
+const NAMED: usize = 4;
+
 struct Walk {
     errors: Vec<FieldError>,
     total: u64,
+    /// Costs and places of rules that may have to be named.
+    dear: Vec<(u64, String)>,
 }
 
 /// Where in the schema the walk is.
@@ -33,9 +38,15 @@ struct Place<'a> {
 
 /// Everything that is wrong with the rules of a version's schema.
 pub(super) fn check(schema: &Value, at: &str) -> Vec<FieldError> {
-    let mut walk = Walk { errors: Vec::new(), total: 0 };
+    let mut walk = Walk { errors: Vec::new(), total: 0, dear: Vec::new() };
     walk.schema(schema, Place { at, root: true, depth: 0, values: Some(1), unrelated: None });
     if walk.total > SCHEMA {
+        // Stable: of equal ones the first.
+        walk.dear.sort_by_key(|(cost, _)| std::cmp::Reverse(*cost));
+        for (_, field) in walk.dear.into_iter().take(NAMED) {
+            let detail = "contributed to estimated rule cost total exceeding cost limit for entire OpenAPIv3 schema";
+            walk.errors.push(FieldError::forbidden(field, detail));
+        }
         let what = "x-kubernetes-validations estimated rule cost total for entire OpenAPIv3 schema";
         walk.errors.push(FieldError::forbidden(at, exceeds(what, walk.total, SCHEMA)));
     }
@@ -93,7 +104,14 @@ impl Walk {
         // What does not compile has been told.
         if let Ok(program) = cel::compile(text, &["self", "oldSelf"]) {
             let field = format!("{at}.rule");
-            self.typed(&program, text, &field, &variables, values);
+            self.typed(&program, text, &field, &variables, |sound| {
+                sound.cost(&program, schema, place.root).saturating_mul(values)
+            });
+            if !rule["optionalOldSelf"].is_null() && !program.uses("oldSelf") {
+                let detail = "may not be set if oldSelf is not used in rule";
+                let field = format!("{at}.optionalOldSelf");
+                self.errors.push(FieldError::invalid(field, rule["optionalOldSelf"].clone(), detail));
+            }
             if let Some(list) = place.unrelated.filter(|_| program.uses("oldSelf")) {
                 let detail =
                     format!("oldSelf cannot be used on the uncorrelatable portion of the schema within {list}");
@@ -115,22 +133,32 @@ impl Walk {
                 let detail = "messageExpression must evaluate to a string";
                 self.errors.push(FieldError::invalid(field, text, detail));
             }
-            Ok(sound) => self.pay("estimated messageExpression cost", &field, sound.cost.saturating_mul(values)),
+            Ok(sound) => self.pay("estimated messageExpression cost", &field, sound.cost(&program, schema, place.root)),
         }
     }
 
-    fn typed(&mut self, program: &Program, text: &str, field: &str, variables: &[(&str, Type<'_>)], values: u64) {
+    fn typed<'s>(
+        &mut self,
+        program: &Program,
+        text: &str,
+        field: &str,
+        variables: &[(&str, Type<'s>)],
+        cost: impl FnOnce(&Sound<'s>) -> u64,
+    ) {
         match check_types(program, variables) {
             Err(why) => self.errors.push(FieldError::invalid(field, text, format!("compilation failed: {why}"))),
             Ok(sound) if !matches!(sound.ty, Type::Bool | Type::Dyn) => {
                 self.errors.push(FieldError::invalid(field, text, "cel expression must evaluate to a bool"));
             }
-            Ok(sound) => self.pay("estimated rule cost", field, sound.cost.saturating_mul(values)),
+            Ok(sound) => self.pay("estimated rule cost", field, cost(&sound)),
         }
     }
 
     fn pay(&mut self, what: &str, field: &str, cost: u64) {
         self.total = self.total.saturating_add(cost);
+        if cost >= SCHEMA / 100 {
+            self.dear.push((cost, field.to_owned()));
+        }
         if cost > RULE {
             self.errors.push(FieldError::forbidden(field, exceeds(what, cost, RULE)));
         }

@@ -317,6 +317,42 @@ fn rules_over_too_much_are_refused() {
 }
 
 #[test]
+fn rules_that_together_cost_too_much_are_named_with_the_whole_schema() {
+    let list = json!({"type": "array", "items": {"type": "string"},
+        "x-kubernetes-validations": [{"rule": "self.all(s, s == 'string constant')"}]});
+    let schema = |count: usize| {
+        let properties: serde_json::Map<String, Value> =
+            (0..count).map(|i| (format!("p{i:02}"), list.clone())).collect();
+        json!({"type": "object", "properties": properties})
+    };
+    assert_eq!(rule_errors(&schema(15)), [""; 0]);
+    let found = rule_errors(&schema(20));
+    let named: Vec<String> = (0..4)
+        .map(|i| {
+            let what = "contributed to estimated rule cost total exceeding cost limit for entire OpenAPIv3 schema";
+            format!("s.properties[p{i:02}].x-kubernetes-validations[0].rule: Forbidden: {what}")
+        })
+        .collect();
+    assert_eq!(found[..4], named);
+    let whole = "s: Forbidden: x-kubernetes-validations estimated rule cost total for entire OpenAPIv3 schema exceeds budget by factor of 1.258290x (try simplifying the rule";
+    assert!(found.len() == 5 && found[4].starts_with(whole), "{found:?}");
+}
+
+#[test]
+fn messages_may_cost_as_much_as_rules_and_optional_old_values_must_be_used() {
+    let with = |rule: Value| {
+        json!({"type": "object", "properties": {"texts": {"type": "array", "items": {"type": "string"}}},
+            "x-kubernetes-validations": [rule]})
+    };
+    let dear = rule_errors(&with(json!({"rule": "true", "messageExpression": "self.texts.join(' ')"})));
+    let wanted = "s.x-kubernetes-validations[0].messageExpression: Forbidden: estimated messageExpression cost exceeds budget by factor of more than 100x";
+    assert!(dear.iter().any(|found| found.starts_with(wanted)), "{dear:?}");
+    let unused = rule_errors(&with(json!({"rule": "true", "optionalOldSelf": true})));
+    let wanted = "s.x-kubernetes-validations[0].optionalOldSelf: Invalid value: true: may not be set if oldSelf is not used in rule";
+    assert_eq!(unused, [wanted]);
+}
+
+#[test]
 fn old_values_are_known_only_where_items_can_be_told_apart() {
     let item = json!({"type": "object", "properties": {"k": {"type": "string"}},
         "x-kubernetes-validations": [{"rule": "self.k == oldSelf.k"}]});

@@ -1,4 +1,4 @@
-//! The resources that are only ever created, as kinds: what admission knows a kind by.
+//! The resources that are never stored, as kinds: what admission and tables know a kind by.
 
 use std::sync::OnceLock;
 
@@ -7,12 +7,13 @@ use serde_json::Value;
 use super::check::{Check, join};
 use crate::json::{at, list_at, str_at};
 use crate::status::FieldError;
+use crate::table::columns as table;
 
 use super::{Columns, Hooks, KindInfo, NameRule, VIRTUAL, VirtualKind};
 
 const NO_COLUMNS: Columns = Columns { list: &[], row: |_, _| Vec::new() };
 
-/// The kind of a resource that accepts `create` only; nothing of it is stored.
+/// The kind of a resource of which nothing is stored.
 pub fn answered(of: &VirtualKind) -> Option<&'static KindInfo> {
     static KINDS: OnceLock<Vec<KindInfo>> = OnceLock::new();
     let kinds = KINDS.get_or_init(|| VIRTUAL.iter().map(info).collect());
@@ -24,15 +25,15 @@ fn info(of: &VirtualKind) -> KindInfo {
         group: of.group,
         version: of.version,
         kind: of.kind,
-        list_kind: "",
+        list_kind: if of.kind == "ComponentStatus" { "ComponentStatusList" } else { "" },
         plural: of.plural,
         singular: of.singular,
-        short_names: &[],
+        short_names: of.short_names,
         categories: &[],
         namespaced: of.namespaced,
         has_status: false,
         scale: None,
-        verbs: &["create"],
+        verbs: of.verbs,
         subresources: &[],
         storage_group: of.group,
         storage_version: of.version,
@@ -48,7 +49,7 @@ fn info(of: &VirtualKind) -> KindInfo {
             "LocalSubjectAccessReview" => LOCAL_REVIEW,
             _ => Hooks::NONE,
         },
-        columns: NO_COLUMNS,
+        columns: if of.kind == "ComponentStatus" { table::COMPONENT_STATUS } else { NO_COLUMNS },
         custom: None,
     }
 }
@@ -176,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn every_resource_that_is_only_created_has_a_kind() {
+    fn every_resource_that_is_never_stored_has_a_kind() {
         for of in VIRTUAL {
             assert_eq!(answered(of).map(|k| (k.kind, k.namespaced)), Some((of.kind, of.namespaced)));
         }

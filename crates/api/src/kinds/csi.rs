@@ -15,9 +15,6 @@ use crate::status::FieldError;
 
 const NOT_DRIVEN: &str =
     "this release stores the object for the controllers of a CSI driver and makes or changes none of its own accord";
-const NOT_ATTACHED: &str = "this release makes no VolumeAttachments: volumes of a driver with spec.attachRequired true are mounted once somebody else has made and attached them";
-const NOT_MEASURED: &str =
-    "this release schedules pods without looking at CSIStorageCapacity: spec.storageCapacity has no effect";
 const TOKENS_IN_SECRETS: &str = "spec.serviceAccountTokenInSecrets is unset; if supported by this CSI driver, set to true to prevent possible logging of tokens in volume attributes";
 /// Longest name of a driver.
 const MAX_DRIVER: usize = 63;
@@ -74,12 +71,6 @@ pub(super) const DRIVER: Hooks = Hooks {
     warnings: |o| {
         let mut out = Vec::new();
         let spec = at(o, &["spec"]).unwrap_or(&Value::Null);
-        if at(spec, &["attachRequired"]) != Some(&json!(false)) {
-            out.push(NOT_ATTACHED.to_owned());
-        }
-        if at(spec, &["storageCapacity"]) == Some(&json!(true)) {
-            out.push(NOT_MEASURED.to_owned());
-        }
         if !list_at(spec, &["tokenRequests"]).is_empty() && at(spec, &["serviceAccountTokenInSecrets"]).is_none() {
             out.push(TOKENS_IN_SECRETS.to_owned());
         }
@@ -202,7 +193,6 @@ pub(super) const CAPACITY: Hooks = Hooks {
         }
         check.errors
     },
-    warnings: not_driven,
     ..Hooks::NONE
 };
 
@@ -240,7 +230,6 @@ pub(super) const ATTACHMENT: Hooks = Hooks {
         }
         check.errors
     },
-    warnings: not_driven,
     ..Hooks::NONE
 };
 

@@ -446,11 +446,18 @@ pub struct VirtualKind {
     pub namespaced: bool,
     /// What is done with it.
     pub verbs: &'static [&'static str],
+    /// kubectl short names.
+    pub short_names: &'static [&'static str],
 }
 
 /// Resources that are never stored.
 pub const VIRTUAL: &[VirtualKind] = &[
     virtual_kind("", "v1", "Binding", "bindings", "binding", true),
+    VirtualKind {
+        short_names: &["cs"],
+        verbs: READ,
+        ..virtual_kind("", "v1", "ComponentStatus", "componentstatuses", "componentstatus", false)
+    },
     virtual_kind("authentication.k8s.io", "v1", "SelfSubjectReview", "selfsubjectreviews", "selfsubjectreview", false),
     virtual_kind("authentication.k8s.io", "v1", "TokenReview", "tokenreviews", "tokenreview", false),
     virtual_kind(
@@ -489,10 +496,11 @@ pub const VIRTUAL: &[VirtualKind] = &[
     measured("PodMetrics", "pods", true),
 ];
 
+const READ: &[&str] = &["get", "list"];
+
 /// A resource of metrics.k8s.io, as metrics-server has them.
 const fn measured(kind: &'static str, plural: &'static str, namespaced: bool) -> VirtualKind {
-    let verbs = &["get", "list"];
-    VirtualKind { group: "metrics.k8s.io", version: "v1beta1", kind, plural, singular: "", namespaced, verbs }
+    VirtualKind { verbs: READ, ..virtual_kind("metrics.k8s.io", "v1beta1", kind, plural, "", namespaced) }
 }
 
 const fn virtual_kind(
@@ -503,7 +511,7 @@ const fn virtual_kind(
     singular: &'static str,
     namespaced: bool,
 ) -> VirtualKind {
-    VirtualKind { group, version, kind, plural, singular, namespaced, verbs: &["create"] }
+    VirtualKind { group, version, kind, plural, singular, namespaced, verbs: &["create"], short_names: &[] }
 }
 
 /// The registry; built on first use.

@@ -94,7 +94,10 @@ fn prepare_status_update(new: &mut Value, old: &Value) {
 fn validate(pod: &Value) -> Vec<FieldError> {
     let mut check = Check::default();
     match at(pod, &["spec"]) {
-        Some(spec) => podspec::validate_spec(&mut check, spec, "spec"),
+        Some(spec) => {
+            podspec::validate_spec(&mut check, spec, "spec");
+            podspec::validate_claims_of_pod(&mut check, spec, str_at(pod, &["metadata", "name"]), "spec");
+        }
         None => check.required("spec", ""),
     }
     check.errors
@@ -123,12 +126,11 @@ fn validate_status_update(new: &Value, old: &Value) -> Vec<FieldError> {
     if !node.is_empty() {
         check.syntax("status.nominatedNodeName", node, crate::names::dns1123_subdomain(node));
     }
-    let policy = str_at(old, &["spec", "restartPolicy"]);
     for (i, before) in list_at(old, &["status", "containerStatuses"]).iter().enumerate() {
         // A container that has terminated for good stays terminated.
         let Some(exit) = int_at(before, &["state", "terminated", "exitCode"]) else { continue };
-        let for_good = policy == "Never" || (policy == "OnFailure" && exit == 0);
         let name = str_at(before, &["name"]);
+        let for_good = !podspec::may_run_again(&old["spec"], name, exit);
         let now = list_at(new, &["status", "containerStatuses"]).iter().find(|c| str_at(c, &["name"]) == name);
         if for_good && now.is_some_and(|c| at(c, &["state", "terminated"]).is_none()) {
             let field = format!("status.containerStatuses[{i}].state");

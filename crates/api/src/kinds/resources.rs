@@ -49,6 +49,20 @@ fn is_standard(name: &str) -> bool {
     matches!(name, "cpu" | "memory" | "ephemeral-storage") || name.starts_with("hugepages-")
 }
 
+/// What the names of huge pages begin with; their size follows.
+const HUGE_PAGES: &str = "hugepages-";
+
+/// Bytes of a page of a resource that counts huge pages; 0 bytes are none.
+fn huge_page_size(resource: &str) -> Option<i64> {
+    let size = Quantity::parse(resource.strip_prefix(HUGE_PAGES)?).ok()?.value();
+    (size > 0).then_some(size)
+}
+
+/// Whether more of the resource may be promised than there is.
+fn overcommits(resource: &str) -> bool {
+    !is_extended(resource) && !resource.starts_with(HUGE_PAGES)
+}
+
 /// Names of countable devices: a domain that is not kubernetes.io's.
 pub(super) fn is_extended(name: &str) -> bool {
     name.contains('/') && !name.split('/').next().is_some_and(|d| d == "kubernetes.io" || d.ends_with(".kubernetes.io"))
@@ -69,24 +83,32 @@ pub(super) fn validate_requirements(check: &mut Check, owner: &Value, field: &st
                 continue;
             }
             check.syntax(&format!("{field}.{name}"), resource, crate::names::qualified_name(resource));
-            if let Some(q) = check.quantity(value, &at)
-                && is_extended(resource)
-                && !q.is_integer()
+            let Some(q) = check.quantity(value, &at) else { continue };
+            if is_extended(resource) && !q.is_integer() {
+                check.invalid(at.clone(), q.to_string(), "must be an integer");
+            }
+            if huge_page_size(resource).is_some_and(|size| !q.is_integer() || q.value() % size != 0 || q.value() < size)
             {
-                check.invalid(at, q.to_string(), "must be an integer");
+                let why = format!("{q} is not positive integer multiple of {resource}");
+                check.invalid(at, q.to_string(), why);
             }
         }
+    }
+    let either = || limits.keys().chain(requests.keys());
+    let compute = either().any(|name| matches!(name.as_str(), "cpu" | "memory"));
+    if !compute && either().any(|name| name.starts_with(HUGE_PAGES)) {
+        check.forbidden(field.clone(), "HugePages require cpu or memory");
     }
     for (resource, request) in requests {
         let (Ok(request), limit) = (Quantity::from_json(request), limits.get(resource)) else { continue };
         let Some(Ok(limit)) = limit.map(Quantity::from_json) else {
-            if is_extended(resource) && !limits.contains_key(resource) {
+            if !overcommits(resource) && !limits.contains_key(resource) {
                 check.required(format!("{field}.limits"), "Limit must be set for non overcommitable resources");
             }
             continue;
         };
         let at = format!("{field}.requests");
-        if request != limit && (is_extended(resource) || resource.starts_with("hugepages-")) {
+        if request != limit && !overcommits(resource) {
             check.invalid(at, request.to_string(), format!("must be equal to {resource} limit of {limit}"));
         } else if request > limit {
             check.invalid(
@@ -123,5 +145,46 @@ pub fn qos_class(pod: &Value) -> &'static str {
         (false, _) => "BestEffort",
         (true, true) => "Guaranteed",
         (true, false) => "Burstable",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn huge_pages_come_whole_and_beside_cpu_or_memory() {
+        let told = |resources: Value| -> Vec<String> {
+            let mut check = Check::default();
+            validate_requirements(&mut check, &json!({"resources": resources}), "c");
+            check.errors.iter().map(ToString::to_string).collect()
+        };
+        let pages = |n: &str| json!({"hugepages-2Mi": n, "memory": "1Mi"});
+        assert_eq!(told(json!({"limits": pages("4Mi"), "requests": pages("4Mi")})), [""; 0]);
+        for (resources, expected) in [
+            (
+                json!({"limits": {"hugepages-2Mi": "4Mi"}, "requests": {"hugepages-2Mi": "4Mi"}}),
+                "c.resources: Forbidden: HugePages require cpu or memory",
+            ),
+            (
+                json!({"limits": pages("3Mi")}),
+                "c.resources.limits[hugepages-2Mi]: Invalid value: \"3Mi\": 3Mi is not positive integer multiple of hugepages-2Mi",
+            ),
+            (
+                json!({"limits": pages("0")}),
+                "c.resources.limits[hugepages-2Mi]: Invalid value: \"0\": 0 is not positive integer multiple of hugepages-2Mi",
+            ),
+            (
+                json!({"limits": pages("4Mi"), "requests": pages("2Mi")}),
+                "c.resources.requests: Invalid value: \"2Mi\": must be equal to hugepages-2Mi limit of 4Mi",
+            ),
+            (
+                json!({"requests": pages("2Mi")}),
+                "c.resources.limits: Required value: Limit must be set for non overcommitable resources",
+            ),
+        ] {
+            assert_eq!(told(resources), [expected]);
+        }
     }
 }

@@ -154,6 +154,39 @@ pub(super) fn validate_claim_spec(check: &mut Check, claim: &Value, field: &str)
         check.syntax(&join(field, "storageClassName"), class, names::dns1123_subdomain(class));
     }
     check.one_of(spec, "volumeMode", field, VOLUME_MODES);
+    validate_data_sources(check, spec, field);
+}
+
+/// What the volume is to begin with, under its old name and its new one.
+fn validate_data_sources(check: &mut Check, spec: &Value, field: &str) {
+    for key in ["dataSource", "dataSourceRef"] {
+        let Some(source) = at(spec, &[key]) else { continue };
+        let field = join(field, key);
+        check.need_str(source, "name", &field);
+        check.need_str(source, "kind", &field);
+        let (group, kind) = (str_at(source, &["apiGroup"]), str_at(source, &["kind"]));
+        if !group.is_empty() {
+            check.syntax(&join(&field, "apiGroup"), group, names::dns1123_subdomain(group));
+        } else if kind != "PersistentVolumeClaim" {
+            check.invalid(
+                field.as_str(),
+                kind,
+                "must be 'PersistentVolumeClaim' when referencing the default apiGroup",
+            );
+        }
+        let namespace = str_at(source, &["namespace"]);
+        if !namespace.is_empty() {
+            check.syntax(&join(&field, "namespace"), namespace, names::dns1123_label(namespace));
+        }
+    }
+    let (Some(source), Some(reference)) = (at(spec, &["dataSource"]), at(spec, &["dataSourceRef"])) else { return };
+    let same = ["apiGroup", "kind", "name"].iter().all(|key| str_at(source, &[key]) == str_at(reference, &[key]));
+    if !str_at(reference, &["namespace"]).is_empty() {
+        let detail = "may not be specified when dataSourceRef.namespace is specified";
+        check.invalid(field, join(field, "dataSource"), detail);
+    } else if !same {
+        check.invalid(field, join(field, "dataSource"), "must match dataSourceRef");
+    }
 }
 
 fn update_claim(new: &Value, old: &Value) -> Vec<FieldError> {

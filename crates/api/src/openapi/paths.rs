@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use super::schemas::{custom_name, definition, list_name, reference};
 use super::subresources;
 use crate::discovery::CustomKinds;
-use crate::kinds::{KindInfo, VIRTUAL, VirtualKind, join_api_version, registry};
+use crate::kinds::{KindInfo, VIRTUAL, VirtualKind, answered, join_api_version, registry};
 
 const JSON_TYPES: &[&str] = &["application/json", "application/yaml"];
 const TEXT_TYPES: &[&str] = &["*/*"];
@@ -322,6 +322,9 @@ fn add_kind(out: &mut Map<String, Value>, root: &str, kind: &KindInfo) {
 }
 
 fn add_virtual(out: &mut Map<String, Value>, root: &str, kind: &VirtualKind) {
+    if let Some(read) = answered(kind).filter(|kind| kind.verbs.contains(&"list")) {
+        return add_kind(out, root, read);
+    }
     let Some(name) = definition(kind.group, kind.version, kind.kind) else { return };
     let scope = if kind.namespaced { "Namespaced" } else { "" };
     let base = if kind.namespaced {

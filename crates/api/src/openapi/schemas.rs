@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::types::{self, COMMON};
 use crate::discovery::CustomKinds;
-use crate::kinds::{KindInfo, VIRTUAL, registry};
+use crate::kinds::{KindInfo, VIRTUAL, answered, registry};
 use crate::schema::{self, ListType, PatchStrategy, Shape, TypeRef};
 
 const REF_PREFIX: &str = "#/components/schemas/";
@@ -65,7 +65,8 @@ pub(super) fn schemas(group: &str, version: &str, custom: CustomKinds<'_>) -> Va
             definition["x-kubernetes-group-version-kind"] = json!([{"group": group, "version": version, "kind": kind}]);
         }
     }
-    for kind in registry().all().iter().filter(|k| k.group == group && k.version == version) {
+    let read = VIRTUAL.iter().filter_map(answered).filter(|k| !k.list_kind.is_empty());
+    for kind in registry().all().iter().chain(read).filter(|k| k.group == group && k.version == version) {
         if let Some((.., item)) =
             kinds.iter().find(|(g, v, k, _)| (*g, *v, *k) == (kind.group, kind.version, kind.kind))
         {

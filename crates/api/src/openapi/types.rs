@@ -20,6 +20,7 @@ macro_rules! table {
 /// Every kind that stands in a document: stored ones, and those exchanged with subresources and questions.
 pub(super) const KINDS: &[(&str, &str, &str, Add)] = table! {
     "", "v1", "Binding" => k::api::core::v1::Binding;
+    "", "v1", "ComponentStatus" => k::api::core::v1::ComponentStatus;
     "", "v1", "ConfigMap" => k::api::core::v1::ConfigMap;
     "", "v1", "Endpoints" => k::api::core::v1::Endpoints;
     "", "v1", "Event" => k::api::core::v1::Event;

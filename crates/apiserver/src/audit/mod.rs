@@ -229,7 +229,9 @@ impl Trail {
     /// How the answer is written: one that is recorded must be readable here.
     pub fn style(&self, style: Style) -> Style {
         match &self.0 {
-            Some(record) if record.level() == Level::RequestResponse => Style { gzip: false, protobuf: false, ..style },
+            Some(record) if record.level() == Level::RequestResponse => {
+                Style { gzip: false, protobuf: false, yaml: false, ..style }
+            }
             _ => style,
         }
     }

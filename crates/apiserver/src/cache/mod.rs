@@ -28,6 +28,9 @@ pub use kind::KindCache;
 /// Everything this server stores is below it.
 const ROOT: &str = "/registry/";
 
+/// Keys that are read from the store at once.
+const PAGE: usize = 2000;
+
 /// How long a read waits for the cache to catch up with a revision that it names.
 const CATCH_UP: Duration = Duration::from_secs(3);
 /// How long a request waits for the cache to catch up with what is durable: longer means that the server is not well.
@@ -172,26 +175,44 @@ impl Caches {
 
     /// Reads everything anew and says at which revision.
     async fn reload(&self) -> Result<u64, StoreError> {
-        let found = self.store.range(RangeRequest::prefix(ROOT)).await?;
+        loop {
+            match self.read_all().await {
+                // The pages are of one revision, which was dropped before the last of them was read.
+                Err(StoreError::Compacted { .. }) => {}
+                read => return read,
+            }
+        }
+    }
+
+    async fn read_all(&self) -> Result<u64, StoreError> {
         let mut objects: Vec<BTreeMap<Arc<str>, Arc<Entry>>> = vec![BTreeMap::new(); self.kinds.len()];
         // The definitions say which of the other keys are objects.
         let mut others = Vec::new();
-        // Each is dropped once it is decoded: two copies of a large cluster would be more than what runs on afterwards.
-        for kv in found.kvs {
-            let Some((index, key)) = self.locate(&kv.key) else {
-                others.push(kv);
-                continue;
-            };
-            if let Some(entry) = decode(&self.kinds[index], key, &kv.value, kv.mod_revision) {
-                objects[index].insert(entry.key.clone(), Arc::new(entry));
+        // Page by page: two copies of a large cluster would be more than what runs on afterwards.
+        let mut wanted = RangeRequest::prefix(ROOT).limit(PAGE);
+        loop {
+            let found = self.store.range(wanted.clone()).await?;
+            wanted.revision = found.revision;
+            let last = found.kvs.last().filter(|_| found.more).map(|kv| kv.key.clone());
+            for kv in found.kvs {
+                let Some((index, key)) = self.locate(&kv.key) else {
+                    others.push(kv);
+                    continue;
+                };
+                if let Some(entry) = decode(&self.kinds[index], key, &kv.value, kv.mod_revision) {
+                    objects[index].insert(entry.key.clone(), Arc::new(entry));
+                }
             }
+            let Some(last) = last else { break };
+            // The first key that can come after it.
+            wanted.start = [&last[..], &[0]].concat().into();
         }
         for (cache, objects) in self.kinds.iter().zip(objects) {
-            cache.reset(objects, found.revision);
+            cache.reset(objects, wanted.revision);
         }
-        self.define(&others, found.revision);
-        self.applied.send_replace(found.revision);
-        Ok(found.revision)
+        self.define(&others, wanted.revision);
+        self.applied.send_replace(wanted.revision);
+        Ok(wanted.revision)
     }
 
     /// Which kind a store key belongs to, and the rest of it.

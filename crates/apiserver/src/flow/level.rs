@@ -74,12 +74,30 @@ pub struct Digest {
 
 /// A request's right to run, until it is dropped: its seats.
 #[derive(Debug)]
-pub struct Seat(Option<Arc<Level>>, u32);
+pub struct Seat(Option<Arc<Level>>, u32, Duration);
+
+impl Seat {
+    /// The seats are kept for that long when the request has been answered.
+    pub fn lasting(mut self, latency: Duration) -> Self {
+        self.2 = latency;
+        self
+    }
+}
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        if let Some(level) = self.0.take() {
-            level.leave(self.1);
+        let Some(level) = self.0.take() else { return };
+        let (seats, latency) = (self.1, self.2);
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) if !latency.is_zero() => {
+                level.finish();
+                // As many at a time as there are seats.
+                runtime.spawn(async move {
+                    tokio::time::sleep(latency).await;
+                    level.give_back(seats);
+                });
+            }
+            _ => level.leave(seats),
         }
     }
 }
@@ -174,7 +192,7 @@ impl Level {
 
     fn seat(self: &Arc<Self>, seats: u32) -> Seat {
         count(&self.counts.dispatched);
-        Seat(Some(self.clone()), seats)
+        Seat(Some(self.clone()), seats, Duration::ZERO)
     }
 
     /// Takes seats, its own or borrowed ones. Who needs more than there are gets them when nobody else has any. Only under the
@@ -216,6 +234,12 @@ impl Level {
         }
     }
 
+    /// By how much each of its queues has been served, in seats.
+    pub fn served(&self) -> Vec<u64> {
+        let queues = self.rules.read().1.map_or(0, |queuing| queuing.queues);
+        self.queues.lock().served(queues)
+    }
+
     fn others(&self) -> Vec<(Seats, u32)> {
         let members = self.pool.read();
         let others = members.iter().filter(|m| !std::ptr::eq(m.as_ptr(), self)).filter_map(Weak::upgrade);
@@ -233,7 +257,7 @@ impl Level {
                 return;
             };
             self.state.fetch_sub(WAITING, Ordering::AcqRel);
-            if let Err(mut seat) = next.answer.send(Seat(Some(self.clone()), seats)) {
+            if let Err(mut seat) = next.answer.send(Seat(Some(self.clone()), seats, Duration::ZERO)) {
                 // Gone in the meantime. Not dropped as it is: that would ask for the lock that is held here.
                 seat.0 = None;
                 self.state.fetch_sub(seats.into(), Ordering::AcqRel);
@@ -244,7 +268,15 @@ impl Level {
     }
 
     fn leave(self: &Arc<Self>, seats: u32) {
+        self.finish();
+        self.give_back(seats);
+    }
+
+    fn finish(&self) {
         count(&self.counts.finished);
+    }
+
+    fn give_back(self: &Arc<Self>, seats: u32) {
         let before = self.state.fetch_sub(seats.into(), Ordering::AcqRel);
         if waiting(before) > 0 {
             self.dispatch(&mut self.queues.lock());
@@ -270,6 +302,11 @@ pub struct Waiter {
 }
 
 impl Waiter {
+    /// The queue it is in.
+    pub fn queue(&self) -> u32 {
+        self.queue
+    }
+
     /// Waits for a seat, so long.
     pub async fn wait(mut self, patience: Duration) -> Option<Seat> {
         let answer = tokio::time::timeout(patience, &mut self.answer).await;
@@ -360,6 +397,20 @@ mod tests {
         assert_eq!(level.load(), (0, 0));
         let told = level.digest();
         assert_eq!((told.dispatched, told.executing, told.rejected, told.timed_out), (6, 0, 0, 0), "{told:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn seats_may_be_kept_when_the_request_has_ended() {
+        let level = level(4, 0, 4, &Arc::default());
+        let seat = run(level.enter(0, 3)).lasting(Duration::from_millis(5));
+        let waits = wait(level.enter(0, 2));
+        drop(seat);
+        assert_eq!((level.load(), level.digest().executing), ((3, 1), 0));
+        let begun = tokio::time::Instant::now();
+        let next = waits.wait(LONG).await.unwrap();
+        assert_eq!((level.load(), begun.elapsed()), ((2, 0), Duration::from_millis(5)));
+        drop(next);
+        assert_eq!(level.load(), (0, 0));
     }
 
     #[test]

@@ -18,16 +18,21 @@ use serde_json::Value;
 use crate::authz::Attributes;
 
 pub mod defaults;
+mod dump;
 pub mod keeper;
 mod level;
 mod queue;
+pub mod requests;
 mod schema;
 mod shares;
+pub mod watched;
 pub mod work;
 
 use level::{Answer, Level, Pool};
+use requests::{Asked, Listed, Request, Requests};
 use schema::Schema;
 use shares::LevelSpec;
+use work::Width;
 
 const SCHEMA_UID: HeaderName = HeaderName::from_static("x-kubernetes-pf-flowschema-uid");
 const LEVEL_UID: HeaderName = HeaderName::from_static("x-kubernetes-pf-prioritylevel-uid");
@@ -42,6 +47,10 @@ pub struct FlowControl {
     total: u32,
     /// How long a request waits before it is turned away.
     patience: Duration,
+    /// Those at the levels that limit.
+    requests: Arc<Requests>,
+    /// The watches under way.
+    pub watched: Arc<watched::Watched>,
     /// Keyed, so that nobody can choose names that are dealt the queues of somebody else.
     hasher: RandomState,
 }
@@ -50,8 +59,18 @@ pub struct FlowControl {
 #[derive(Default)]
 struct Plan {
     /// In the order in which they are tried, each with its level. `catch-all` is always among them.
-    schemas: Vec<(Schema, Uids, Option<Arc<Level>>)>,
+    schemas: Vec<Ranked>,
     levels: HashMap<String, Arc<Level>>,
+}
+
+/// A flow schema with its level.
+struct Ranked {
+    schema: Schema,
+    uids: Uids,
+    /// `None`: it does not limit.
+    level: Option<Arc<Level>>,
+    /// Of the schema and the level.
+    names: [Arc<str>; 2],
 }
 
 /// By which objects a request was classified; clients see it in headers.
@@ -84,6 +103,8 @@ pub enum Pass {
     Seat {
         /// Given back when dropped.
         _seat: level::Seat,
+        /// Shown until it is dropped.
+        _listed: Listed,
     },
     /// Of the level that does not.
     Exempt,
@@ -95,6 +116,16 @@ pub struct Class {
     pub uids: Uids,
     level: Option<Arc<Level>>,
     flow: u64,
+    names: Names,
+}
+
+/// What a request's class is called.
+#[derive(Debug, Clone, Default)]
+struct Names {
+    schema: Arc<str>,
+    level: Arc<str>,
+    /// What tells the flow from others of the schema.
+    distinguisher: String,
 }
 
 impl Class {
@@ -112,6 +143,8 @@ impl FlowControl {
             pool: Arc::default(),
             total: u32::try_from(total).unwrap_or(u32::MAX),
             patience,
+            requests: Arc::default(),
+            watched: Arc::default(),
             hasher: RandomState::new(),
         };
         control.load(&[], &[]);
@@ -146,10 +179,9 @@ impl FlowControl {
         for schema in all {
             let Some(spec) = specs.iter().find(|spec| spec.name == schema.level) else { continue };
             let level = plan.levels.get(&spec.name).cloned();
-            plan.schemas.push((schema, Uids::new("", ""), level));
-            if let Some((schema, uids, _)) = plan.schemas.last_mut() {
-                *uids = Uids::new(&schema.uid, &spec.uid);
-            }
+            let names = [schema.name.as_str().into(), spec.name.as_str().into()];
+            let uids = Uids::new(&schema.uid, &spec.uid);
+            plan.schemas.push(Ranked { schema, uids, level, names });
         }
         self.plan.store(Arc::new(plan));
     }
@@ -157,91 +189,54 @@ impl FlowControl {
     /// Finds the flow schema and level of a request.
     pub fn classify(&self, asked: &Attributes<'_>) -> Class {
         let plan = self.plan.load();
-        let find = |what: &dyn Fn(&Schema) -> bool| plan.schemas.iter().find(|(schema, ..)| what(schema));
+        let find = |what: &dyn Fn(&Schema) -> bool| plan.schemas.iter().find(|ranked| what(&ranked.schema));
         // Somebody may have no group at all.
         let found = find(&|schema| schema.matches(asked)).or_else(|| find(&|schema| schema.name == "catch-all"));
         match found {
-            Some((schema, uids, level)) => {
-                let flow = match level {
-                    Some(_) => self.hasher.hash_one((&schema.name, schema.flow(asked))),
-                    None => 0,
+            Some(Ranked { schema, uids, level, names: [schema_name, level_name] }) => {
+                let Some(level) = level else {
+                    return Class { uids: uids.clone(), level: None, flow: 0, names: Names::default() };
                 };
-                Class { uids: uids.clone(), level: level.clone(), flow }
+                let distinguisher = schema.flow(asked);
+                let flow = self.hasher.hash_one((&schema.name, distinguisher));
+                let (schema, distinguisher) = (schema_name.clone(), distinguisher.to_owned());
+                let names = Names { schema, level: level_name.clone(), distinguisher };
+                Class { uids: uids.clone(), level: Some(level.clone()), flow, names }
             }
-            None => Class { uids: Uids::new("", ""), level: None, flow: 0 },
+            None => Class { uids: Uids::new("", ""), level: None, flow: 0, names: Names::default() },
         }
     }
 
-    /// Waits until a request that takes so many seats may run.
+    /// Waits until a request of this width may run. `asked` is for those who want to see it.
     ///
     /// # Errors
     /// 429 when there is no room, or it has waited too long.
-    pub async fn enter(&self, class: &Class, seats: u32) -> Result<Pass, ApiError> {
+    pub async fn enter(
+        &self,
+        class: &Class,
+        width: Width,
+        user: &str,
+        asked: impl FnOnce() -> Asked,
+    ) -> Result<Pass, ApiError> {
         let Some(level) = &class.level else { return Ok(Pass::Exempt) };
-        let seat = match level.enter(class.flow, seats) {
+        let answer = level.enter(class.flow, width.most());
+        if matches!(answer, Answer::Full) {
+            return Err(too_many());
+        }
+        let Names { schema, level, distinguisher } = &class.names;
+        let listed = self.requests.list(Request::new(level, schema, distinguisher.clone(), width, user, asked()));
+        let seat = match answer {
             Answer::Run(seat) => Some(seat),
-            Answer::Wait(waiter) => waiter.wait(self.patience).await,
+            Answer::Wait(waiter) => {
+                listed.request().waits(waiter.queue());
+                waiter.wait(self.patience).await
+            }
             Answer::Full => None,
         };
-        seat.map(|_seat| Pass::Seat { _seat }).ok_or_else(too_many)
+        let seat = seat.ok_or_else(too_many)?;
+        listed.request().runs();
+        Ok(Pass::Seat { _seat: seat.lasting(width.latency), _listed: listed })
     }
-
-    /// `/debug/api_priority_and_fairness/dump_priority_levels`: a row for each level that limits its requests.
-    pub fn dump_levels(&self) -> String {
-        let plan = self.plan.load();
-        let mut names: Vec<&String> = plan.levels.keys().collect();
-        names.sort();
-        let mut rows = vec![LEVEL_COLUMNS.map(str::to_owned)];
-        for name in names {
-            let Some(level) = plan.levels.get(name) else { continue };
-            let told = level.digest();
-            let idle = told.waiting == 0 && told.executing == 0;
-            rows.push([
-                name.clone(),
-                told.active_queues.to_string(),
-                idle.to_string(),
-                // One that is no longer wanted is out of the plan at once.
-                false.to_string(),
-                told.waiting.to_string(),
-                told.executing.to_string(),
-                told.dispatched.to_string(),
-                told.rejected.to_string(),
-                told.timed_out.to_string(),
-                told.cancelled.to_string(),
-            ]);
-        }
-        aligned(&rows)
-    }
-}
-
-const LEVEL_COLUMNS: [&str; 10] = [
-    "PriorityLevelName",
-    "ActiveQueues",
-    "IsIdle",
-    "IsQuiescing",
-    "WaitingRequests",
-    "ExecutingRequests",
-    "DispatchedRequests",
-    "RejectedRequests",
-    "TimedoutRequests",
-    "CancelledRequests",
-];
-
-/// Cells with commas after them, one below the other.
-fn aligned<const N: usize>(rows: &[[String; N]]) -> String {
-    let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0) + 2;
-    let mut out = String::new();
-    for row in rows {
-        for (column, cell) in row.iter().enumerate() {
-            if column + 1 == N {
-                out.push_str(cell);
-            } else {
-                out.push_str(&format!("{:<1$}", format!("{cell},"), width(column)));
-            }
-        }
-        out.push('\n');
-    }
-    out
 }
 
 /// 429.
@@ -266,6 +261,10 @@ mod tests {
         control
             .load(&schemas.into_iter().map(uid).collect::<Vec<_>>(), &levels.into_iter().map(uid).collect::<Vec<_>>());
         control
+    }
+
+    async fn enter(control: &FlowControl, class: &Class) -> Result<Pass, ApiError> {
+        control.enter(class, Width::seats(1), "u", Asked::default).await
     }
 
     fn of(
@@ -335,19 +334,16 @@ mod tests {
         let (ann, bob) = (UserInfo::new("ann", &[]), UserInfo::new("bob", &["system:masters"]));
         let asked = |user| Attributes { verb: "list", resource: "nodes", ..Attributes::blank(user) };
         control.load(std::slice::from_ref(&schema), std::slice::from_ref(&jail));
-        let refused = control.enter(&control.classify(&asked(&ann)), 1).await.unwrap_err();
+        let refused = enter(&control, &control.classify(&asked(&ann))).await.unwrap_err();
         assert_eq!((refused.code, refused.retry_after()), (429, Some(1)));
-        assert!(matches!(control.enter(&control.classify(&asked(&bob)), 1).await, Ok(Pass::Exempt)));
+        assert!(matches!(enter(&control, &control.classify(&asked(&bob))).await, Ok(Pass::Exempt)));
         // Only the mandatory levels are left for her when her schema names one that is not there.
         schema["spec"]["priorityLevelConfiguration"]["name"] = "gone".into();
         control.load(&[schema], &[jail]);
-        let seat = control.enter(&control.classify(&asked(&ann)), 1).await.unwrap();
-        assert!(
-            control.enter(&control.classify(&asked(&ann)), 1).await.is_err(),
-            "catch-all has one seat and no queue"
-        );
+        let seat = enter(&control, &control.classify(&asked(&ann))).await.unwrap();
+        assert!(enter(&control, &control.classify(&asked(&ann))).await.is_err(), "catch-all has one seat and no queue");
         drop(seat);
-        assert!(control.enter(&control.classify(&asked(&ann)), 1).await.is_ok());
+        assert!(enter(&control, &control.classify(&asked(&ann))).await.is_ok());
     }
 
     #[tokio::test(start_paused = true)]
@@ -357,7 +353,7 @@ mod tests {
         let class = control.classify(&Attributes { verb: "list", resource: "nodes", ..Attributes::blank(&ann) });
         let mut seats = Vec::new();
         let refused = loop {
-            match control.enter(&class, 1).await {
+            match enter(&control, &class).await {
                 Ok(seat) => seats.push(seat),
                 Err(refused) => break refused,
             }
@@ -365,6 +361,6 @@ mod tests {
         assert_eq!(refused.code, 429);
         assert!(!seats.is_empty());
         seats.clear();
-        assert!(control.enter(&class, 1).await.is_ok());
+        assert!(enter(&control, &class).await.is_ok());
     }
 }

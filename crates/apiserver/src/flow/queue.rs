@@ -89,6 +89,11 @@ impl<T: Work> Queues<T> {
         }
     }
 
+    /// By how much each of so many queues has been served: who has least is next.
+    pub fn served(&self, queues: u32) -> Vec<u64> {
+        (0..queues).map(|index| self.queues.get(&index).map_or(self.now, |queue| queue.start)).collect()
+    }
+
     /// How many items wait.
     pub fn len(&self) -> usize {
         self.queues.values().map(|q| q.items.len()).sum()

@@ -144,16 +144,22 @@ pub(crate) async fn serve(
         reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(base::prometheus::MEDIA));
         return Ok(reply);
     }
-    if path == "/debug/api_priority_and_fairness/dump_priority_levels" {
-        return Ok(respond::text(StatusCode::OK, server.flow.dump_levels()));
+    if let Some(page) = path.strip_prefix("/debug/api_priority_and_fairness/") {
+        let text = server.flow.dump(page, query).ok_or_else(ApiError::path_not_found)?;
+        return Ok(respond::text(StatusCode::OK, text));
     }
-    let aggregated = match path {
-        "/api" | "/apis" => accept::form(headers)? == Form::AggregatedDiscovery,
+    let (aggregated, yaml) = match path {
+        "/api" | "/apis" => {
+            let accepted = accept::discovery(headers)?;
+            (accepted.form == Form::AggregatedDiscovery, accepted.yaml)
+        }
+        _ if path == "/api/v1" || path.starts_with("/apis/") => (false, accept::discovery(headers)?.yaml),
         _ => {
             accept::form(headers)?;
-            false
+            (false, false)
         }
     };
+    let style = Style { yaml, ..style };
     let key = if aggregated { format!("{path} aggregated") } else { path.to_owned() };
     let sources = Sources::of(server);
     let custom = &sources.custom;

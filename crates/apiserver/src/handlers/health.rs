@@ -15,7 +15,9 @@ pub fn public(server: &ApiServer, method: &Method, path: &str, query: &str, styl
     let (endpoint, single) = match path {
         "/version" => {
             return Some(match *method {
-                Method::GET | Method::HEAD => respond::value(StatusCode::OK, &version(), style),
+                Method::GET | Method::HEAD => {
+                    respond::value(StatusCode::OK, &version(), Style { yaml: false, ..style })
+                }
                 _ => respond::error(&api::status::ApiError::method_not_allowed_path(), style),
             });
         }

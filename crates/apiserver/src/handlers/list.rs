@@ -222,7 +222,7 @@ fn json_list(call: &Call, kind: &KindInfo, page: Page) -> Reply {
         metadata(&page)
     );
     let size: usize = page.entries.iter().map(|e| e.bytes.len() + 1).sum::<usize>() + head.len() + 2;
-    if size <= PIECE || call.style.pretty {
+    if size <= PIECE || call.style.pretty || call.style.yaml {
         let mut out = BytesMut::with_capacity(size);
         out.extend_from_slice(head.as_bytes());
         for (i, entry) in page.entries.iter().enumerate() {

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use api::kinds::{KindInfo, registry};
 use api::selectors::FieldSelector;
 use api::status::ApiError;
-use http::header::{AUTHORIZATION, USER_AGENT};
+use base::trace::Span;
+use http::header::{AUTHORIZATION, HeaderName, USER_AGENT};
 use http::{HeaderMap, Method, Request, StatusCode};
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
@@ -15,6 +16,9 @@ use crate::audit::Trail;
 use crate::authn::{self, Sender, UserInfo};
 use crate::authz::{self, Attributes};
 use crate::cache::KindCache;
+use crate::flow::requests::Asked;
+use crate::flow::watched::Registered;
+use crate::flow::work::Width;
 use crate::flow::{self, Pass, Uids};
 use crate::http::accept::{self, Form};
 use crate::http::body::{self, Body, RequestBody};
@@ -25,6 +29,7 @@ use crate::server::ApiServer;
 
 mod binding;
 mod collection;
+mod components;
 mod create;
 pub(crate) mod delete;
 mod discovery;
@@ -45,6 +50,7 @@ mod update;
 mod watch;
 pub(crate) mod write;
 
+pub use components::{CONTROLLERS, Components, SCHEDULER};
 pub use discovery::Documents;
 pub use health::version;
 
@@ -66,6 +72,8 @@ pub(crate) struct Call {
     pub warnings: Arc<Warnings>,
     /// The place of a stream, to be held as long as it lasts.
     pub place: Option<OwnedSemaphorePermit>,
+    /// A watch counts among those that a write is told to as long as this lasts.
+    pub watched: Option<Registered>,
     /// What the audit log is told.
     pub trail: Trail,
 }
@@ -137,6 +145,7 @@ pub(crate) async fn handle(server: &Arc<ApiServer>, request: Request<RequestBody
     let (head, warnings) = (parts.method == Method::HEAD, Arc::new(Warnings::default()));
     let upgrade = parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
     let mut measured = server.meter.begin();
+    let mut span = traced(server, &parts);
     let (mut trail, mut uids) = (Trail::begin(server.audit.as_ref(), &parts, &sender), None);
     let result = async {
         let target = path::parse(parts.uri.path());
@@ -156,7 +165,7 @@ pub(crate) async fn handle(server: &Arc<ApiServer>, request: Request<RequestBody
         match target {
             Target::Path(path) => {
                 let asked = Attributes { verb: &verb, path: &path, ..Attributes::blank(&user) };
-                let _pass = pass(server, &asked, None, &mut uids).await?;
+                let _pass = pass(server, &asked, (parts.uri.path(), None), &mut uids).await?;
                 authorize(server, &asked, &trail)?;
                 discovery::serve(server, &parts.method, &path, &parts.headers, raw_query, trail.style(style)).await
             }
@@ -166,12 +175,13 @@ pub(crate) async fn handle(server: &Arc<ApiServer>, request: Request<RequestBody
                     path::verb(&parts.method, &path, query.watch).ok_or_else(ApiError::method_not_allowed_path)?;
                 let fields = FieldSelector::parse(&query.fields)?;
                 let asked = attributes(&user, verb, &path, &fields);
-                let pass = pass(server, &asked, Some((&path, &query)), &mut uids).await?;
+                let pass = pass(server, &asked, (parts.uri.path(), Some((&path, &query))), &mut uids).await?;
                 authorize(server, &asked, &trail)?;
                 if verb == "get" && runs_in_pod(&path) {
                     authorize(server, &attributes(&user, "create", &path, &fields), &trail)?;
                 }
                 let (form, style) = negotiate(server, &parts.headers, &path, verb, style)?;
+                let watched = if verb == "watch" { server.flow.watched.register(&asked) } else { None };
                 let (method, headers) = (parts.method.clone(), std::mem::take(&mut parts.headers));
                 let (server, body, place) = (server.clone(), Mutex::new(Some(body)), None);
                 let (style, trail, warnings) = (trail.style(style), trail.clone(), warnings.clone());
@@ -189,6 +199,7 @@ pub(crate) async fn handle(server: &Arc<ApiServer>, request: Request<RequestBody
                     upgrade,
                     warnings,
                     place,
+                    watched,
                     trail,
                 };
                 admitted(call, pass).await
@@ -200,9 +211,34 @@ pub(crate) async fn handle(server: &Arc<ApiServer>, request: Request<RequestBody
         respond::error(&error, style)
     });
     measured.ended(reply.status().as_u16());
+    ended(span.as_mut(), reply.status());
     let told = warnings.take();
     trail.annotate(warnings.take_notes());
     trail.answered(completed(reply, uids, &told, head))
+}
+
+/// The span of a request, when it is recorded. Of a stream it ends with the head of the answer.
+fn traced(server: &ApiServer, parts: &http::request::Parts) -> Option<Span> {
+    let tracer = &server.config.tracer;
+    if !tracer.is_on() {
+        return None;
+    }
+    let header = |name| parts.headers.get(name).and_then(|v| v.to_str().ok());
+    let span = tracer.request(header(HeaderName::from_static("traceparent")), "KubernetesAPI");
+    span.is_on().then(|| {
+        span.with("http.request.method", || &parts.method)
+            .with("url.path", || parts.uri.path())
+            .with("user_agent.original", || header(USER_AGENT).unwrap_or_default())
+    })
+}
+
+fn ended(span: Option<&mut Span>, code: StatusCode) {
+    if let Some(span) = span {
+        span.set("http.response.status_code", || code.as_str().to_owned());
+        if code.is_server_error() {
+            span.fail(|| code);
+        }
+    }
 }
 
 /// The answer with what stands beside it.
@@ -235,7 +271,7 @@ fn negotiate(
     };
     let accepted = accept::negotiate(headers, verb == "watch", has_message)?;
     let pretty = style.pretty || accepted.pretty;
-    Ok((accepted.form, Style { protobuf: accepted.protobuf, pretty, ..style }))
+    Ok((accepted.form, Style { protobuf: accepted.protobuf, yaml: accepted.yaml, pretty, ..style }))
 }
 
 /// The verb for the audit log, which is to know it also of requests that are not understood.
@@ -339,7 +375,7 @@ async fn authenticate(server: &ApiServer, headers: &HeaderMap, sender: &Sender) 
 async fn pass(
     server: &ApiServer,
     asked: &Attributes<'_>,
-    of: Option<(&ResourcePath, &Query)>,
+    (url, of): (&str, Option<(&ResourcePath, &Query)>),
     uids: &mut Option<Uids>,
 ) -> Result<Pass, ApiError> {
     if is_long(asked) {
@@ -347,11 +383,23 @@ async fn pass(
     }
     let class = server.flow.classify(asked);
     *uids = Some(class.uids.clone());
-    let seats = match (class.widest(), of) {
-        (Some(most), Some((path, query))) => seats(server, asked, path, query, most),
-        _ => 1,
+    let width = match (class.widest(), of) {
+        (Some(most), Some((path, query))) => width(server, asked, path, query, most),
+        _ => Width::seats(1),
     };
-    server.flow.enter(&class, seats).await
+    let version = of.map_or("", |(path, _)| path.version.as_str());
+    server.flow.enter(&class, width, &asked.user.name, || Asked::new(asked, url, version)).await
+}
+
+/// What a request takes.
+fn width(server: &ApiServer, asked: &Attributes<'_>, path: &ResourcePath, query: &Query, most: u32) -> Width {
+    // Making a token changes nothing that somebody could watch.
+    let changes = matches!(asked.verb, "create" | "update" | "patch" | "delete" | "deletecollection")
+        && (asked.resource, asked.subresource) != ("serviceaccounts", "token");
+    if changes {
+        return flow::work::written(server.flow.watched.interested(asked), most);
+    }
+    Width::seats(seats(server, asked, path, query, most))
 }
 
 /// Objects of a kind that are looked at for their size.

@@ -60,7 +60,8 @@ pub(super) async fn serve(server: &Arc<ApiServer>, headers: &HeaderMap, style: S
         return Ok(document.unchanged());
     }
     if pretty {
-        let mut reply = respond::json(StatusCode::OK, document.bytes.clone(), Style { protobuf: false, ..style });
+        let mut reply =
+            respond::json(StatusCode::OK, document.bytes.clone(), Style { protobuf: false, yaml: false, ..style });
         document.tag(&mut reply);
         return Ok(reply);
     }

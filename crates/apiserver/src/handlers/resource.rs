@@ -6,8 +6,8 @@ use http::Method;
 
 use super::update::Part;
 use super::{
-    Call, Scope, binding, collection, create, delete, kind_of, list, metrics, patch, review, scale, token, update,
-    watch,
+    Call, Scope, binding, collection, components, create, delete, kind_of, list, metrics, patch, review, scale, token,
+    update, watch,
 };
 use crate::http::accept::{self, Form};
 use crate::http::respond::Reply;
@@ -30,6 +30,7 @@ pub(crate) async fn serve(call: Call) -> Result<Reply, ApiError> {
             v.group == call.path.group && v.version == call.path.version && v.plural == call.path.resource
         };
         return match VIRTUAL.iter().find(named) {
+            Some(v) if v.plural == "componentstatuses" => components::serve(call, v).await,
             Some(v) if v.verbs.contains(&"list") => metrics::serve(call, v).await,
             Some(_) if call.method != Method::POST || !call.path.name.is_empty() => {
                 Err(ApiError::method_not_allowed(&call.path.resource, &call.path.group, call.verb))

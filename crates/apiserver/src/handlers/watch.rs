@@ -23,6 +23,7 @@ use super::{Call, Scope, render};
 use crate::cache::kind::{self, Change, Event, KindCache};
 use crate::cache::pieces::{Piece, Sight};
 use crate::cache::{Caches, Entry};
+use crate::flow::watched::Registered;
 use crate::http::accept::Form;
 use crate::http::body::Body;
 use crate::http::query::Match;
@@ -70,6 +71,7 @@ pub(crate) async fn serve(mut call: Call, scope: Scope<'_>) -> Result<Reply, Api
         state: State::Open,
         columns_sent: false,
         _place: call.place.take(),
+        _watched: call.watched.take(),
     };
     if let Err(error) = stream.begin(&call, &scope).await {
         // In the stream, where reflectors look for it.
@@ -221,6 +223,7 @@ struct Stream {
     state: State,
     columns_sent: bool,
     _place: Option<OwnedSemaphorePermit>,
+    _watched: Option<Registered>,
 }
 
 impl Stream {

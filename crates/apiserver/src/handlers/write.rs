@@ -129,6 +129,7 @@ pub fn store_error(error: &StoreError) -> ApiError {
         StoreError::FutureRevision { requested, current } => ApiError::too_large_resource_version(*requested, *current),
         StoreError::TooLarge { .. } | StoreError::TooManyOps { .. } => ApiError::too_large(error.to_string()),
         StoreError::Stopped(_) => ApiError::service_unavailable(base::chain(error)),
+        StoreError::NoSpace => ApiError::internal(error.to_string()),
         StoreError::Unavailable(_) => ApiError::service_unavailable(error.to_string()).with_retry_after(1),
         StoreError::OutcomeUnknown(_) => ApiError::timeout(error.to_string(), 1),
         _ => {

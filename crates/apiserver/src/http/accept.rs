@@ -22,7 +22,9 @@ pub enum Form {
 
 /// What is served, as a 406 lists it.
 pub const MEDIA: &[&str] = &["application/json"];
-const OBJECT_MEDIA: &[&str] = &["application/json", api::protobuf::MEDIA];
+/// Media type of an answer in YAML.
+pub const YAML: &str = "application/yaml";
+const OBJECT_MEDIA: &[&str] = &["application/json", YAML, api::protobuf::MEDIA];
 const STREAM_MEDIA: &[&str] = &["application/json;stream=watch", api::protobuf::WATCH_MEDIA];
 
 /// What an answer will be.
@@ -32,6 +34,8 @@ pub struct Accepted {
     pub form: Form,
     /// Encoded as protobuf instead of JSON.
     pub protobuf: bool,
+    /// Written as YAML instead of JSON.
+    pub yaml: bool,
     /// JSON is to be indented.
     pub pretty: bool,
 }
@@ -41,10 +45,18 @@ pub struct Accepted {
 /// # Errors
 /// 406 when none is served.
 pub fn form(headers: &HeaderMap) -> Result<Form, ApiError> {
-    match best(headers, &|| false) {
+    match best(headers, &|| false, false) {
         Some(accepted) => Ok(accepted.form),
         None => Err(ApiError::not_acceptable(MEDIA)),
     }
+}
+
+/// The form of a document of discovery: also as YAML, if it is none of the aggregated ones.
+///
+/// # Errors
+/// 406 when none is served.
+pub fn discovery(headers: &HeaderMap) -> Result<Accepted, ApiError> {
+    best(headers, &|| false, true).ok_or_else(|| ApiError::not_acceptable(OBJECT_MEDIA))
 }
 
 /// What the client likes best of what a resource can be answered with. `protobuf` says whether its objects have messages;
@@ -54,17 +66,22 @@ pub fn form(headers: &HeaderMap) -> Result<Form, ApiError> {
 /// 406 when nothing fits.
 pub fn negotiate(headers: &HeaderMap, stream: bool, protobuf: impl Fn() -> bool) -> Result<Accepted, ApiError> {
     let media = if stream { STREAM_MEDIA } else { OBJECT_MEDIA };
-    best(headers, &protobuf).ok_or_else(|| ApiError::not_acceptable(media))
+    best(headers, &protobuf, !stream).ok_or_else(|| ApiError::not_acceptable(media))
 }
 
-/// Whether a document that can be either, as a Status, goes out as protobuf.
-pub fn protobuf(headers: &HeaderMap) -> bool {
-    let named = |v: &http::HeaderValue| v.as_bytes().windows(8).any(|w| w.eq_ignore_ascii_case(b"protobuf"));
-    headers.get_all(ACCEPT).iter().any(named) && best(headers, &|| true).is_some_and(|a| a.protobuf)
+/// How a document that can be anything, as a Status, is written; JSON if the client takes none of it.
+pub fn anything(headers: &HeaderMap) -> Accepted {
+    let has =
+        |v: &http::HeaderValue, word: &[u8]| v.as_bytes().windows(word.len()).any(|w| w.eq_ignore_ascii_case(word));
+    let named = |v: &http::HeaderValue| has(v, b"protobuf") || has(v, b"yaml");
+    if !headers.get_all(ACCEPT).iter().any(named) {
+        return Accepted::default();
+    }
+    best(headers, &|| true, true).unwrap_or_default()
 }
 
 /// The first media range that is served, by quality, then by how much it says, then in the client's order (RFC 9110, 12.5.1).
-fn best(headers: &HeaderMap, protobuf: &dyn Fn() -> bool) -> Option<Accepted> {
+fn best(headers: &HeaderMap, protobuf: &dyn Fn() -> bool, yaml: bool) -> Option<Accepted> {
     let mut any = false;
     let mut found: Option<((u16, u8), Accepted)> = None;
     for item in headers.get_all(ACCEPT).iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(',')) {
@@ -76,7 +93,7 @@ fn best(headers: &HeaderMap, protobuf: &dyn Fn() -> bool) -> Option<Accepted> {
         let Some(range) = Range::parse(item).filter(|range| range.quality > 0) else { continue };
         let rank = (range.quality, range.weight);
         if found.is_none_or(|(best, _)| rank > best)
-            && let Some(accepted) = range.accepted(protobuf)
+            && let Some(accepted) = range.accepted(protobuf, yaml)
         {
             found = Some((rank, accepted));
         }
@@ -96,6 +113,7 @@ struct Range<'a> {
     group: &'a str,
     version: &'a str,
     pretty: bool,
+    stream: bool,
 }
 
 impl<'a> Range<'a> {
@@ -119,6 +137,7 @@ impl<'a> Range<'a> {
                 "q" => out.quality = (value.parse::<f32>().ok()?.clamp(0.0, 1.0) * 1000.0) as u16,
                 "pretty" => out.pretty = value == "1",
                 "stream" if !matches!(value, "" | "watch") => return None,
+                "stream" => out.stream = !value.is_empty(),
                 // A version of the server's own for generic output: there is none.
                 "sv" if !value.is_empty() => return None,
                 _ => {}
@@ -127,7 +146,7 @@ impl<'a> Range<'a> {
         Some(out)
     }
 
-    fn accepted(&self, protobuf: &dyn Fn() -> bool) -> Option<Accepted> {
+    fn accepted(&self, protobuf: &dyn Fn() -> bool, yaml: bool) -> Option<Accepted> {
         let form = match (self.kind, self.group, self.version) {
             ("", "", "") => Form::Object,
             ("Table", "meta.k8s.io", "v1" | "v1beta1") => Form::Table,
@@ -137,7 +156,11 @@ impl<'a> Range<'a> {
             _ => return None,
         };
         if ["application/json", "application/*", "*/*"].iter().any(|m| self.media.eq_ignore_ascii_case(m)) {
-            return Some(Accepted { form, protobuf: false, pretty: self.pretty });
+            return Some(Accepted { form, pretty: self.pretty, ..Accepted::default() });
+        }
+        // A stream of documents in YAML is not a thing that Kubernetes has, and aggregated discovery has media types of its own.
+        if yaml && self.media.eq_ignore_ascii_case(YAML) && !self.stream && form != Form::AggregatedDiscovery {
+            return Some(Accepted { form, yaml: true, ..Accepted::default() });
         }
         let sayable = match form {
             Form::Object => self.media.eq_ignore_ascii_case(api::protobuf::MEDIA) && protobuf(),
@@ -145,7 +168,7 @@ impl<'a> Range<'a> {
             Form::Partial | Form::PartialList => self.media.eq_ignore_ascii_case(api::protobuf::MEDIA),
             Form::Table | Form::AggregatedDiscovery => false,
         };
-        sayable.then_some(Accepted { form, protobuf: true, pretty: false })
+        sayable.then_some(Accepted { form, protobuf: true, ..Accepted::default() })
     }
 }
 
@@ -190,7 +213,7 @@ mod tests {
         let prefers = |value: &'static str| {
             let mut headers = HeaderMap::new();
             headers.insert(ACCEPT, value.parse().unwrap());
-            protobuf(&headers)
+            anything(&headers).protobuf
         };
         assert!(prefers("application/vnd.kubernetes.protobuf,application/json"));
         assert!(prefers("application/vnd.kubernetes.protobuf, */*"));
@@ -201,7 +224,7 @@ mod tests {
         assert!(!prefers("application/json, application/vnd.kubernetes.protobuf"));
         assert!(!prefers("application/vnd.kubernetes.protobuf;q=0, */*"));
         assert!(!prefers("application/json"));
-        assert!(!protobuf(&HeaderMap::new()));
+        assert_eq!(anything(&HeaderMap::new()), Accepted::default());
     }
 
     #[test]
@@ -250,7 +273,7 @@ mod tests {
                     (error.code, error.message.as_str()),
                     (
                         406,
-                        "only the following media types are accepted: application/json, application/vnd.kubernetes.protobuf"
+                        "only the following media types are accepted: application/json, application/yaml, application/vnd.kubernetes.protobuf"
                     )
                 );
             }

@@ -7,5 +7,6 @@ pub mod listener;
 pub mod path;
 pub mod query;
 pub mod respond;
+pub mod yaml;
 
 pub use body::Body;

@@ -1,4 +1,4 @@
-//! Answers: JSON or protobuf, compressed when large and wanted, errors as Status documents.
+//! Answers: JSON, YAML or protobuf, compressed when large and wanted, errors as Status documents.
 
 use std::io::Write as _;
 
@@ -12,8 +12,8 @@ use http::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER, V
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use serde_json::Value;
 
-use super::accept;
 use super::body::Body;
+use super::{accept, yaml};
 
 /// A response of this server.
 pub type Reply = Response<Body>;
@@ -30,16 +30,19 @@ pub struct Style {
     pub gzip: bool,
     /// The client would rather have protobuf than JSON.
     pub protobuf: bool,
+    /// The client would rather have YAML than JSON.
+    pub yaml: bool,
 }
 
 impl Style {
     /// As the headers ask.
     pub fn of(headers: &HeaderMap, pretty: bool) -> Self {
-        Style { pretty, gzip: accept::gzip(headers), protobuf: accept::protobuf(headers) }
+        let accepted = accept::anything(headers);
+        Style { pretty, gzip: accept::gzip(headers), protobuf: accepted.protobuf, yaml: accepted.yaml }
     }
 }
 
-/// JSON that is already encoded. Goes out as protobuf when that is preferred and can say it.
+/// JSON that is already encoded. Goes out as YAML when that is preferred, as protobuf when that is preferred and can say it.
 pub fn json(code: StatusCode, bytes: Bytes, style: Style) -> Reply {
     if style.protobuf
         && let Ok(value) = serde_json::from_slice::<Value>(&bytes)
@@ -47,14 +50,20 @@ pub fn json(code: StatusCode, bytes: Bytes, style: Style) -> Reply {
     {
         return whole(code, encoded.into(), protobuf::MEDIA, style);
     }
+    if style.yaml
+        && let Ok(value) = serde_json::from_slice::<Value>(&bytes)
+    {
+        return whole(code, yaml::document(&value).into(), accept::YAML, style);
+    }
     let bytes = if style.pretty { indent(&bytes).unwrap_or(bytes) } else { bytes };
     whole(code, bytes, "application/json", style)
 }
 
-/// A JSON value. Goes out as protobuf when that is preferred and can say it.
+/// A JSON value. Goes out as YAML when that is preferred, as protobuf when that is preferred and can say it.
 pub fn value(code: StatusCode, value: &Value, style: Style) -> Reply {
     match style.protobuf.then(|| protobuf::encode(value)).flatten() {
         Some(encoded) => whole(code, encoded.into(), protobuf::MEDIA, style),
+        None if style.yaml => whole(code, yaml::document(value).into(), accept::YAML, style),
         None => json(code, value.to_string().into(), Style { protobuf: false, ..style }),
     }
 }

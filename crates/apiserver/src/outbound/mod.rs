@@ -11,11 +11,10 @@ use base64::Engine as _;
 use http_body::Body;
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::CryptoProvider;
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls_pki_types::{CertificateDer, ServerName};
+use tls::AnyCertificate;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
@@ -120,22 +119,13 @@ pub(crate) fn client_config(trust: Trust, own: Option<&KeyCert>) -> Result<Arc<C
     let builder = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
     let builder = match trust {
         Trust::Roots(roots) => builder.with_root_certificates(roots),
-        Trust::Anybody => builder.dangerous().with_custom_certificate_verifier(Arc::new(AcceptAny(provider))),
+        Trust::Anybody => builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyCertificate::new(provider))),
     };
     let config = match own {
         None => builder.with_no_client_auth(),
         Some(own) => builder.with_client_auth_cert(own.chain()?, own.key()?)?,
     };
     Ok(Arc::new(config))
-}
-
-/// Settings under which anybody may be at the other end, made once.
-///
-/// # Errors
-/// The cryptography is unusable.
-pub(crate) fn unchecked() -> Result<Arc<ClientConfig>, String> {
-    static CONFIG: OnceLock<Result<Arc<ClientConfig>, String>> = OnceLock::new();
-    CONFIG.get_or_init(|| client_config(Trust::Anybody, None).map_err(|e| base::chain(&e))).clone()
 }
 
 impl Trust {
@@ -170,43 +160,4 @@ fn system_roots() -> Arc<RootCertStore> {
     let none = || Arc::new(RootCertStore::empty());
     let read = || SYSTEM_ROOTS.iter().find_map(|path| roots(&std::fs::read(path).ok()?)).unwrap_or_else(none);
     ROOTS.get_or_init(read).clone()
-}
-
-/// Takes every certificate; the handshake's own signatures are still checked.
-#[derive(Debug)]
-struct AcceptAny(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for AcceptAny {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }

@@ -18,7 +18,7 @@ use crate::http::body::Body;
 use crate::http::path::ResourcePath;
 use crate::http::respond::Reply;
 use crate::outbound::service::{self, Found, is_global_unicast};
-use crate::outbound::{self, Dial, Host};
+use crate::outbound::{Dial, Host};
 use crate::server::ApiServer;
 
 /// Whether the request is for a proxy of this server.
@@ -139,7 +139,7 @@ async fn admit(
 /// check it either.
 fn plain(address: SocketAddr, https: bool) -> Result<Way, ApiError> {
     let tls = match https {
-        true => Some((outbound::unchecked().map_err(ApiError::internal)?, address.ip().into())),
+        true => Some((tls::unchecked().map_err(|e| ApiError::internal(base::chain(&e)))?, address.ip().into())),
         false => None,
     };
     Ok(Way { dial: Dial { host: Host::Address(address), tls }, host: address.to_string() })

@@ -303,9 +303,8 @@ async fn expressions_about_custom_resources_are_checked_by_their_schema() {
             "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": schema}}],
         },
     });
-    let crds = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
-    let mut watch = admin.watch(&format!("{crds}?watch=true")).await;
-    admin.create(crds, &definition).await;
+    let mut watch = admin.watch(&format!("{CRDS}?watch=true")).await;
+    admin.create(CRDS, &definition).await;
     while !watch.next().await.unwrap()["object"]["status"]["conditions"].to_string().contains("Established") {}
     for (expression, want) in [
         ("object.spec.replicas > 1 && object.metadata.labels['a'] == 'b'", None),

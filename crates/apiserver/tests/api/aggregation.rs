@@ -2,7 +2,6 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use crate::common::*;
 use apiserver::UserInfo;
@@ -85,32 +84,19 @@ async fn sample(request: Request<Incoming>) -> Response<Body> {
 }
 
 /// The server: it lets in whoever shows a certificate of the authority in the ConfigMap, and nobody else.
-async fn serve(cluster: &Cluster, until: CancellationToken) -> SocketAddr {
+async fn serve(cluster: &Cluster, end: CancellationToken) -> SocketAddr {
     let map = "/api/v1/namespaces/kube-system/configmaps/extension-apiserver-authentication";
-    let data = until_ok(&cluster.admin(), map, |answer| answer.code == 200).await.body["data"].clone();
+    let data = until(&cluster.admin(), map, |answer| answer.code == 200).await.body["data"].clone();
     assert_eq!(data["requestheader-allowed-names"], r#"["front-proxy-client"]"#);
     assert_eq!(data["client-ca-file"], cluster.server.pki().ca_pem());
     let authority = data["requestheader-client-ca-file"].as_str().unwrap();
     let tls = wire::acceptor(cluster, &["sample-api.default.svc"], Some(authority));
-    wire::serve(tls, until, sample).await
-}
-
-/// Asks until the answer is as wanted.
-async fn until_ok(client: &Client, path: &str, wanted: impl Fn(&Answer) -> bool) -> Answer {
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
-    loop {
-        let answer = client.get(path).await;
-        if wanted(&answer) {
-            return answer;
-        }
-        assert!(tokio::time::Instant::now() < deadline, "{path}: {} {}", answer.code, answer.body);
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    wire::serve(tls, end, sample).await
 }
 
 async fn until_condition(client: &Client, reason: &str) -> Value {
     let path = format!("{SERVICES_OF_API}/{NAME}");
-    let answer = until_ok(client, &path, |a| a.body["status"]["conditions"][0]["reason"] == reason).await;
+    let answer = until(client, &path, |a| a.body["status"]["conditions"][0]["reason"] == reason).await;
     answer.body["status"]["conditions"][0].clone()
 }
 
@@ -140,8 +126,8 @@ async fn service(cluster: &Cluster) {
 
 /// A cluster with the sample server registered and available.
 async fn registered() -> (Cluster, CancellationToken) {
-    let (cluster, until) = (Cluster::start().await, CancellationToken::new());
-    let address = serve(&cluster, until.clone()).await;
+    let (cluster, end) = (Cluster::start().await, CancellationToken::new());
+    let address = serve(&cluster, end.clone()).await;
     service(&cluster).await;
     slice(&cluster, json!([{"addresses": ["127.0.0.1"], "conditions": {"ready": true}}]), address.port()).await;
     cluster.admin().create(SERVICES_OF_API, &api_service(&cluster)).await;
@@ -150,12 +136,12 @@ async fn registered() -> (Cluster, CancellationToken) {
         (condition["status"].as_str(), condition["message"].as_str()),
         (Some("True"), Some("all checks passed"))
     );
-    (cluster, until)
+    (cluster, end)
 }
 
 #[tokio::test]
 async fn requests_are_passed_on_in_the_name_of_their_user() {
-    let (cluster, _until) = registered().await;
+    let (cluster, _end) = registered().await;
     let mut ann = UserInfo::new("ann", &["devs", "system:masters"]);
     ann.extra.insert("scopes".into(), vec!["a".into(), "b".into()]);
     let ann = cluster.user(ann).header("x-remote-user", "root").header("authorization", "Bearer x");
@@ -185,7 +171,7 @@ async fn requests_are_passed_on_in_the_name_of_their_user() {
 
 #[tokio::test]
 async fn what_others_serve_is_discovered_and_explained() {
-    let (cluster, _until) = registered().await;
+    let (cluster, _end) = registered().await;
     let admin = cluster.admin();
     let list = admin.get(GROUP).await;
     assert_eq!((list.code, list.body["resources"][0]["name"].as_str()), (200, Some("flunders")));
@@ -217,9 +203,9 @@ async fn what_others_serve_is_discovered_and_explained() {
 
 #[tokio::test]
 async fn the_condition_says_what_is_missing() {
-    let (cluster, until) = (Cluster::start().await, CancellationToken::new());
+    let (cluster, end) = (Cluster::start().await, CancellationToken::new());
     let admin = cluster.admin();
-    let address = serve(&cluster, until.clone()).await;
+    let address = serve(&cluster, end.clone()).await;
     let made = admin.create(SERVICES_OF_API, &api_service(&cluster)).await;
     assert!(made.get("status").is_none_or(|s| s["conditions"].is_null()));
     let condition = until_condition(&admin, "ServiceNotFound").await;
@@ -245,7 +231,7 @@ async fn the_condition_says_what_is_missing() {
     assert!(condition["message"].as_str().unwrap().starts_with(&head), "{condition}");
     slice(&cluster, json!([{"addresses": ["127.0.0.1"], "conditions": {"ready": true}}]), address.port()).await;
     until_condition(&admin, "Passed").await;
-    assert_eq!(until_ok(&admin, FLUNDERS, |a| a.code == 200).await.body["kind"], "FlunderList");
+    assert_eq!(until(&admin, FLUNDERS, |a| a.code == 200).await.body["kind"], "FlunderList");
     // An endpoint less is noticed at once, and what was discovered is kept and marked.
     slice(&cluster, json!([]), address.port()).await;
     until_condition(&admin, "MissingEndpoints").await;
@@ -257,15 +243,15 @@ async fn the_condition_says_what_is_missing() {
     assert_eq!(wardle["versions"][0]["resources"][0]["resource"], "flunders");
     // Without the APIService there is no such group.
     assert_eq!(admin.delete(&format!("{SERVICES_OF_API}/{NAME}")).await.code, 200);
-    until_ok(&admin, "/apis/wardle.example.com", |a| a.code == 404).await;
+    until(&admin, "/apis/wardle.example.com", |a| a.code == 404).await;
     assert_eq!(admin.get(FLUNDERS).await.code, 404);
 }
 
 #[tokio::test]
 async fn certificates_are_checked_unless_told_not_to() {
-    let (cluster, until) = (Cluster::start().await, CancellationToken::new());
+    let (cluster, end) = (Cluster::start().await, CancellationToken::new());
     let admin = cluster.admin();
-    let address = serve(&cluster, until.clone()).await;
+    let address = serve(&cluster, end.clone()).await;
     service(&cluster).await;
     slice(&cluster, json!([{"addresses": ["127.0.0.1"], "conditions": {"ready": true}}]), address.port()).await;
     let mut made = api_service(&cluster);
@@ -280,7 +266,7 @@ async fn certificates_are_checked_unless_told_not_to() {
     let change = json!({"spec": {"caBundle": null, "insecureSkipTLSVerify": true}});
     assert_eq!(admin.patch(&path, "merge", &change).await.code, 200);
     until_condition(&admin, "Passed").await;
-    until_ok(&admin, FLUNDERS, |a| a.code == 200).await;
+    until(&admin, FLUNDERS, |a| a.code == 200).await;
     // Other writers of the status are left alone, and the priority may change under way.
     let more = json!({"status": {"conditions": [admin.get(&path).await.body["status"]["conditions"][0],
         {"type": "StatusPatched", "status": "True", "reason": "E2E", "message": "Set by e2e test"}]}});
@@ -315,21 +301,20 @@ async fn what_this_server_serves_has_apiservices_of_its_own() {
             "names": {"plural": "things", "singular": "thing", "kind": "Thing", "listKind": "ThingList"},
             "versions": [{"name": "v1", "served": true, "storage": true,
                 "schema": {"openAPIV3Schema": {"type": "object"}}}]}});
-    let definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
-    admin.create(definitions, &definition).await;
+    admin.create(CRDS, &definition).await;
     let path = format!("{SERVICES_OF_API}/v1.example.com");
-    let own = until_ok(&admin, &path, |a| a.code == 200).await.body;
+    let own = until(&admin, &path, |a| a.code == 200).await.body;
     assert_eq!(
         (&own["metadata"]["labels"][label], &own["spec"]["groupPriorityMinimum"]),
         (&json!("true"), &json!(1000))
     );
     // It is kept as it must be while there is the definition, and goes with it.
     assert_eq!(admin.patch(&path, "merge", &json!({"spec": {"versionPriority": 7}})).await.code, 200);
-    until_ok(&admin, &path, |a| a.body["spec"]["versionPriority"] == 100).await;
+    until(&admin, &path, |a| a.body["spec"]["versionPriority"] == 100).await;
     assert_eq!(admin.delete(&path).await.code, 200);
-    until_ok(&admin, &path, |a| a.code == 200).await;
-    assert_eq!(admin.delete(&format!("{definitions}/things.example.com")).await.code, 200);
-    until_ok(&admin, &path, |a| a.code == 404).await;
+    until(&admin, &path, |a| a.code == 200).await;
+    assert_eq!(admin.delete(&format!("{CRDS}/things.example.com")).await.code, 200);
+    until(&admin, &path, |a| a.code == 404).await;
     // A restart makes what was deleted of the built-in ones, and leaves alone what people took over.
     assert_eq!(admin.delete(&format!("{SERVICES_OF_API}/v1.apps")).await.code, 200);
     let taken = json!({"metadata": {"labels": {label: null}}, "spec": {"versionPriority": 9}});
@@ -345,13 +330,13 @@ async fn the_configmap_for_other_servers_comes_back() {
     let cluster = Cluster::start().await;
     let admin = cluster.admin();
     let path = "/api/v1/namespaces/kube-system/configmaps/extension-apiserver-authentication";
-    until_ok(&admin, path, |a| a.code == 200).await;
+    until(&admin, path, |a| a.code == 200).await;
     assert_eq!(admin.delete(path).await.code, 200);
-    let map = until_ok(&admin, path, |a| a.code == 200).await.body;
+    let map = until(&admin, path, |a| a.code == 200).await.body;
     assert_eq!(map["data"]["requestheader-username-headers"], r#"["X-Remote-User"]"#);
     let change = json!({"data": {"requestheader-allowed-names": "[]", "client-ca-file": "other\n"}});
     assert_eq!(admin.patch(path, "merge", &change).await.code, 200);
-    let fixed = until_ok(&admin, path, |a| a.body["data"]["requestheader-allowed-names"] != "[]").await.body;
+    let fixed = until(&admin, path, |a| a.body["data"]["requestheader-allowed-names"] != "[]").await.body;
     let authorities = fixed["data"]["client-ca-file"].as_str().unwrap();
     assert!(authorities.starts_with("other\n") && authorities.ends_with(cluster.server.pki().ca_pem()));
 }

@@ -190,6 +190,9 @@ fn agents_are_known_by_what_they_request() {
     let usages = ["client auth", "digital signature"];
     assert_eq!(of(node, "system:nodes", client, &usages).as_deref(), Some(node));
     assert_eq!(of(node, "system:masters", client, &usages), None);
+    // What a node serves with, a person approves.
+    let serving = ["digital signature", "server auth"];
+    assert_eq!(of(node, "system:nodes", "kubernetes.io/kubelet-serving", &serving), None);
     assert_eq!(of("ann", "system:nodes", client, &usages), None);
     assert_eq!(of(node, "system:nodes", "kubernetes.io/kube-apiserver-client", &usages), None);
     assert_eq!(of(node, "system:nodes", client, &["client auth", "digital signature", "server auth"]), None);

@@ -1,9 +1,8 @@
 //! CustomResourceDefinitions and their objects.
 
-use crate::common::{Client, Cluster};
+use crate::common::{CRDS, Cluster, established};
 use serde_json::{Value, json};
 
-const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 const BACKUPS: &str = "/apis/example.com/v1/namespaces/default/backups";
 
 fn version(name: &str, storage: bool) -> Value {
@@ -48,22 +47,6 @@ fn definition() -> Value {
 
 fn backup(name: &str, spec: &Value) -> Value {
     json!({"apiVersion": "example.com/v1", "kind": "Backup", "metadata": {"name": name}, "spec": spec})
-}
-
-/// Creates the definition and waits for the word that it is served, as clients do.
-async fn established(client: &Client, definition: &Value) {
-    let made = client.create(CRDS, definition).await;
-    let name = made["metadata"]["name"].as_str().unwrap().to_owned();
-    let revision = made["metadata"]["resourceVersion"].as_str().unwrap();
-    let mut watch =
-        client.watch(&format!("{CRDS}?watch=true&fieldSelector=metadata.name={name}&resourceVersion={revision}")).await;
-    loop {
-        let event = watch.next().await.unwrap();
-        let conditions = event["object"]["status"]["conditions"].as_array().cloned().unwrap_or_default();
-        if conditions.iter().any(|c| c["type"] == "Established" && c["status"] == "True") {
-            return;
-        }
-    }
 }
 
 #[tokio::test]

@@ -3,14 +3,13 @@
 use std::sync::Arc;
 
 use crate::common::hooks::{Hooks, MUTATING, VALIDATING, configuration, patch};
-use crate::common::{Client, Cluster, wire};
+use crate::common::{CRDS, Client, Cluster, established, wire};
 use http::Response;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Bytes;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 const NAME: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/servers.example.com";
 
 /// What a case changes.
@@ -116,19 +115,6 @@ fn v2(name: &str, host: &str, port: &str) -> Value {
 
 fn shown(object: &Value) -> [&str; 4] {
     ["apiVersion", "hostPort", "host", "port"].map(|key| object[key].as_str().unwrap_or(""))
-}
-
-async fn established(client: &Client, definition: &Value) {
-    let made = client.create(CRDS, definition).await;
-    let revision = made["metadata"]["resourceVersion"].as_str().unwrap();
-    let mut watch = client.watch(&format!("{CRDS}?watch=true&resourceVersion={revision}")).await;
-    loop {
-        let event = watch.next().await.unwrap();
-        let conditions = event["object"]["status"]["conditions"].as_array().cloned().unwrap_or_default();
-        if conditions.iter().any(|c| c["type"] == "Established" && c["status"] == "True") {
-            return;
-        }
-    }
 }
 
 // conformance: [sig-api-machinery] CustomResourceConversionWebhook [Privileged:ClusterAdmin] should be able to convert from CR v1 to CR v2

@@ -1,9 +1,8 @@
 //! Custom resources: rules, field validation, defaults and the status of definitions, as clients meet them.
 
-use crate::common::{Client, Cluster};
+use crate::common::{CRDS, Cluster, established};
 use serde_json::{Value, json};
 
-const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 const THINGS: &str = "/apis/example.com/v1/namespaces/default/things";
 
 fn definition(schema: &Value) -> Value {
@@ -18,21 +17,6 @@ fn definition(schema: &Value) -> Value {
 
 fn thing(name: &str, spec: &Value) -> Value {
     json!({"apiVersion": "example.com/v1", "kind": "Thing", "metadata": {"name": name}, "spec": spec})
-}
-
-async fn established(client: &Client, definition: &Value) {
-    let made = client.create(CRDS, definition).await;
-    let name = made["metadata"]["name"].as_str().unwrap().to_owned();
-    let revision = made["metadata"]["resourceVersion"].as_str().unwrap();
-    let mut watch =
-        client.watch(&format!("{CRDS}?watch=true&fieldSelector=metadata.name={name}&resourceVersion={revision}")).await;
-    loop {
-        let event = watch.next().await.unwrap();
-        let conditions = event["object"]["status"]["conditions"].as_array().cloned().unwrap_or_default();
-        if conditions.iter().any(|c| c["type"] == "Established" && c["status"] == "True") {
-            return;
-        }
-    }
 }
 
 #[tokio::test]

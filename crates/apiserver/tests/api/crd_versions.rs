@@ -1,9 +1,7 @@
 //! Custom resources that are served in several versions, without a webhook between them.
 
-use crate::common::{Client, Cluster};
+use crate::common::{CRDS, Cluster, established};
 use serde_json::{Value, json};
-
-const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 
 fn at(version: &str) -> String {
     format!("/apis/example.com/{version}/namespaces/default/orders")
@@ -48,20 +46,6 @@ fn definition() -> Value {
 
 fn order(version: &str, name: &str, spec: &Value) -> Value {
     json!({"apiVersion": format!("example.com/{version}"), "kind": "Order", "metadata": {"name": name}, "spec": spec})
-}
-
-/// Creates the definition and waits for the word that it is served, as clients do.
-async fn established(client: &Client, definition: &Value) {
-    let made = client.create(CRDS, definition).await;
-    let revision = made["metadata"]["resourceVersion"].as_str().unwrap();
-    let mut watch = client.watch(&format!("{CRDS}?watch=true&resourceVersion={revision}")).await;
-    loop {
-        let event = watch.next().await.unwrap();
-        let conditions = event["object"]["status"]["conditions"].as_array().cloned().unwrap_or_default();
-        if conditions.iter().any(|c| c["type"] == "Established" && c["status"] == "True") {
-            return;
-        }
-    }
 }
 
 #[tokio::test]

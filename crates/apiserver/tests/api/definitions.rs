@@ -3,7 +3,6 @@
 use crate::common::*;
 use serde_json::{Value, json};
 
-const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 const NOXUS: &str = "/apis/mygroup.example.com/v1/noxus";
 
 fn definition(plural: &str, kind: &str) -> Value {

@@ -155,3 +155,98 @@ async fn the_levels_are_shown_to_those_who_may_see_them() {
     // The request of a moment ago, which was let run to be refused.
     assert_eq!((of("DispatchedRequests"), of("ExecutingRequests"), of("IsIdle")), ("1", "0", "true"), "{text}");
 }
+
+/// A page of the debug tables: its columns, and its rows.
+async fn table(admin: &Client, page: &str) -> (Vec<String>, Vec<Vec<String>>) {
+    let answer = admin.get(&format!("/debug/api_priority_and_fairness/{page}")).await;
+    assert_eq!(answer.code, 200, "{}", answer.body);
+    let text = answer.body.as_str().unwrap().to_owned();
+    let mut rows = text.lines().map(|line| line.split(',').map(|cell| cell.trim().to_owned()).collect::<Vec<_>>());
+    (rows.next().unwrap(), rows.collect())
+}
+
+#[tokio::test]
+async fn queues_and_the_requests_in_them_are_shown() {
+    let cluster = Cluster::with(|limits| limits.request_timeout = Duration::from_secs(3600)).await;
+    let admin = cluster.admin();
+    let response = json!({"type": "Queue", "queuing": {"queues": 2, "handSize": 1, "queueLengthLimit": 5}});
+    let limited = json!({"nominalConcurrencyShares": 0, "borrowingLimitPercent": 0, "limitResponse": response});
+    admin.create(LEVELS, &level("waiting", limited)).await;
+    admin.create(SCHEMAS, &schema("those", "waiting", "waiting")).await;
+    until(&admin, SCHEMAS, "those", |_, o| dangling(o, "False")).await;
+    let user = cluster.user(UserInfo::new("waiting", &[]));
+    let path = format!("{CONFIG_MAPS}/a");
+    let mut two = [Box::pin(user.get(&path)), Box::pin(user.get(&path))];
+    for one in &mut two {
+        assert!(futures::poll!(one.as_mut()).is_pending());
+    }
+    let (columns, rows) = table(&admin, "dump_requests?includeRequestDetails=1").await;
+    let rows: Vec<_> = rows.iter().filter(|row| row[0] == "waiting").collect();
+    let of = |row: usize, name: &str| rows[row][columns.iter().position(|c| c == name).unwrap()].as_str();
+    assert_eq!((columns.len(), rows.len()), (18, 2), "{rows:?}");
+    for (name, want) in [
+        ("FlowSchemaName", "those"),
+        ("FlowDistingsher", "waiting"),
+        ("RequestIndexInQueue", "1"),
+        ("InitialSeats", "1"),
+        ("FinalSeats", "0"),
+        ("AdditionalLatency", "0s"),
+        ("StartTime", "0001-01-01T00:00:00Z"),
+        ("UserName", "waiting"),
+        ("Verb", "get"),
+        ("APIPath", path.as_str()),
+        ("Namespace", "default"),
+        ("Name", "a"),
+        ("APIVersion", "v1"),
+        ("Resource", "configmaps"),
+        ("SubResource", ""),
+    ] {
+        assert_eq!(of(1, name), want, "{name}");
+    }
+    let queue = of(1, "QueueIndex").to_owned();
+    let (columns, rows) = table(&admin, "dump_queues").await;
+    let rows: Vec<_> = rows.iter().filter(|row| row[0] == "waiting").collect();
+    let column = |name: &str| columns.iter().position(|c| c == name).unwrap();
+    assert_eq!((columns.len(), rows.len()), (9, 2));
+    let mine = rows.iter().find(|row| row[column("Index")] == queue).unwrap();
+    let shown: Vec<&str> = ["PendingRequests", "ExecutingRequests", "SeatsInUse", "InitialSeatsSum"]
+        .map(|n| mine[column(n)].as_str())
+        .into();
+    assert_eq!(shown, ["2", "0", "0", "2"]);
+    let [one, other] = two;
+    drop((one, other));
+    let (columns, rows) = table(&admin, "dump_requests").await;
+    assert_eq!((columns.len(), rows.iter().filter(|row| row[0] == "waiting").count()), (10, 0));
+    assert_eq!(admin.get("/debug/api_priority_and_fairness/dump_nothing").await.code, 404);
+    let ann = cluster.user(UserInfo::new("ann", &[]));
+    assert_eq!(ann.get("/debug/api_priority_and_fairness/dump_requests").await.code, 403);
+}
+
+#[tokio::test]
+async fn a_write_that_many_watch_takes_more_seats() {
+    let cluster = Cluster::with(|limits| limits.request_timeout = Duration::from_secs(3600)).await;
+    let admin = cluster.admin();
+    let response = json!({"type": "Queue", "queuing": {"queues": 1, "handSize": 1, "queueLengthLimit": 5}});
+    let limited = json!({"nominalConcurrencyShares": 0, "borrowingLimitPercent": 0, "limitResponse": response});
+    admin.create(LEVELS, &level("waiting", limited)).await;
+    admin.create(SCHEMAS, &schema("those", "waiting", "waiting")).await;
+    until(&admin, SCHEMAS, "those", |_, o| dangling(o, "False")).await;
+    let mut watches = Vec::new();
+    for _ in 0..25 {
+        watches.push(admin.watch(&format!("{CONFIG_MAPS}?watch=1")).await);
+    }
+    let user = cluster.user(UserInfo::new("waiting", &[]));
+    let object = config_map("a");
+    let width = async || {
+        let mut write = Box::pin(user.post(CONFIG_MAPS, &object));
+        assert!(futures::poll!(write.as_mut()).is_pending());
+        let (columns, rows) = table(&admin, "dump_requests").await;
+        let row = rows.into_iter().find(|row| row[0] == "waiting").unwrap();
+        let column = |name: &str| row[columns.iter().position(|c| c == name).unwrap()].clone();
+        [column("InitialSeats"), column("FinalSeats"), column("AdditionalLatency")]
+    };
+    // Three seats' worth of watches, where one request may have one seat.
+    assert_eq!(width().await, ["1", "1", "15ms"]);
+    watches.truncate(9);
+    eventually("the watches have ended", async || width().await == ["1", "0", "0s"]).await;
+}

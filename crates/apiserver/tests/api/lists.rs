@@ -384,3 +384,31 @@ async fn a_list_by_name_never_claims_a_deletion_that_it_does_not_show() {
     }
     assert!(lists > 0, "the object was never seen");
 }
+
+#[tokio::test]
+async fn a_server_that_starts_reads_more_than_a_page_of_its_store() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    let made = admin.create(CONFIG_MAPS, &config_map("a")).await;
+    // Written past the server: what matters is how they are read.
+    let put = |n: usize| {
+        let mut object = made.clone();
+        object["metadata"]["name"] = format!("m-{n:05}").into();
+        object["metadata"].as_object_mut().unwrap().remove("resourceVersion");
+        let key = format!("/registry/core/configmaps/default/m-{n:05}");
+        store::Op::Put { key: key.into(), value: object.to_string().into(), lease_ttl_s: None }
+    };
+    let key = cluster.store.range(store::RangeRequest::prefix("/registry/")).await.unwrap().kvs;
+    let own = key.iter().map(|kv| String::from_utf8_lossy(&kv.key).into_owned()).find(|k| k.ends_with("/default/a"));
+    assert_eq!(own.as_deref(), Some("/registry/core/configmaps/default/a"));
+    for start in (0..5000).step_by(50) {
+        let ops = (start..start + 50).map(put).collect();
+        cluster.store.txn(store::Txn { compare: Vec::new(), ops }).await.unwrap();
+    }
+    let again = cluster.again().await;
+    let list = again.admin().get(CONFIG_MAPS).await.body;
+    let names: Vec<&str> =
+        list["items"].as_array().unwrap().iter().map(|i| i["metadata"]["name"].as_str().unwrap()).collect();
+    assert_eq!((names.len(), names[0], names[1], names[5000]), (5001, "a", "m-00000", "m-04999"));
+    assert_eq!(again.admin().get("/api/v1/namespaces").await.body["items"].as_array().unwrap().len(), 4);
+}

@@ -220,7 +220,7 @@ async fn custom_resources_are_parameters_and_are_changed() {
             "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": schema}}],
         },
     });
-    admin.create("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", &definition).await;
+    admin.create(CRDS, &definition).await;
     let things = "/apis/example.com/v1/namespaces/default/things";
     let thing = |name: &str, spec: Value| json!({"apiVersion": "example.com/v1", "kind": "Thing", "metadata": {"name": name}, "spec": spec});
     admin.create(things, &thing("defaults", json!({"size": 5}))).await;
@@ -254,7 +254,7 @@ async fn a_rule_for_another_version_of_a_custom_resource_sees_it_in_that_version
             "versions": [version("v1", true), version("v2", false)],
         },
     });
-    admin.create("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", &definition).await;
+    admin.create(CRDS, &definition).await;
     let rule = json!([{"apiGroups": ["example.com"], "apiVersions": ["v1"], "resources": ["things"], "operations": ["CREATE"]}]);
     let seen = patch("[JSONPatch{op: 'add', path: '/seen', value: object.apiVersion + ' ' + request.kind.version}]");
     bound(&admin, &policy("seen", seen, json!({"matchConstraints": {"resourceRules": rule}})), json!({})).await;

@@ -72,7 +72,7 @@ async fn built_in_and_custom_kinds_have_models_in_both_forms() {
     let etag = first.headers["etag"].to_str().unwrap();
     let known = admin.header("if-none-match", etag).get("/openapi/v2").await;
     assert_eq!((known.code, &known.body, known.headers["etag"].to_str().unwrap()), (304, &json!(""), etag));
-    admin.create("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", &definition("Widget")).await;
+    admin.create(CRDS, &definition("Widget")).await;
     let second = loop {
         let second = admin.header("if-none-match", etag).get("/openapi/v2").await;
         if second.code == 200 {

@@ -17,20 +17,6 @@ fn quota(name: &str, hard: Value) -> Value {
     named("v1", "ResourceQuota", name, json!({"spec": {"hard": hard}}))
 }
 
-/// Waits until the answer to a GET is as wanted.
-async fn until(client: &Client, path: &str, good: impl Fn(&Value) -> bool) -> Value {
-    let wait = async {
-        loop {
-            let answer = client.get(path).await.body;
-            if good(&answer) {
-                return answer;
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(std::time::Duration::from_secs(10), wait).await.expect("it comes true in time")
-}
-
 fn warnings(answer: &Answer) -> Vec<String> {
     answer.headers.get_all("warning").iter().map(|v| v.to_str().unwrap().to_owned()).collect()
 }
@@ -116,7 +102,7 @@ async fn a_quota_is_exact_whoever_comes_at_once_and_is_given_back() {
     assert_eq!(unstated.body["message"], want);
     let gone = admin.delete(&format!("{PODS}/{}?gracePeriodSeconds=0", made[0].as_str().unwrap())).await;
     assert_eq!(gone.code, 200, "{}", gone.body);
-    until(&admin, &format!("{QUOTAS}/q"), |q| q["status"]["used"]["pods"] == "4").await;
+    until(&admin, &format!("{QUOTAS}/q"), |a| a.body["status"]["used"]["pods"] == "4").await;
     // A dry run is checked and not charged.
     assert_eq!(admin.post(&format!("{PODS}?dryRun=All"), &some).await.code, 201);
     admin.create(PODS, &some).await;
@@ -124,7 +110,7 @@ async fn a_quota_is_exact_whoever_comes_at_once_and_is_given_back() {
     // A pod that is done uses nothing.
     let done = json!({"status": {"phase": "Succeeded"}});
     assert_eq!(admin.patch(&format!("{PODS}/x/status"), "merge", &done).await.code, 200);
-    until(&admin, &format!("{QUOTAS}/q"), |q| q["status"]["used"]["pods"] == "4").await;
+    until(&admin, &format!("{QUOTAS}/q"), |a| a.body["status"]["used"]["pods"] == "4").await;
 }
 
 #[tokio::test]
@@ -137,7 +123,7 @@ async fn a_new_quota_counts_what_is_there() {
     admin.create(QUOTAS, &quota("q", json!({"configmaps": "3", "services.nodeports": "1"}))).await;
     let refused = admin.post(CONFIG_MAPS, &config_map("c3")).await;
     assert_eq!(refused.code, 403, "{}", refused.body);
-    until(&admin, &format!("{QUOTAS}/q"), |q| q["status"]["used"]["configmaps"] == "3").await;
+    until(&admin, &format!("{QUOTAS}/q"), |a| a.body["status"]["used"]["configmaps"] == "3").await;
     let service =
         |name: &str| named("v1", "Service", name, json!({"spec": {"type": "NodePort", "ports": [{"port": 80}]}}));
     admin.create(SERVICES, &service("a")).await;

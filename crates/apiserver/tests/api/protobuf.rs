@@ -192,7 +192,7 @@ async fn who_takes_nothing_that_is_served_is_told_what_is() {
     let admin = cluster.admin();
     let wants = |accept: &str| admin.header("accept", accept);
     let refused = wants("application/cbor").get(CONFIG_MAPS).await;
-    let message = "only the following media types are accepted: application/json, application/vnd.kubernetes.protobuf";
+    let message = "only the following media types are accepted: application/json, application/yaml, application/vnd.kubernetes.protobuf";
     assert_eq!(
         (refused.code, &refused.body["reason"], &refused.body["message"]),
         (406, &json!("NotAcceptable"), &json!(message))
@@ -208,7 +208,7 @@ async fn who_takes_nothing_that_is_served_is_told_what_is() {
         "spec": {"group": "example.com", "scope": "Namespaced", "names": {"plural": "things", "kind": "Thing"},
             "versions": [{"name": "v1", "served": true, "storage": true,
                 "schema": {"openAPIV3Schema": {"type": "object"}}}]}});
-    admin.create("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", &definition).await;
+    admin.create(CRDS, &definition).await;
     let things = "/apis/example.com/v1/namespaces/default/things";
     assert_eq!(wants(MEDIA).get(things).await.code, 406);
     let kubectl = wants("application/vnd.kubernetes.protobuf,application/json").get(things).await;

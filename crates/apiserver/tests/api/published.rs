@@ -4,8 +4,6 @@ use crate::common::*;
 use crate::kubectl::{Kubectl, kubectl};
 use serde_json::{Value, json};
 
-const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
-
 fn foo() -> Value {
     let text = |description: &str| json!({"description": description, "type": "string"});
     json!({

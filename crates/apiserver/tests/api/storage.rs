@@ -300,3 +300,39 @@ async fn a_node_reads_and_writes_of_storage_what_its_own_pods_need() {
     assert_eq!(me.get("/api/v1/namespaces/kube-system/secrets/else").await.code, 403);
     assert_eq!(me.get("/api/v1/namespaces/kube-system/secrets").await.code, 403);
 }
+
+#[tokio::test]
+async fn a_node_says_what_there_is_of_the_snapshots_of_its_own_volumes() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    let open = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
+    let definition = json!({
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": "volumesnapshotcontents.snapshot.storage.k8s.io",
+            "annotations": {"api-approved.kubernetes.io": "https://example.com/approved"}},
+        "spec": {"group": "snapshot.storage.k8s.io", "scope": "Cluster",
+            "names": {"kind": "VolumeSnapshotContent", "plural": "volumesnapshotcontents"},
+            "versions": [{"name": "v1", "served": true, "storage": true, "subresources": {"status": {}},
+                "schema": {"openAPIV3Schema": {"type": "object", "properties": {"spec": open, "status": open}}}}]},
+    });
+    established(&admin, &definition).await;
+    let path = "/apis/snapshot.storage.k8s.io/v1/volumesnapshotcontents";
+    for (name, driver, node) in [("mine", "windlass.dev/local-path", "n1"), ("csi", "d.example.com", "n1")] {
+        let labels = json!({"snapshot.storage.kubernetes.io/managed-by": node});
+        let content = json!({"apiVersion": "snapshot.storage.k8s.io/v1", "kind": "VolumeSnapshotContent",
+            "metadata": {"name": name, "labels": labels}, "spec": {"driver": driver}});
+        admin.create(path, &content).await;
+    }
+    let node = |name: &str| cluster.user(apiserver::UserInfo::new(format!("system:node:{name}"), &["system:nodes"]));
+    let (me, other) = (node("n1"), node("n2"));
+    assert_eq!(
+        names(&me, &format!("{path}?labelSelector=snapshot.storage.kubernetes.io/managed-by=n1")).await.len(),
+        2
+    );
+    let ready = json!({"status": {"readyToUse": true}});
+    let say = async |who: &Client, at: &str| who.patch(&format!("{path}/{at}"), "merge", &ready).await.code;
+    assert_eq!((say(&me, "mine/status").await, say(&other, "mine/status").await), (200, 403));
+    assert_eq!(say(&me, "csi/status").await, 403);
+    assert_eq!(say(&me, "mine").await, 403);
+    assert_eq!(me.delete(&format!("{path}/mine")).await.code, 403);
+}

@@ -4,8 +4,6 @@ use crate::common::hooks::{Hooks, MUTATING, VALIDATING, configuration, patch};
 use crate::common::*;
 use serde_json::{Value, json};
 
-const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
-
 fn things(version: &str) -> String {
     format!("/apis/example.com/{version}/namespaces/default/things")
 }

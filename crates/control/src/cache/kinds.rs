@@ -12,9 +12,10 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::ClusterRole;
-use k8s_openapi::api::storage::v1::StorageClass;
+use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment};
 use reconcile::labels::{Labelled, Labels};
 use reconcile::plan::{controller, terminating};
+use reconcile::volume::snapshot::{VolumeSnapshot, VolumeSnapshotClass, VolumeSnapshotContent};
 
 use super::shelf::Kept;
 
@@ -30,6 +31,9 @@ macro_rules! plain {
 
 // There are few of these beside the pods, and controllers read whole namespaces of them.
 plain!(
+    CSIDriver,
+    CSINode,
+    CSIStorageCapacity,
     CertificateSigningRequest,
     ClusterRole,
     ConfigMap,
@@ -54,6 +58,10 @@ plain!(
     ServiceAccount,
     StatefulSet,
     StorageClass,
+    VolumeAttachment,
+    VolumeSnapshot,
+    VolumeSnapshotClass,
+    VolumeSnapshotContent,
 );
 
 /// What controllers pick pods by.
@@ -64,14 +72,14 @@ pub struct PodSketch {
     pub owner: Box<str>,
     /// The node that it is on; empty without one.
     pub node: Box<str>,
-    /// Names of the claims in its volumes; nearly always none.
+    /// Names of the claims of its volumes, those that are made for it too; nearly always none.
     claims: Option<Box<[Box<str>]>>,
     /// Whether it has ended, and its deletion has not been asked for.
     pub is_left: bool,
 }
 
 impl PodSketch {
-    /// Whether a volume of the pod names the claim.
+    /// Whether a volume of the pod is that of the claim.
     pub fn names_claim(&self, claim: &str) -> bool {
         self.claims.iter().flatten().any(|name| **name == *claim)
     }
@@ -89,12 +97,8 @@ impl Kept for Pod {
 
     fn sketch(&self) -> PodSketch {
         let spec = self.spec.as_ref();
-        let volumes = spec.and_then(|s| s.volumes.as_deref()).unwrap_or_default();
-        let claims: Box<[Box<str>]> = volumes
-            .iter()
-            .filter_map(|v| v.persistent_volume_claim.as_ref())
-            .map(|claim| claim.claim_name.as_str().into())
-            .collect();
+        let claims: Box<[Box<str>]> =
+            reconcile::ephemeralvolume::claims(self).map(|(_, claim)| claim.as_ref().into()).collect();
         PodSketch {
             labels: Labels::of_typed(self.metadata.labels.as_ref()),
             owner: controller(&self.metadata).map_or("", |o| o.uid.as_str()).into(),

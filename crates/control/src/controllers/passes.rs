@@ -6,11 +6,12 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, 
 use k8s_openapi::jiff::Timestamp;
 use reconcile::disruption::Controller;
 use reconcile::plan::{Plan, controller};
+use reconcile::volume::Local;
 
-use super::{Context, Pass, picks};
+use super::{Context, Pass, picks, storage};
 use crate::cache::Key;
 
-fn refs<T>(list: &[Arc<T>]) -> Vec<&T> {
+pub(super) fn refs<T>(list: &[Arc<T>]) -> Vec<&T> {
     list.iter().map(Arc::as_ref).collect()
 }
 
@@ -162,10 +163,14 @@ pub(super) fn account(c: Arc<Context>, (_, name): Key) -> Pass {
 
 pub(super) fn node(c: Arc<Context>, (_, name): Key) -> Pass {
     Box::pin(async move {
-        let Some(node) = c.caches.nodes.get("", &name) else { return Ok(None) };
-        let lease = c.caches.leases.get("kube-node-lease", &name);
+        let Some(node) = c.caches.nodes.get("", &name) else {
+            c.heard.forget(&name);
+            return Ok(None);
+        };
+        let now = now();
+        let lease = c.heard.lease(&name, c.caches.leases.get("kube-node-lease", &name).as_deref(), now);
         let pods = c.caches.pods.pick(None, |_, pod| *pod.node == *name);
-        c.carry_out(reconcile::node_lifecycle::plan(&node, lease.as_deref(), &refs(&pods), now())).await
+        c.carry_out(reconcile::node_lifecycle::plan(&node, lease.as_ref(), &refs(&pods), now)).await
     })
 }
 
@@ -177,8 +182,12 @@ pub(super) fn claim(c: Arc<Context>, (ns, name): Key) -> Pass {
         let class = class.and_then(|n| c.caches.classes.get("", n));
         let pods = c.caches.pods.pick(Some(&ns), |_, pod| pod.names_claim(&name));
         let in_use = reconcile::volume::in_use(&claim, &refs(&pods));
-        let root = &c.config.local_volume_root;
-        c.carry_out(reconcile::volume::plan_claim(&claim, &refs(&volumes), class.as_deref(), in_use, root)).await
+        let (snapshot, content) = storage::restored(&c, &claim);
+        let root = c.config.local_volume_root.as_str();
+        let local = Local { root, snapshot: snapshot.as_deref(), content: content.as_deref() };
+        let plan = reconcile::volume::plan_claim(&claim, &refs(&volumes), class.as_deref(), in_use, local);
+        let plan = if plan.actions.is_empty() { storage::source_of_snapshots(&c, &claim) } else { plan };
+        c.carry_out(plan).await
     })
 }
 

@@ -46,8 +46,10 @@ pub(super) fn follow(context: &Arc<Context>) {
         orphan_pods(context),
         pods_to_services(context),
         pods_to_claims(context),
+        pods_with_own_claims(context),
         pods_to_budgets(context),
         super::podgc::on_pod(context),
+        super::attach::on_pod(context),
         crate::scheduling::on_pod(context),
     ];
     c.pods.follow(Api::all(client()), all(), pods, drain());
@@ -64,13 +66,33 @@ pub(super) fn follow(context: &Arc<Context>) {
         nodes_to_daemon_sets(context),
         crate::scheduling::on_node(context),
         super::podgc::on_node(context),
+        super::attach::on_node(context),
     ];
     c.nodes.follow(Api::all(client()), all(), nodes, drain());
     let leases = Api::namespaced(client(), "kube-node-lease");
     // A renewal needs no pass of its own: the pass that is due asks again only when the node stays silent.
-    c.leases.follow(leases, all(), Vec::new(), drain());
-    c.claims.follow(Api::all(client()), all(), vec![to_itself(&q.claims), claims_onward(context)], drain());
-    c.volumes.follow(Api::all(client()), all(), vec![to_itself(&q.volumes), volumes_to_claims(context)], drain());
+    c.leases.follow(leases, all(), vec![super::clock::on_lease(context)], drain());
+    follow_storage(context);
+}
+
+fn follow_storage(context: &Arc<Context>) {
+    let (c, q) = (&context.caches, &context.queues);
+    let all = Config::default;
+    let drain = || context.drain.clone();
+    let client = || context.client.clone();
+    let claims = vec![
+        to_itself(&q.claims),
+        claims_onward(context),
+        super::storage::claims_to_snapshots(context),
+        super::attach::on_claim(context),
+    ];
+    c.claims.follow(Api::all(client()), all(), claims, drain());
+    c.attachments.follow(Api::all(client()), all(), vec![super::attach::on_attachment(context)], drain());
+    c.csi_nodes.follow(Api::all(client()), all(), vec![crate::scheduling::on_storage(context)], drain());
+    c.capacities.follow(Api::all(client()), all(), vec![crate::scheduling::on_storage(context)], drain());
+    c.drivers.follow(Api::all(client()), all(), vec![super::attach::on_driver(context)], drain());
+    let volumes = vec![to_itself(&q.volumes), volumes_to_claims(context), super::attach::on_volume(context)];
+    c.volumes.follow(Api::all(client()), all(), volumes, drain());
     c.classes.follow(Api::all(client()), all(), vec![classes_to_claims(context)], drain());
 }
 
@@ -78,7 +100,7 @@ fn either<'a, K>(old: Option<&'a Arc<K>>, new: Option<&'a Arc<K>>) -> Option<&'a
     new.or(old)
 }
 
-fn to_itself<K: Resource>(queue: &KeyQueue) -> Listener<K> {
+pub(super) fn to_itself<K: Resource>(queue: &KeyQueue) -> Listener<K> {
     let queue = queue.clone();
     Box::new(move |old, new| {
         if let Some(o) = either(old, new) {
@@ -286,11 +308,22 @@ fn pods_to_claims(context: &Arc<Context>) -> Listener<Pod> {
         let Some(c) = weak.upgrade() else { return };
         let ended = new.is_none_or(|p| reconcile::pods::finished(p));
         let Some(pod) = either(old, new).filter(|_| ended) else { return };
-        for volume in pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()) {
-            if let Some(claim) = &volume.persistent_volume_claim {
-                c.queues.claims.add(namespace(&pod.metadata), &claim.claim_name);
-            }
+        for (_, claim) in reconcile::ephemeralvolume::claims(pod) {
+            c.queues.claims.add(namespace(&pod.metadata), &claim);
         }
+    })
+}
+
+/// A new pod that wants claims of its own.
+fn pods_with_own_claims(context: &Arc<Context>) -> Listener<Pod> {
+    let queue = context.queues.own_claims.clone();
+    Box::new(move |old, new| {
+        // What it wants never changes, and a claim that goes asks by itself.
+        let Some(pod) = new.filter(|pod| old.is_none() && reconcile::ephemeralvolume::wanted(pod).next().is_some())
+        else {
+            return;
+        };
+        queue.add(namespace(&pod.metadata), name(&pod.metadata));
     })
 }
 
@@ -307,6 +340,11 @@ fn claims_onward(context: &Arc<Context>) -> Listener<k8s_openapi::api::core::v1:
         }
         if new.is_none() {
             let ns = namespace(&claim.metadata);
+            for (ns, pod) in c.caches.pods.keys(|pod| pod.names_claim(name(&claim.metadata))) {
+                if ns == namespace(&claim.metadata) {
+                    c.queues.own_claims.add(&ns, &pod);
+                }
+            }
             for set in c.caches.stateful_sets.in_namespace(ns) {
                 c.queues.stateful_sets.add(ns, name(&set.metadata));
             }

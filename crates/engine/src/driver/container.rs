@@ -163,6 +163,12 @@ impl Driver {
         result
     }
 
+    /// The key of the writable file system that goes with the container, if it has such a one.
+    fn own_root(&self, id: &str) -> Option<String> {
+        let kept = self.containers.get(id).is_some_and(|c| c.spec.extra.root_key.is_some());
+        (!kept).then(|| snapshot_key(id))
+    }
+
     fn cgroup_of(&self, id: &str) -> Option<String> {
         self.record.as_ref().map(|r| self.container_cgroup(&r.spec, id))
     }
@@ -213,10 +219,10 @@ impl Driver {
             link.call("remove container", id, Request::Delete { id: id.to_owned() }).await?;
         }
         let (cx, bundle) = (self.cx.clone(), bundle_dir(&self.cx.pod_dir(&self.id), id));
-        let (cgroup, key) = (self.cgroup_of(id), snapshot_key(id));
+        let (cgroup, key) = (self.cgroup_of(id), self.own_root(id));
         let (pod_dir, name) = (self.cx.pod_dir(&self.id), id.to_owned());
         blocking("remove container", move || {
-            take_apart(&cx, cgroup.as_deref(), &bundle, &key)?;
+            take_apart(&cx, cgroup.as_deref(), &bundle, key.as_deref())?;
             shim::sandbox::unpin_pid(&pod_dir, &name);
             Ok(())
         })
@@ -308,7 +314,8 @@ fn lay_out(
     let bundle = bundle_dir(&pod_dir, &spec.id);
     let rootfs = bundle.join("rootfs");
     std::fs::create_dir_all(&rootfs).map_err(failed("make container folder"))?;
-    let layers = cx.images.snapshot(&snapshot_key(&spec.id), image).map_err(failed("make root file system"))?;
+    let key = spec.extra.root_key.clone().unwrap_or_else(|| snapshot_key(&spec.id));
+    let layers = cx.images.snapshot(&key, image).map_err(failed("make root file system"))?;
     if !mounts_below(&rootfs).contains(&rootfs) {
         match user_base {
             None => layers.mount(&rootfs).map_err(failed("mount root file system"))?,
@@ -320,7 +327,8 @@ fn lay_out(
         }
     }
     let config = image.config.config().clone().unwrap_or_default();
-    let user = user::resolve(&rootfs, config.user().as_deref().unwrap_or(""), &spec.security)?;
+    let of_image = spec.extra.user.as_ref().or(config.user().as_ref());
+    let user = user::resolve(&rootfs, of_image.map_or("", String::as_str), &spec.security)?;
     let defaults = ImageDefaults {
         entrypoint: config.entrypoint().clone().unwrap_or_default(),
         cmd: config.cmd().clone().unwrap_or_default(),
@@ -379,7 +387,12 @@ fn make_working_dir(rootfs: &Path, spec: &ContainerSpec, dir: &str, owner: Optio
 }
 
 /// Undoes [`lay_out`] and what the container left. Blocks.
-pub(crate) fn take_apart(cx: &Context, cgroup: Option<&str>, bundle: &Path, key: &str) -> Result<(), RuntimeError> {
+pub(crate) fn take_apart(
+    cx: &Context,
+    cgroup: Option<&str>,
+    bundle: &Path,
+    key: Option<&str>,
+) -> Result<(), RuntimeError> {
     if let Some(path) = cgroup {
         shim::cgroup::kill_all(path, REMOVE_LIMIT);
         shim::cgroup::remove(path, REMOVE_LIMIT).map_err(failed("remove cgroup"))?;
@@ -388,7 +401,9 @@ pub(crate) fn take_apart(cx: &Context, cgroup: Option<&str>, bundle: &Path, key:
     for target in mounts_below(&rootfs) {
         RootFs::unmount(&target).map_err(failed("unmount root file system"))?;
     }
-    cx.images.remove_snapshot(key).map_err(failed("remove root file system"))?;
+    if let Some(key) = key {
+        cx.images.remove_snapshot(key).map_err(failed("remove root file system"))?;
+    }
     match std::fs::remove_dir_all(bundle) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(failed("remove container folder")(e)),
         _ => Ok(()),

@@ -16,7 +16,7 @@ use crate::runtime::{
 };
 use crate::signal;
 
-mod container;
+pub(crate) mod container;
 mod resume;
 mod sandbox;
 pub(crate) mod teardown;

@@ -117,6 +117,11 @@ impl Driver {
         if spec.host_network {
             return Ok(None);
         }
+        let netns = shim::sandbox::pin(pod_dir, "net");
+        if spec.no_network {
+            self.cx.network.loopback_only(&netns).await.map_err(failed("set up loopback"))?;
+            return Ok(None);
+        }
         let mut ports = Vec::with_capacity(spec.host_ports.len());
         for port in &spec.host_ports {
             let protocol = net::Protocol::parse(&port.protocol.to_ascii_uppercase())
@@ -133,7 +138,6 @@ impl Driver {
             let (host_port, container_port) = (port.host_port, port.container_port);
             ports.push(net::HostPort { protocol, host_ip, host_port, container_port });
         }
-        let netns = shim::sandbox::pin(pod_dir, "net");
         let attached = self.cx.network.attach(&self.id, &netns, &ports).await.map_err(failed("attach network"))?;
         Ok(Some(IpAddr::V4(attached.ip)))
     }

@@ -5,13 +5,18 @@ use oci_spec::runtime::LinuxResources;
 use serde_json::{Value, json};
 
 use super::Host;
-use crate::runtime::{Resources, RuntimeError};
+use crate::runtime::{Device, Resources, RuntimeError};
 
 /// The `resources` of the OCI spec. A limit whose controller the host lacks is left out: the engine says so once when it
 /// opens, and the container still runs.
-pub fn resources(limits: &Resources, privileged: bool, host: &Host) -> Value {
+pub fn resources(limits: &Resources, devices: &[Device], privileged: bool, host: &Host) -> Value {
     // Everything is denied first; the runtime then allows the standard devices.
-    let mut value = json!({ "devices": [{ "allow": privileged, "access": "rwm" }] });
+    let mut rules = vec![json!({ "allow": privileged, "access": "rwm" })];
+    rules.extend(devices.iter().map(|d| {
+        let access = if d.read_only { "rm" } else { "rwm" };
+        json!({ "allow": true, "type": "b", "major": d.major, "minor": d.minor, "access": access })
+    }));
+    let mut value = json!({ "devices": rules });
     add_limits(&mut value, limits, host);
     value
 }
@@ -28,6 +33,10 @@ fn add_limits(value: &mut Value, limits: &Resources, host: &Host) {
     {
         value["pids"] = json!({ "limit": most });
     }
+    if has("hugetlb") && !limits.huge_pages.is_empty() {
+        let limit = |(size, bytes): &(String, u64)| json!({ "pageSize": size, "limit": bytes });
+        value["hugepageLimits"] = limits.huge_pages.iter().map(limit).collect();
+    }
     if has("cpu") {
         let mut cpu = serde_json::Map::new();
         for (name, number) in [
@@ -36,6 +45,9 @@ fn add_limits(value: &mut Value, limits: &Resources, host: &Host) {
             ("period", limits.cpu_period_us.map(|n| json!(n))),
         ] {
             cpu.extend(number.map(|n| (name.to_owned(), n)));
+        }
+        if has("cpuset") {
+            cpu.extend(limits.cpus.as_ref().map(|cpus| ("cpus".to_owned(), json!(cpus))));
         }
         if !cpu.is_empty() {
             value["cpu"] = Value::Object(cpu);

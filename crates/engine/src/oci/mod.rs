@@ -115,7 +115,8 @@ impl Inputs<'_> {
         let mut linux = json!({
             "cgroupsPath": format!("/{}", self.cgroup),
             "namespaces": self.namespaces(),
-            "resources": limits::resources(&self.container.resources, security.privileged, self.host),
+            "resources":
+                limits::resources(&self.container.resources, &self.container.devices, security.privileged, self.host),
             "rootfsPropagation": self.propagation(),
         });
         if security.privileged {
@@ -158,6 +159,11 @@ impl Inputs<'_> {
         // process that may still gain privileges.
         if self.container.security.no_new_privileges {
             process["noNewPrivileges"] = json!(true);
+        }
+        let limits = self.container.extra.rlimits.iter();
+        let limits: Vec<Value> = limits.map(|l| json!({ "type": l.kind, "soft": l.soft, "hard": l.hard })).collect();
+        if !limits.is_empty() {
+            process["rlimits"] = json!(limits);
         }
         Ok(process)
     }

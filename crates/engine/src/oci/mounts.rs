@@ -8,7 +8,7 @@ use shim::proto::Mapped;
 
 use super::Inputs;
 use crate::files;
-use crate::runtime::{Mount, Propagation, RuntimeError};
+use crate::runtime::{Mount, Propagation, RuntimeError, Tmpfs};
 
 fn mount(target: impl AsRef<Path>, kind: &str, source: impl AsRef<Path>, options: &[&str]) -> Value {
     json!({ "destination": target.as_ref(), "type": kind, "source": source.as_ref(), "options": options })
@@ -31,7 +31,11 @@ pub fn all(inputs: &Inputs<'_>) -> Result<Vec<Value>, RuntimeError> {
     let sys = ["nosuid", "noexec", "nodev", if privileged { "rw" } else { "ro" }];
     list.push(mount("/sys", "sysfs", "sysfs", &sys));
     list.extend(cgroups(inputs, privileged));
-    let chosen = |target: &str| inputs.container.mounts.iter().any(|m| m.target == Path::new(target));
+    let tmpfs = &inputs.container.extra.tmpfs;
+    let chosen = |target: &str| {
+        let target = Path::new(target);
+        inputs.container.mounts.iter().any(|m| m.target == target) || tmpfs.iter().any(|t| t.target == target)
+    };
     if !chosen("/dev/shm") {
         let shm = if inputs.sandbox.host_ipc { "/dev/shm".into() } else { inputs.pod_dir.join(files::SHM) };
         list.push(mount("/dev/shm", "bind", shm, &["rbind", "rw", "nosuid", "nodev", "noexec"]));
@@ -46,6 +50,9 @@ pub fn all(inputs: &Inputs<'_>) -> Result<Vec<Value>, RuntimeError> {
     }
     for wanted in &inputs.container.mounts {
         list.push(chosen_mount(wanted, privileged)?);
+    }
+    for wanted in tmpfs {
+        list.push(in_memory(wanted)?);
     }
     Ok(list)
 }
@@ -110,6 +117,15 @@ fn in_proc(wanted: &Mount) -> Result<(), RuntimeError> {
         Some(name) if EMULATED.contains(&name) => Ok(()),
         _ => refused("inside /proc"),
     }
+}
+
+fn in_memory(wanted: &Tmpfs) -> Result<Value, RuntimeError> {
+    let target: std::path::PathBuf = wanted.target.components().collect();
+    if !target.is_absolute() || target == Path::new("/") || target.starts_with("/proc") {
+        return Err(RuntimeError::Invalid(format!("cannot mount on {}", wanted.target.display())));
+    }
+    let options: Vec<&str> = wanted.options.iter().map(String::as_str).collect();
+    Ok(mount(&target, "tmpfs", "tmpfs", &options))
 }
 
 fn chosen_mount(wanted: &Mount, privileged: bool) -> Result<Value, RuntimeError> {

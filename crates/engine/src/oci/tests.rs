@@ -79,6 +79,21 @@ fn the_default_container_is_confined() {
 }
 
 #[test]
+fn block_devices_are_allowed_one_by_one() {
+    let devices = [(7, 1, false), (8, 16, true)];
+    let devices = devices.map(|(major, minor, read_only)| crate::runtime::Device { major, minor, read_only });
+    let spec = ContainerSpec { devices: devices.to_vec(), ..ContainerSpec::default() };
+    let made = config(&SandboxSpec::default(), &spec, &image()).unwrap();
+    let want = json!([
+        { "allow": false, "access": "rwm" },
+        { "allow": true, "type": "b", "major": 7, "minor": 1, "access": "rwm" },
+        { "allow": true, "type": "b", "major": 8, "minor": 16, "access": "rm" },
+    ]);
+    assert_eq!(made["linux"]["resources"]["devices"], want);
+    let _typed: oci_spec::runtime::Spec = serde_json::from_value(made).unwrap();
+}
+
+#[test]
 fn privileged_is_not() {
     let security = Security { privileged: true, ..Security::default() };
     let spec = ContainerSpec { security, ..ContainerSpec::default() };
@@ -108,7 +123,7 @@ fn a_limit_without_its_controller_is_left_out() {
         cpu_period_us: Some(100_000),
         ..Default::default()
     };
-    let made = limits::resources(&limits, false, &host());
+    let made = limits::resources(&limits, &[], false, &host());
     assert_eq!(made["memory"]["limit"], 1 << 20);
     assert!(made.get("pids").is_none(), "this host has no pids controller");
     assert_eq!(made["cpu"], json!({ "quota": 50_000, "period": 100_000 }));

@@ -36,6 +36,7 @@ pub async fn limits_and_usage(w: Arc<World>) {
         cpu_shares: Some(100),
         pids_limit: Some(50),
         oom_score_adj: Some(700),
+        ..Resources::default()
     };
     w.start(&spec).await;
     w.logged(&spec, "700\n").await;

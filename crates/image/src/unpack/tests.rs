@@ -4,7 +4,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 
 use super::*;
 
-const LIMITS: Limits = Limits { bytes: 64 << 20, entries: 1000 };
+const LIMITS: Limits = Limits { bytes: 64 << 20, entries: 1000, plain: false };
 
 /// A tar with names no decent tool would write.
 #[derive(Default)]
@@ -266,7 +266,7 @@ fn bombs_and_damage_are_refused() {
     }
     let dir = tempfile::tempdir().unwrap();
     let bomb = zstd::encode_all(&Maker::default().file("big", &vec![0; 8 << 20]).end()[..], 1).unwrap();
-    let limits = Limits { bytes: 1 << 20, entries: 10 };
+    let limits = Limits { bytes: 1 << 20, entries: 10, plain: false };
     let error = unpack("bomb", &bomb[..], dir.path(), limits).unwrap_err().to_string();
     assert!(error.contains("more than is allowed"), "{error}");
 

@@ -8,7 +8,9 @@ use grpc::{CallError, Connection, Limits};
 use prost::Message;
 use tokio::net::UnixStream;
 
-use super::proto::{Capabilities, Empty, Expand, Expanded, NodeInfo, Publish, Rpc, RpcKind, Stage, Undo};
+use super::proto::{
+    AskStats, Capabilities, Empty, Expand, Expanded, NodeInfo, Publish, Rpc, RpcKind, Stage, Stats, Undo,
+};
 use super::root::View;
 
 /// A call may take this long (the kubelet's limit): staging may format a disk.
@@ -121,5 +123,9 @@ impl Session {
 
     pub(super) async fn expand(&self, request: &Expand) -> Result<Expanded, DriverError> {
         call(&self.connection, "/csi.v1.Node/NodeExpandVolume", request).await
+    }
+
+    pub(super) async fn stats(&self, request: &AskStats) -> Result<Stats, DriverError> {
+        call(&self.connection, "/csi.v1.Node/NodeGetVolumeStats", request).await
     }
 }

@@ -4,6 +4,7 @@
 //! A driver's pod mounts folders below `/var/lib/kubelet`, which on this host is `kubelet` in the instance's data directory.
 //! What is staged and published stands in a record in each volume's folder: the next agent needs nothing else.
 
+mod attached;
 mod csinode;
 mod driver;
 mod plugins;
@@ -21,18 +22,20 @@ use std::sync::{Arc, Weak};
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use k8s_openapi::api::core::v1::{PersistentVolume, Pod, Secret};
-use k8s_openapi::api::storage::v1::{CSIDriver, VolumeAttachment};
+use k8s_openapi::api::storage::v1::CSIDriver;
 use kube::api::Api;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+pub(crate) use attached::report;
 pub(crate) use plugins::run;
 pub(crate) use request::Volume;
 
 use crate::volumes::mounts;
 use crate::volumes::ownership::Owner;
+use crate::volumes::stats::Fill;
 use driver::{Driver, Session};
-use proto::{CapacityRange, Expand, Publish, RpcKind, Stage, Texts, Undo};
+use proto::{AskStats, CapacityRange, Expand, Publish, RpcKind, Stage, Stats, Texts, Undo, Unit};
 use record::Record;
 use root::Root;
 
@@ -67,6 +70,7 @@ pub(crate) struct Csi {
     node: String,
     client: kube::Client,
     drivers: watch::Sender<Drivers>,
+    attaching: watch::Sender<attached::State>,
     locks: Mutex<Locks>,
     /// Pods that are no more and whose volumes could not be taken away yet.
     left: Mutex<BTreeSet<String>>,
@@ -87,6 +91,7 @@ impl Csi {
             node: node.to_owned(),
             client,
             drivers: watch::Sender::default(),
+            attaching: watch::Sender::default(),
             locks: Mutex::default(),
             left: Mutex::default(),
         }
@@ -103,13 +108,19 @@ impl Csi {
         Ok(own)
     }
 
-    /// Tells when drivers come and go.
-    pub(crate) fn changes(&self) -> BoxStream<'static, ()> {
+    /// Tells when drivers come and go, and when a volume that the pod waits for is attached.
+    pub(crate) fn changes(&self, uid: &str) -> BoxStream<'static, ()> {
         let next = |mut drivers: watch::Receiver<Drivers>| async move {
             drivers.changed().await.ok()?;
             Some(((), drivers))
         };
-        futures::stream::unfold(self.drivers.subscribe(), next).boxed()
+        let drivers = futures::stream::unfold(self.drivers.subscribe(), next);
+        let come = |(attaching, uid): (watch::Sender<attached::State>, String)| async move {
+            Csi::has_come(&attaching, &uid).await;
+            Some(((), (attaching, uid)))
+        };
+        let attached = futures::stream::unfold((self.attaching.clone(), uid.to_owned()), come);
+        futures::stream::select(drivers, attached).boxed()
     }
 
     fn driver(&self, name: &str) -> Result<Driver, String> {
@@ -137,25 +148,6 @@ impl Csi {
         Ok(data.map(|(key, value)| (key, String::from_utf8_lossy(&value.0).into_owned())).collect())
     }
 
-    /// What the attacher tells the node of a volume; an error while it is not attached.
-    async fn attached(&self, volume: &Volume, declared: Option<&CSIDriver>) -> Result<Texts, String> {
-        if volume.ephemeral || declared.is_some_and(|d| d.spec.attach_required == Some(false)) {
-            return Ok(Texts::new());
-        }
-        let name = volume.attachment(&self.node);
-        let api = Api::<VolumeAttachment>::all(self.client.clone());
-        let found = api.get_opt(&name).await.map_err(|e| format!("get volumeattachment {name}: {e}"))?;
-        let status = found.and_then(|a| a.status);
-        match status {
-            Some(status) if status.attached => Ok(status.attachment_metadata.into_iter().flatten().collect()),
-            Some(status) => {
-                let why = status.attach_error.and_then(|e| e.message).unwrap_or_else(|| "not attached yet".to_owned());
-                Err(format!("volume attachment {name} of volume {}: {why}", volume.handle))
-            }
-            None => Err(format!("volume {} is not attached: there is no volume attachment {name}", volume.handle)),
-        }
-    }
-
     /// Makes a volume be there for a pod. Done before, it does nothing, unless the driver wants to be asked again.
     pub(crate) async fn publish(&self, who: &Asker<'_>, volume: &Volume) -> Result<Published, String> {
         let lock = self.lock(&volume.driver, &volume.handle);
@@ -177,20 +169,24 @@ impl Csi {
             return Ok(Published { path, read_only: volume.read_only, again });
         }
         let session = driver.open().await.map_err(text)?;
-        let publish_context = self.attached(volume, declared.as_ref()).await?;
-        // A driver that can mount for a group does so; otherwise the files are given to it below.
-        let group = who.group.filter(|_| session.can(RpcKind::MountGroup));
-        let stages = !volume.ephemeral && session.can(RpcKind::StageUnstage);
-        let staged =
-            if stages { Some(self.stage(&driver, &session, volume, &publish_context, group).await?) } else { None };
+        let attached = attached::is_required(volume, declared.as_ref());
         let record = Record {
             driver_name: volume.driver.clone(),
             volume_handle: volume.handle.clone(),
             ephemeral: volume.ephemeral,
             mounted: there,
+            attached,
+            unasked: false,
         };
-        let (at, first) = (folder.clone(), record.clone());
-        blocking(move || record::write(&at, &first)).await?;
+        let publish_context = self.come(&uid, &folder, &record, volume).await?;
+        // A driver that can mount for a group does so; otherwise the files are given to it below.
+        let group = who.group.filter(|_| session.can(RpcKind::MountGroup));
+        let stages = !volume.ephemeral && session.can(RpcKind::StageUnstage);
+        let staged = if stages {
+            Some(self.stage(&driver, &session, volume, &publish_context, group, attached).await?)
+        } else {
+            None
+        };
         let mut secrets = self.secret(volume.publish_secret.as_ref()).await?;
         let mut context = volume.context(declared.as_ref(), who.pod);
         if let Some((key, value)) = tokens::of_pod(&self.client, who.pod, declared.as_ref()).await? {
@@ -221,6 +217,21 @@ impl Csi {
         Ok(Published { path, read_only: volume.read_only, again })
     }
 
+    /// Waits for the volume to be attached, if it must be; says what its attacher tells of it. From now on the folder says that
+    /// the volume is in use.
+    async fn come(&self, uid: &str, folder: &Path, record: &Record, volume: &Volume) -> Result<Texts, String> {
+        let mut told = Texts::new();
+        let at = folder.to_path_buf();
+        if record.attached {
+            let (at, first) = (at.clone(), Record { unasked: true, ..record.clone() });
+            blocking(move || if record::read(&at)?.is_none() { record::write(&at, &first) } else { Ok(()) }).await?;
+            told = self.attached(uid, volume).await?;
+        }
+        let record = record.clone();
+        blocking(move || record::write(&at, &record)).await?;
+        Ok(told)
+    }
+
     /// Makes a volume be there for all pods of the node; says where.
     async fn stage(
         &self,
@@ -229,6 +240,7 @@ impl Csi {
         volume: &Volume,
         publish_context: &Texts,
         group: Option<u32>,
+        attached: bool,
     ) -> Result<PathBuf, String> {
         let folder = self.root.staging(&volume.driver, &volume.handle);
         let path = folder.join(STAGED);
@@ -238,8 +250,8 @@ impl Csi {
         let record = Record {
             driver_name: volume.driver.clone(),
             volume_handle: volume.handle.clone(),
-            ephemeral: false,
-            mounted: false,
+            attached,
+            ..Record::default()
         };
         let (at, target, first) = (folder.clone(), path.clone(), record.clone());
         blocking(move || {
@@ -285,6 +297,24 @@ impl Csi {
         Ok(if answer.capacity > 0 { answer.capacity } else { bytes })
     }
 
+    /// How full a pod's volume is, where its driver can say.
+    pub(crate) async fn fill(&self, uid: &str, volume: &Volume) -> Result<Option<Fill>, String> {
+        let driver = self.driver(&volume.driver)?;
+        let session = driver.open().await.map_err(text)?;
+        if !session.can(RpcKind::Stats) {
+            return Ok(None);
+        }
+        let path = self.root.volumes(uid).join(&volume.name).join(MOUNT);
+        let staging = self.root.staging(&volume.driver, &volume.handle).join(STAGED);
+        let staged = session.can(RpcKind::StageUnstage);
+        let request = AskStats {
+            volume_id: volume.handle.clone(),
+            volume_path: self.root.seen(&path, driver.view),
+            staging_path: if staged { self.root.seen(&staging, driver.view) } else { String::new() },
+        };
+        session.stats(&request).await.map(|stats| Some(filled(&stats))).map_err(text)
+    }
+
     /// Takes a pod's volumes away.
     pub(crate) async fn unpublish_all(&self, uid: &str) -> Result<(), String> {
         let folder = self.root.volumes(uid);
@@ -307,20 +337,25 @@ impl Csi {
             let at = folder.to_path_buf();
             return blocking(move || record::remove(&at, MOUNT)).await;
         };
-        let driver = self.driver(&record.driver_name)?;
         let lock = self.lock(&record.driver_name, &record.volume_handle);
         let _turn = lock.lock().await;
-        let session = driver.open().await.map_err(text)?;
-        let path = self.root.seen(&folder.join(MOUNT), driver.view);
-        session.unpublish(&Undo { volume_id: record.volume_handle.clone(), path }).await.map_err(text)?;
-        let at = folder.join(MOUNT);
-        blocking(move || mounts::unmount_below(&at)).await?;
-        // The record stays until the last step is done, which is then tried again.
-        if !record.ephemeral && !self.used_by_others(uid, &record).await? {
-            self.unstage(&driver, &session, &record).await?;
+        let used = self.used_by_others(uid, &record).await?;
+        if !record.unasked {
+            let driver = self.driver(&record.driver_name)?;
+            let session = driver.open().await.map_err(text)?;
+            let path = self.root.seen(&folder.join(MOUNT), driver.view);
+            session.unpublish(&Undo { volume_id: record.volume_handle.clone(), path }).await.map_err(text)?;
+            let at = folder.join(MOUNT);
+            blocking(move || mounts::unmount_below(&at)).await?;
+            // The record stays until the last step is done, which is then tried again.
+            if !record.ephemeral && !used {
+                self.unstage(&driver, &session, &record).await?;
+            }
         }
         let at = folder.to_path_buf();
-        blocking(move || record::remove(&at, MOUNT)).await
+        blocking(move || record::remove(&at, MOUNT)).await?;
+        self.let_go(uid, &record, used);
+        Ok(())
     }
 
     /// Whether a pod other than this one has the volume.
@@ -379,6 +414,27 @@ impl Csi {
 pub(crate) fn capacity(pv: &PersistentVolume) -> Option<i64> {
     let storage = pv.spec.as_ref()?.capacity.as_ref()?.get("storage")?;
     api::quantity::Quantity::parse(&storage.0).ok().map(api::quantity::Quantity::value)
+}
+
+fn filled(stats: &Stats) -> Fill {
+    let known = |n: i64| u64::try_from(n).ok();
+    let mut fill = Fill::default();
+    for usage in &stats.usage {
+        match usage.unit() {
+            Unit::Bytes => {
+                fill.capacity_bytes = known(usage.total);
+                fill.available_bytes = known(usage.available);
+                fill.used_bytes = known(usage.used);
+            }
+            Unit::Inodes => {
+                fill.inodes = known(usage.total);
+                fill.inodes_free = known(usage.available);
+                fill.inodes_used = known(usage.used);
+            }
+            Unit::Unknown => {}
+        }
+    }
+    fill
 }
 
 /// Whether the driver has mounted the volume of a folder, and the mount is still there.

@@ -86,7 +86,7 @@ pub(crate) enum RpcKind {
 /// How a volume is to be used.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct VolumeCapability {
-    #[prost(oneof = "AccessType", tags = "2")]
+    #[prost(oneof = "AccessType", tags = "1, 2")]
     pub access: Option<AccessType>,
     #[prost(message, optional, tag = "3")]
     pub mode: Option<AccessMode>,
@@ -94,6 +94,8 @@ pub(crate) struct VolumeCapability {
 
 #[derive(Clone, PartialEq, Oneof)]
 pub(crate) enum AccessType {
+    #[prost(message, tag = "1")]
+    Block(Empty),
     #[prost(message, tag = "2")]
     Mount(MountVolume),
 }
@@ -204,4 +206,42 @@ pub(crate) struct CapacityRange {
 pub(crate) struct Expanded {
     #[prost(int64, tag = "1")]
     pub capacity: i64,
+}
+
+/// `NodeGetVolumeStats`.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub(crate) struct AskStats {
+    #[prost(string, tag = "1")]
+    pub volume_id: String,
+    #[prost(string, tag = "2")]
+    pub volume_path: String,
+    #[prost(string, tag = "3")]
+    pub staging_path: String,
+}
+
+#[derive(Clone, PartialEq, Eq, Message)]
+pub(crate) struct Stats {
+    #[prost(message, repeated, tag = "1")]
+    pub usage: Vec<VolumeUsage>,
+}
+
+/// What is in a volume, by unit; 0 is also what a driver does not know.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub(crate) struct VolumeUsage {
+    #[prost(int64, tag = "1")]
+    pub available: i64,
+    #[prost(int64, tag = "2")]
+    pub total: i64,
+    #[prost(int64, tag = "3")]
+    pub used: i64,
+    #[prost(enumeration = "Unit", tag = "4")]
+    pub unit: i32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Enumeration)]
+#[repr(i32)]
+pub(crate) enum Unit {
+    Unknown = 0,
+    Bytes = 1,
+    Inodes = 2,
 }

@@ -13,7 +13,7 @@ const FILE: &str = "vol_data.json";
 const FILE_MAX: u64 = 64 << 10;
 
 /// Whose a volume is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Record {
     pub(super) driver_name: String,
@@ -24,6 +24,12 @@ pub(super) struct Record {
     /// The driver has mounted it: while the mount is there, it need not be asked again.
     #[serde(default)]
     pub(super) mounted: bool,
+    /// It is attached to the node, and detached when the node says that it uses it no more.
+    #[serde(default)]
+    pub(super) attached: bool,
+    /// The driver was not asked for anything yet.
+    #[serde(default)]
+    pub(super) unasked: bool,
 }
 
 /// The folder's record, if there is one.
@@ -96,8 +102,12 @@ mod tests {
     fn a_folder_with_data_in_it_is_not_removed() {
         let dir = tempfile::tempdir().expect("dir");
         let folder = dir.path().join("v");
-        let record =
-            Record { driver_name: "d.example.com".into(), volume_handle: "h".into(), ephemeral: false, mounted: true };
+        let record = Record {
+            driver_name: "d.example.com".into(),
+            volume_handle: "h".into(),
+            mounted: true,
+            ..Record::default()
+        };
         assert_eq!(read(&folder).expect("read"), None);
         write(&folder, &record).expect("written");
         assert_eq!(read(&folder).expect("read"), Some(record));

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{CSIVolumeSource, PersistentVolume, Pod, SecretReference};
 use k8s_openapi::api::storage::v1::CSIDriver;
 
-use super::proto::{Access, AccessMode, AccessType, MountVolume, Texts, VolumeCapability};
+use super::proto::{Access, AccessMode, AccessType, Empty, MountVolume, Texts, VolumeCapability};
 use super::root::hash;
 
 /// A secret: namespace and name.
@@ -21,6 +21,8 @@ pub(crate) struct Volume {
     /// It lives and ends with its pod.
     pub(super) ephemeral: bool,
     pub(super) read_only: bool,
+    /// It is a device, not a file system.
+    pub(super) block: bool,
     pub(super) fs_type: String,
     pub(super) attributes: BTreeMap<String, String>,
     pub(super) access_modes: Vec<String>,
@@ -64,6 +66,7 @@ impl Volume {
             handle: source.volume_handle.clone(),
             ephemeral: false,
             read_only: read_only || source.read_only == Some(true),
+            block: spec.volume_mode.as_deref() == Some("Block"),
             fs_type: source.fs_type.clone().unwrap_or_default(),
             attributes: source.volume_attributes.clone().unwrap_or_default(),
             access_modes: spec.access_modes.clone().unwrap_or_default(),
@@ -72,6 +75,11 @@ impl Volume {
             stage_secret: secret(source.node_stage_secret_ref.as_ref()),
             expand_secret: secret(source.node_expand_secret_ref.as_ref()),
         })
+    }
+
+    /// Whether it is a device.
+    pub(crate) fn is_block(&self) -> bool {
+        self.block
     }
 
     /// Whether the driver takes part in volumes of this kind at all.
@@ -108,7 +116,8 @@ impl Volume {
             (_, true) => Access::SingleNodeMultiWriter,
             (_, false) => Access::SingleNodeWriter,
         };
-        VolumeCapability { access: Some(AccessType::Mount(mount)), mode: Some(AccessMode { mode: mode.into() }) }
+        let access = if self.block { AccessType::Block(Empty {}) } else { AccessType::Mount(mount) };
+        VolumeCapability { access: Some(access), mode: Some(AccessMode { mode: mode.into() }) }
     }
 
     /// What the driver is told of the volume, and of the pod if it wants to know.
@@ -135,16 +144,11 @@ impl Volume {
         let policy = driver.and_then(|d| d.spec.fs_group_policy.as_deref());
         let once = self.access_modes.iter().any(|m| m == "ReadWriteOnce");
         match policy {
-            _ if self.read_only => false,
+            _ if self.read_only || self.block => false,
             Some("None") => false,
             Some("File") => true,
             _ => !self.fs_type.is_empty() && once,
         }
-    }
-
-    /// The name of the object that says whether the volume is attached to the node.
-    pub(super) fn attachment(&self, node: &str) -> String {
-        format!("csi-{}", hash(&[&self.handle, &self.driver, node]))
     }
 }
 
@@ -197,6 +201,15 @@ mod tests {
         assert!(group("File", many()) && group("File", bare()));
         assert!(!group("None", json!({})));
         assert!(!group("File", json!({"csi": {"driver": "d", "volumeHandle": "h", "readOnly": true}})));
+    }
+
+    #[test]
+    fn a_device_is_asked_for_as_one() {
+        let access = |mode: &str| persistent(json!({"volumeMode": mode})).capability(Some(7), false).access;
+        assert_eq!(access("Block"), Some(AccessType::Block(Empty {})));
+        let mount = MountVolume { fs_type: "ext4".into(), group: "7".into(), flags: Vec::new() };
+        assert_eq!(access("Filesystem"), Some(AccessType::Mount(mount)));
+        assert!(!persistent(json!({"volumeMode": "Block"})).takes_group(None));
     }
 
     #[test]

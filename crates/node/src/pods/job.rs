@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use base::trace::{Parent, Span};
 use engine::runtime::{ContainerState, ContainerStatus, Resources, RuntimeError};
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::{Container, Pod};
@@ -42,6 +43,8 @@ pub(crate) struct Job {
     pub(crate) volumes: Arc<Volumes>,
     pub(crate) handles: Arc<BTreeMap<Key, Handle>>,
     pub(crate) pod_ips: Vec<IpAddr>,
+    /// Spans of what is done on the pod's way to Ready.
+    pub(crate) way: Parent,
 }
 
 fn config_failure(e: ConfigError) -> Failure {
@@ -88,16 +91,23 @@ impl Job {
         self.ctx.recorder.warn(pod_reference(&self.pod), reason, failure.message.clone());
     }
 
+    fn span(&self, name: &'static str, container: &str) -> Span {
+        self.way.child(name).with("k8s.container.name", || container)
+    }
+
     pub(super) async fn mount(&self) -> Result<(), Failure> {
+        let mut span = self.way.child("volumes");
         let objects = self.objects().await.map_err(|e| Failure::new("FailedMount", e.0))?;
         let result = self.volumes.mount(&self.pod, &self.facts(), &objects).await;
         if let Err(failure) = &result {
+            span.fail(|| &failure.message);
             self.warn(failure, "FailedMount");
         }
         result
     }
 
     pub(super) async fn run_sandbox(&self) -> Result<(), Failure> {
+        let mut span = self.way.child("sandbox");
         let host_dns = spec::sandbox::host_dns();
         let cluster = spec::sandbox::Cluster {
             domain: &self.ctx.config.cluster_domain,
@@ -106,10 +116,14 @@ impl Job {
             host_name: &self.ctx.host.hostname,
         };
         let made = match self.check_runtime().await.and_then(|()| spec::sandbox::of_pod(&self.pod, &cluster)) {
-            Ok(spec) => self.ctx.runtime.run_sandbox(spec).await.map_err(|e| base::chain(&e)),
+            Ok(mut spec) => {
+                spec.resources = self.ctx.cpus.settle_pod(&self.id.uid, spec.resources);
+                self.ctx.runtime.run_sandbox(spec).await.map_err(|e| base::chain(&e))
+            }
             Err(e) => Err(e.0),
         };
         made.map(drop).map_err(|e| {
+            span.fail(|| &e);
             let failure = Failure::new("FailedCreatePodSandBox", format!("Failed to create pod sandbox: {e}"));
             self.warn(&failure, "FailedCreatePodSandBox");
             failure
@@ -154,12 +168,15 @@ impl Job {
     }
 
     pub(super) async fn pull(&self, name: &str) -> Result<Present, Failure> {
+        let mut span = self.span("image", name);
         let c = self.named(name)?;
         let objects = self.objects().await.map_err(|e| Failure::new("ErrImagePull", e.0))?;
-        pull::ensure(&self.ctx, &self.pod, c, &objects).await
+        let present = pull::ensure(&self.ctx, &self.pod, c, &objects).await;
+        present.inspect_err(|failure| span.fail(|| &failure.message))
     }
 
     pub(super) async fn create(&self, name: &str, attempt: u32, image: Present) -> Result<(), Failure> {
+        let mut span = self.span("create container", name);
         let c = self.named(name)?;
         if let Some(failure) = self.added.iter().find(|a| a.name == name).and_then(|a| refusal_of_added(&self.pod, a)) {
             self.ctx.recorder.warn(
@@ -180,9 +197,18 @@ impl Job {
         let about = container_reference(&self.pod, name);
         match &made {
             Ok(()) => self.ctx.recorder.normal(about, "Created", format!("Container created: {name}")),
-            Err(f) => self.ctx.recorder.warn(about, "Failed", format!("Error: {}", f.message)),
+            Err(f) => {
+                span.fail(|| &f.message);
+                self.ctx.recorder.warn(about, "Failed", format!("Error: {}", f.message));
+            }
         }
         made
+    }
+
+    /// The settings of a container.
+    fn resources(&self, c: &Container) -> Resources {
+        let resources = spec::resources::of_container(&self.pod, c, self.ctx.host.memory_bytes);
+        self.ctx.cpus.settle(&self.id.uid, &c.name, resources)
     }
 
     async fn container_spec(
@@ -198,6 +224,7 @@ impl Job {
         let files = self.volumes.env_files(c).await?;
         let env = spec::env::of_container(c, &facts, &objects, &services, &files)?;
         let sources = self.volumes.sources(c, &env).await?;
+        let devices = self.volumes.devices(c).await?;
         let paths = &self.ctx.paths;
         let termination_log = paths.termination_log(&self.id.uid, &c.name, attempt);
         let log_path = paths.log(&self.id, &c.name, attempt);
@@ -208,13 +235,14 @@ impl Job {
             image: image.reference,
             env,
             sources,
+            devices,
             log_path,
             log_max_size: self.ctx.config.log_max_size,
             log_max_files: self.ctx.config.log_max_files,
             termination_log,
             profiles: &profiles,
             pid_of: self.target_of(&c.name).await?,
-            node_memory: self.ctx.host.memory_bytes,
+            resources: self.resources(c),
         };
         spec::container::spec(c, &facts, parts)
     }
@@ -240,13 +268,13 @@ impl Job {
         let sandboxes = runtime.sandboxes().await;
         let held = sandboxes.into_iter().find(|s| s.spec.id == *uid).map(|s| s.spec.resources);
         let held = held.ok_or_else(|| Failure::new("Error", "the sandbox of the pod is not there"))?;
-        let wanted = spec::resources::of_pod(&self.pod);
+        let wanted = self.ctx.cpus.settle_pod(uid, spec::resources::of_pod(&self.pod));
         let wide = spec::resources::wider(&held, &wanted);
         if wide != held {
             runtime.update_sandbox(uid, wide.clone()).await.map_err(failed)?;
         }
         for (name, id) in containers {
-            let resources = spec::resources::of_container(&self.pod, self.named(name)?, self.ctx.host.memory_bytes);
+            let resources = self.resources(self.named(name)?);
             self.check_usage(name, id, &resources).await?;
             runtime.update_resources(id, resources).await.map_err(failed)?;
         }
@@ -272,6 +300,7 @@ impl Job {
     }
 
     pub(super) async fn start(&self, name: &str, id: &str) -> Result<(), Failure> {
+        let mut span = self.span("start container", name);
         let about = container_reference(&self.pod, name);
         match self.ctx.runtime.start_container(id).await {
             Ok(()) => {
@@ -280,6 +309,7 @@ impl Job {
             }
             Err(e) => {
                 let failure = runtime_failure("RunContainerError", &e);
+                span.fail(|| &failure.message);
                 self.ctx.recorder.warn(about, "Failed", format!("Error: {}", failure.message));
                 Err(failure)
             }
@@ -308,8 +338,10 @@ impl Job {
     pub(super) async fn post_start(&self, name: &str, id: &str) -> Result<(), Failure> {
         let c = self.named(name)?;
         let Some(handler) = c.lifecycle.as_ref().and_then(|l| l.post_start.as_ref()) else { return Ok(()) };
+        let mut span = self.span("postStart hook", name);
         probes::hook(&self.target(c, id), handler, None).await.map_err(|message| {
             let failure = Failure::new("FailedPostStartHook", format!("PostStartHook failed: {message}"));
+            span.fail(|| &failure.message);
             self.ctx.recorder.warn(
                 container_reference(&self.pod, name),
                 "FailedPostStartHook",
@@ -327,11 +359,13 @@ impl Job {
             Kind::Liveness => c.liveness_probe.as_ref(),
         };
         let Some(probe) = probe else { return Outcome::Unknown };
+        let mut span = self.span("probe", name).with("windlass.probe", || kind.title());
         let (outcome, message) = probes::probe(&self.target(c, id), probe).await;
         let about = || container_reference(&self.pod, name);
         match outcome {
             Outcome::Success => {}
             Outcome::Failure => {
+                span.fail(|| &message);
                 self.ctx.recorder.warn(about(), "Unhealthy", format!("{} probe failed: {message}", kind.title()));
             }
             Outcome::Unknown => {
@@ -395,7 +429,7 @@ impl Job {
     pub(super) async fn finish(&self, last: Option<Value>, gone: bool) -> Result<(), Failure> {
         let fault = |message: String| Failure::new("FailedCleanup", message);
         if let Some(patch) = last.filter(|_| !gone)
-            && let report::Written::No(error) = report::write(&self.ctx, &self.id, patch).await
+            && let report::Written::No(error) = report::write(&self.ctx, &self.id, patch, &self.way).await
         {
             return Err(fault(error));
         }

@@ -11,20 +11,27 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::Api;
 use kube::runtime::{WatchStreamExt, watcher};
 use parking_lot::Mutex;
-use reconcile::pod::{Failure, admission_refusal, is_placement};
+use reconcile::pod::{
+    Eviction, Failure, admission_refusal, grace_seconds, is_critical, is_placement, is_shortage, shortages, victims,
+};
 use reconcile::scheduler::Amounts;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
+use super::line::{Line, Update};
 use super::orphans;
-use super::worker::{Update, Worker};
+use super::worker::Worker;
 use crate::context::Context;
+use crate::events::pod_reference;
 use crate::paths::PodId;
 use crate::{node_object, supported};
 
 /// How long the API server may take to say how the node is labelled now.
 const NODE_LIMIT: Duration = Duration::from_secs(10);
+
+/// The least time that pods in the way of a critical one are waited for (the kubelet's).
+const ROOM_LIMIT_LEAST: Duration = Duration::from_secs(10);
 
 /// A pod bound to this node.
 #[derive(Clone)]
@@ -41,13 +48,15 @@ type ByName = HashMap<(String, String), Bound>;
 #[derive(Clone)]
 pub(crate) struct Pods {
     by_name: Arc<Mutex<ByName>>,
+    /// Their workers, by UID.
+    lines: Arc<Mutex<HashMap<String, Line>>>,
     /// Tells those who wait for room on the node that there may be some.
     room: Arc<watch::Sender<()>>,
 }
 
 impl Default for Pods {
     fn default() -> Self {
-        Pods { by_name: Arc::default(), room: Arc::new(watch::channel(()).0) }
+        Pods { by_name: Arc::default(), lines: Arc::default(), room: Arc::new(watch::channel(()).0) }
     }
 }
 
@@ -78,6 +87,19 @@ impl Pods {
         let mut used = Amounts::default();
         self.others(but).iter().for_each(|p| used.add(&Amounts::of_pod(p)));
         used
+    }
+
+    /// Those that were taken and have not ended.
+    pub(crate) fn active(&self) -> Vec<Arc<Pod>> {
+        self.others("")
+    }
+
+    /// Has a pod end. Returns what says when nothing of it is left; it closes when the pod is gone altogether.
+    pub(crate) fn end(&self, uid: &str, eviction: Eviction) -> Option<watch::Receiver<bool>> {
+        let lines = self.lines.lock();
+        let line = lines.get(uid)?;
+        line.updates.send_modify(|update| update.end = Some(Arc::new(eviction)));
+        Some(line.down.clone())
     }
 
     fn refuse(&self, id: &PodId) {
@@ -118,7 +140,7 @@ impl Pods {
 
 struct Running {
     id: PodId,
-    updates: watch::Sender<Update>,
+    line: Line,
     nudge: Arc<Notify>,
 }
 
@@ -128,6 +150,9 @@ pub(crate) struct Manager {
     workers: HashMap<String, Running>,
     tasks: JoinSet<String>,
     listed: Option<Vec<Arc<Pod>>>,
+    /// Critical pods for which others end, and what waits for those.
+    waiting: HashMap<String, Arc<Pod>>,
+    clearing: JoinSet<String>,
     swept: bool,
     /// The node object as last seen, for its labels and taints.
     own: watch::Receiver<Arc<Node>>,
@@ -137,7 +162,8 @@ pub(crate) struct Manager {
 impl Manager {
     pub(crate) fn new(ctx: Arc<Context>, pods: Pods, own: watch::Receiver<Arc<Node>>, drain: Drain) -> Self {
         let (workers, tasks) = (HashMap::new(), JoinSet::new());
-        Manager { ctx, pods, workers, tasks, listed: None, swept: false, own, drain }
+        let (waiting, clearing) = (HashMap::new(), JoinSet::new());
+        Manager { ctx, pods, workers, tasks, listed: None, waiting, clearing, swept: false, own, drain }
     }
 
     pub(crate) async fn run(mut self) {
@@ -145,6 +171,8 @@ impl Manager {
         let config = watcher::Config::default().fields(&format!("spec.nodeName={}", self.ctx.config.node_name));
         let mut events = watcher(api, config).default_backoff().boxed();
         let mut runtime = self.ctx.runtime.events();
+        let (mut clock, mut looks) = (base::clock::Steady::default(), tokio::time::interval(base::clock::LOOK_EVERY));
+        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 event = events.next() => match event {
@@ -158,6 +186,11 @@ impl Manager {
                     Err(RecvError::Closed) => break,
                 },
                 Some(ended) = self.tasks.join_next() => self.ended(ended),
+                _ = looks.tick() => if let (_, Some(by)) = clock.look() {
+                    tracing::warn!(seconds = by.as_secs(), "the clock of the host was set");
+                    self.workers.values().for_each(|w| w.nudge.notify_one());
+                },
+                Some(Ok(uid)) = self.clearing.join_next() => self.cleared(&uid).await,
                 () = self.drain.cancelled() => break,
             }
         }
@@ -185,7 +218,8 @@ impl Manager {
     /// A complete list: what is not in it is no more.
     async fn replace(&mut self, mut list: Vec<Arc<Pod>>) {
         let wanted: BTreeSet<String> = list.iter().map(|p| PodId::of(p).uid).collect();
-        let missing: Vec<String> = self.workers.keys().filter(|uid| !wanted.contains(*uid)).cloned().collect();
+        let known = self.workers.keys().chain(self.waiting.keys());
+        let missing: Vec<String> = known.filter(|uid| !wanted.contains(*uid)).cloned().collect();
         for uid in missing {
             self.gone(&uid, None);
         }
@@ -197,6 +231,7 @@ impl Manager {
         if !self.swept {
             self.swept = true;
             let known: BTreeSet<String> = self.workers.keys().cloned().chain(wanted).collect();
+            self.ctx.cpus.retain(|uid| known.contains(uid));
             tokio::spawn(orphans::remove(self.ctx.clone(), known));
         }
     }
@@ -210,15 +245,22 @@ impl Manager {
         if was_taken(pod) || is_over(pod) || pod.metadata.deletion_timestamp.is_some() {
             return None;
         }
+        if *self.ctx.ending.borrow() {
+            return Some(Failure::new("NodeShutdown", "Pod was rejected as the node is shutting down."));
+        }
         let uid = pod.metadata.uid.as_deref().unwrap_or_default();
         let allocatable = Amounts::of_list(&node_object::capacity(&self.ctx, true));
         let others = self.pods.others(uid);
         let refusal = |node: &Node| admission_refusal(pod, node, &allocatable, others.iter().map(AsRef::as_ref));
         let seen = self.own.borrow().clone();
-        let first = refusal(&seen)?;
+        let mut refused = refusal(&seen);
         // The copy may be older than the placement.
-        let node = if is_placement(&first) { self.node_now().await } else { None };
-        node.map_or(Some(first), |node| refusal(&node))
+        if refused.as_ref().is_some_and(is_placement)
+            && let Some(node) = self.node_now().await
+        {
+            refused = refusal(&node);
+        }
+        refused.or_else(|| self.ctx.cpus.give(pod).err().map(|why| Failure::new("UnexpectedAdmissionError", why)))
     }
 
     async fn node_now(&self) -> Option<Node> {
@@ -230,30 +272,93 @@ impl Manager {
     async fn apply(&mut self, pod: Arc<Pod>) {
         let id = PodId::of(&pod);
         self.pods.set(&id, pod.clone());
+        if is_over(&pod) {
+            self.ctx.cpus.release(&id.uid);
+        }
         if let Some(running) = self.workers.get(&id.uid) {
-            running.updates.send_replace(Update { pod, gone: false });
+            running.line.updates.send_modify(|update| (update.pod, update.gone) = (pod, false));
             return;
         }
-        let refused = self.refusal(&pod).await;
+        if let Some(waiting) = self.waiting.get_mut(&id.uid) {
+            *waiting = pod;
+            return;
+        }
+        match self.refusal(&pod).await {
+            Some(short) if is_shortage(&short) && is_critical(&pod) => self.make_room(pod),
+            refused => self.begin(pod, refused),
+        }
+    }
+
+    /// Ends other pods so that a critical one fits, which waits until they have ended.
+    fn make_room(&mut self, pod: Arc<Pod>) {
+        let id = PodId::of(&pod);
+        let others = self.pods.others(&id.uid);
+        let allocatable = Amounts::of_list(&node_object::capacity(&self.ctx, true));
+        let short = shortages(&pod, &allocatable, others.iter().map(AsRef::as_ref));
+        let chosen = match victims(&pod, &short, &others) {
+            Ok(chosen) => chosen,
+            Err(why) => {
+                let message = format!("Unexpected error while attempting to recover from admission failure: {why}");
+                return self.begin(pod, Some(Failure::new("UnexpectedAdmissionError", message)));
+            }
+        };
+        let mut ends = JoinSet::new();
+        for victim in chosen.into_iter().filter_map(|i| others.get(i)) {
+            let (pods, about) = (self.pods.clone(), PodId::of(victim));
+            let Some(mut down) = pods.end(&about.uid, Eviction::preempting()) else { continue };
+            tracing::info!(pod = %about, critical = %id, "ended to make room");
+            let why = Eviction::preempting().why;
+            self.ctx.recorder.warn(pod_reference(victim), why.reason, why.message);
+            let grace = u64::try_from(grace_seconds(victim)).unwrap_or(0);
+            // As long as the kubelet waits: half as much again as the pod asks for.
+            let limit = Duration::from_secs(grace.saturating_add(grace / 2)).max(ROOM_LIMIT_LEAST);
+            ends.spawn(async move {
+                if tokio::time::timeout(limit, down.wait_for(|down| *down)).await.is_ok() {
+                    pods.refuse(&about);
+                }
+            });
+        }
+        self.waiting.insert(id.uid.clone(), pod);
+        self.clearing.spawn(async move {
+            while ends.join_next().await.is_some() {}
+            id.uid
+        });
+    }
+
+    /// The pods in the way of a critical one ended, or did not in time.
+    async fn cleared(&mut self, uid: &str) {
+        if let Some(pod) = self.waiting.remove(uid) {
+            let refused = self.refusal(&pod).await;
+            self.begin(pod, refused);
+        }
+    }
+
+    fn begin(&mut self, pod: Arc<Pod>, refused: Option<Failure>) {
+        let id = PodId::of(&pod);
         if refused.is_some() {
             self.pods.refuse(&id);
         }
-        let (updates, seen) = watch::channel(Update { pod, gone: false });
-        let nudge = Arc::new(Notify::new());
-        let (ctx, pods) = (self.ctx.clone(), self.pods.clone());
-        let worker = Worker::new(ctx, pods, id.clone(), seen, nudge.clone(), self.drain.clone()).refused(refused);
+        let (updates, seen) = watch::channel(Update { pod, gone: false, end: None });
+        let (tell_down, down) = watch::channel(false);
+        let (line, nudge) = (Line { updates, down }, Arc::new(Notify::new()));
+        self.pods.lines.lock().insert(id.uid.clone(), line.clone());
+        let (ctx, pods, drain) = (self.ctx.clone(), self.pods.clone(), self.drain.clone());
+        let worker = Worker::new(ctx, pods, id.clone(), seen, nudge.clone(), drain, tell_down).refused(refused);
         let uid = id.uid.clone();
         self.tasks.spawn(async move {
             worker.run().await;
             uid
         });
-        self.workers.insert(id.uid.clone(), Running { id, updates, nudge });
+        self.workers.insert(id.uid.clone(), Running { id, line, nudge });
     }
 
     fn gone(&mut self, uid: &str, last: Option<Arc<Pod>>) {
+        if let Some(pod) = self.waiting.remove(uid) {
+            self.pods.remove(&PodId::of(&pod));
+        }
         let Some(running) = self.workers.get(uid) else { return };
         self.pods.remove(&running.id);
-        running.updates.send_modify(|update| {
+        running.line.updates.send_modify(|update| {
             if let Some(pod) = last {
                 update.pod = pod;
             }
@@ -271,6 +376,8 @@ impl Manager {
     fn ended(&mut self, ended: Result<String, tokio::task::JoinError>) {
         match ended {
             Ok(uid) => {
+                self.pods.lines.lock().remove(&uid);
+                self.ctx.cpus.release(&uid);
                 if let Some(running) = self.workers.remove(&uid) {
                     self.pods.remove(&running.id);
                 }

@@ -1,10 +1,14 @@
 //! Writing a pod's status: only when it changed, the newest only, one write at a time.
 
+use base::trace::Parent;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
-use kube::api::{Api, Patch, PatchParams};
+use kube::Resource;
+use kube::api::{Patch, PatchParams};
+use kube::core::Request;
 use serde_json::{Value, json};
 
 use crate::context::Context;
+use crate::events::container_reference;
 use crate::paths::PodId;
 
 /// How a write ended.
@@ -39,6 +43,11 @@ impl Report {
         let patch = patch(uid, &wanted, self.sent.as_ref());
         self.sending = Some(wanted);
         Some(patch)
+    }
+
+    /// Whether this status was written.
+    pub(super) fn is_written(&self, status: &PodStatus) -> bool {
+        self.sending.is_none() && self.sent.as_ref().is_some_and(|sent| covers(sent, &json!(status)))
     }
 
     /// A write ended.
@@ -114,10 +123,38 @@ fn patch(uid: &str, wanted: &Value, sent: Option<&Value>) -> Value {
     json!({"metadata": {"uid": uid}, "status": status})
 }
 
-/// Writes a patch.
-pub(super) async fn write(ctx: &Context, id: &PodId, patch: Value) -> Written {
-    let api: Api<Pod> = Api::namespaced(ctx.client(), &id.namespace);
-    match api.patch_status(&id.name, &PatchParams::default(), &Patch::Strategic(patch)).await {
+/// Containers of a status that are held back because their image could not be pulled, with what is said of it.
+fn held_pulls(status: &PodStatus) -> impl Iterator<Item = (&str, &str)> {
+    let all = status.init_container_statuses.iter().chain(&status.container_statuses);
+    all.chain(&status.ephemeral_container_statuses).flatten().filter_map(|c| {
+        let waiting = c.state.as_ref()?.waiting.as_ref()?;
+        let held = waiting.reason.as_deref() == Some("ImagePullBackOff");
+        held.then(|| (c.name.as_str(), waiting.message.as_deref().unwrap_or_default()))
+    })
+}
+
+/// Events for pulls that a back-off begins to hold back, in the kubelet's words.
+pub(super) fn tell_of_pulls(ctx: &Context, pod: &Pod, before: &PodStatus, now: &PodStatus) {
+    for (name, why) in held_pulls(now).filter(|(name, _)| held_pulls(before).all(|(held, _)| held != *name)) {
+        ctx.recorder.normal(container_reference(pod, name), "BackOff", why);
+        ctx.recorder.warn(container_reference(pod, name), "Failed", "Error: ImagePullBackOff");
+    }
+}
+
+/// Writes a patch. On the pod's way to Ready the API server is told whose step it is.
+pub(super) async fn write(ctx: &Context, id: &PodId, patch: Value, way: &Parent) -> Written {
+    let span = way.child("status");
+    let written = async {
+        let url = Pod::url_path(&(), Some(&id.namespace));
+        let (params, patch) = (PatchParams::default(), Patch::Strategic(patch));
+        let request = Request::new(url).patch_subresource("status", &id.name, &params, &patch);
+        let mut request = request.map_err(kube::Error::BuildRequest)?;
+        if let Some(traceparent) = span.ids().and_then(|ids| ids.traceparent().parse().ok()) {
+            request.headers_mut().insert("traceparent", traceparent);
+        }
+        ctx.client().request::<Pod>(request).await
+    };
+    match written.await {
         Ok(_) => Written::Yes,
         Err(kube::Error::Api(s)) if s.code == 404 || s.code == 409 => Written::Moot,
         Err(error) => Written::No(error.to_string()),
@@ -130,6 +167,19 @@ mod tests {
 
     fn status(value: Value) -> PodStatus {
         serde_json::from_value(value).expect("a status")
+    }
+
+    #[test]
+    fn a_pull_is_held_back_from_one_status_to_the_next() {
+        let waits = |reason: &str| {
+            let state = json!({"waiting": {"reason": reason, "message": "Back-off pulling image \"x\""}});
+            let c =
+                json!({"name": "a", "image": "x", "imageID": "", "ready": false, "restartCount": 0, "state": state});
+            status(json!({"containerStatuses": [c]}))
+        };
+        assert_eq!(held_pulls(&waits("ErrImagePull")).count(), 0);
+        let held = waits("ImagePullBackOff");
+        assert_eq!(held_pulls(&held).collect::<Vec<_>>(), [("a", "Back-off pulling image \"x\"")]);
     }
 
     #[test]

@@ -2,11 +2,13 @@
 
 use std::collections::HashMap;
 use std::io::{Read, Seek, SeekFrom};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use engine::runtime::{ContainerState, ContainerStatus, ProcessUser, SandboxStatus};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Container, LinuxContainerUser, Pod};
+use k8s_openapi::api::core::v1::{Container, LinuxContainerUser, Pod, PodStatus};
 use reconcile::pod::{ContainerView, Exit, Run, Sandbox};
 
 use crate::spec::container::{IMAGE_LABEL, TERMINATION_LABEL};
@@ -23,8 +25,35 @@ pub(super) struct Seen {
     pub(super) containers: Vec<ContainerView>,
 }
 
+impl Seen {
+    /// The pod's addresses; those it had last, when it has no sandbox.
+    pub(super) fn ips(&self, reported: &PodStatus) -> Vec<IpAddr> {
+        match self.sandbox {
+            Sandbox::Ready { ip: Some(ip) } => vec![ip],
+            _ => reported.pod_ips.iter().flatten().filter_map(|p| p.ip.parse().ok()).collect(),
+        }
+    }
+}
+
 pub(super) fn time(ms: i64) -> Timestamp {
     Timestamp::from_millisecond(ms).unwrap_or(Timestamp::UNIX_EPOCH)
+}
+
+/// A pod's ephemeral containers.
+pub(super) fn added(pod: &Pod) -> Vec<Container> {
+    pod.spec.as_ref().map(reconcile::pod::ephemeral).unwrap_or_default()
+}
+
+/// When a timer is to fire for a time of day.
+pub(super) fn instant(at: Timestamp, now: Timestamp) -> tokio::time::Instant {
+    let wait = Duration::try_from(at.duration_since(now)).unwrap_or(Duration::ZERO);
+    // A millisecond more, so that the time has come when the timer fires.
+    tokio::time::Instant::now() + wait + Duration::from_millis(1)
+}
+
+/// What happened has happened: it lies in the future when the clock was set back since.
+fn past(ms: i64, now: Timestamp) -> Timestamp {
+    time(ms).min(now)
 }
 
 pub(super) fn sandbox(status: Option<&SandboxStatus>) -> Sandbox {
@@ -97,6 +126,7 @@ fn user(u: &ProcessUser) -> LinuxContainerUser {
 
 pub(super) fn containers(pod: &Pod, statuses: &[ContainerStatus], messages: &mut Messages) -> Vec<ContainerView> {
     messages.keep(statuses);
+    let now = Timestamp::now();
     statuses
         .iter()
         .map(|s| ContainerView {
@@ -109,12 +139,12 @@ pub(super) fn containers(pod: &Pod, statuses: &[ContainerStatus], messages: &mut
             stop_signal: Some(s.stop_signal.clone()).filter(|name| !name.is_empty()),
             run: match &s.state {
                 ContainerState::Created => Run::Created,
-                ContainerState::Running { started_at_ms } => Run::Running { started_at: time(*started_at_ms) },
+                ContainerState::Running { started_at_ms } => Run::Running { started_at: past(*started_at_ms, now) },
                 ContainerState::Exited(e) => Run::Exited(Exit {
                     code: e.exit_code,
                     oom_killed: e.oom_killed,
                     started_at: (e.started_at_ms > 0).then(|| time(e.started_at_ms)),
-                    finished_at: time(e.finished_at_ms),
+                    finished_at: past(e.finished_at_ms, now),
                     start_error: e.start_error.clone(),
                     message: messages.of(pod, s, e.exit_code),
                 }),

@@ -2,7 +2,6 @@
 //! whatever comes next.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +11,7 @@ use futures::stream::{BoxStream, SelectAll};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod, PodStatus};
 use reconcile::pod::{
-    Action, Allocation, ContainerView, Failure, Memory, Op, Plan, Room, Sandbox, Snapshot, allocated_pod, ephemeral,
+    Action, Allocation, ContainerView, Eviction, Failure, Memory, Op, Plan, Room, Sandbox, Snapshot, allocated_pod,
     is_wanted, plan,
 };
 use reconcile::probe::{Kind, Outcome};
@@ -22,9 +21,11 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
 use super::job::Job;
+use super::line::Update;
 use super::manager::Pods;
 use super::report::{self, Report, Written};
 use super::view::{self, Messages, Seen};
+use super::way::Way;
 use crate::context::Context;
 use crate::events::{container_reference, pod_reference};
 use crate::images::Present;
@@ -36,14 +37,6 @@ use crate::volumes::{Volumes, usage};
 
 /// A status that could not be written is tried again after this long.
 const STATUS_RETRY: Duration = Duration::from_secs(1);
-
-/// The pod as last seen.
-#[derive(Debug, Clone)]
-pub(super) struct Update {
-    pub(super) pod: Arc<Pod>,
-    /// Its object is no more.
-    pub(super) gone: bool,
-}
 
 /// How a task of the worker ended.
 enum Done {
@@ -82,6 +75,8 @@ pub(super) struct Worker {
     pending: Option<Failure>,
     room: watch::Receiver<()>,
     memory: Memory,
+    clock: base::clock::Steady,
+    way: Way,
     previous: PodStatus,
     seen: Seen,
     messages: Messages,
@@ -103,6 +98,9 @@ pub(super) struct Worker {
     measure_at: Option<Instant>,
     /// Why the node does not take the pod.
     refused: Option<Failure>,
+    /// Why it is to end, once that was taken in.
+    ending: Option<Arc<Eviction>>,
+    down: watch::Sender<bool>,
 }
 
 /// What comes next.
@@ -124,6 +122,7 @@ impl Worker {
         updates: watch::Receiver<Update>,
         nudge: Arc<Notify>,
         drain: Drain,
+        down: watch::Sender<bool>,
     ) -> Self {
         let pod = updates.borrow().pod.clone();
         let volumes = Arc::new(Volumes::new(ctx.clone(), id.clone()));
@@ -131,6 +130,8 @@ impl Worker {
             report: Report::new(pod.status.as_ref()),
             previous: pod.status.clone().unwrap_or_default(),
             memory: Memory::new(Timestamp::now()),
+            clock: base::clock::Steady::default(),
+            way: Way::begin(&ctx.config, &pod),
             seen: Seen { sandbox: Sandbox::Absent, containers: Vec::new() },
             messages: Messages::default(),
             images: HashMap::new(),
@@ -146,8 +147,10 @@ impl Worker {
             over: false,
             measure_at: None,
             refused: None,
+            ending: None,
+            down,
             allocated: pod.clone(),
-            added: Arc::new(added(&pod)),
+            added: Arc::new(view::added(&pod)),
             pending: None,
             room: pods.room(),
             pods,
@@ -206,7 +209,7 @@ impl Worker {
             })
             .collect();
         if refs::has_driver(&self.pod) {
-            self.changes.push(self.ctx.csi.changes());
+            self.changes.push(self.ctx.csi.changes(&self.id.uid));
         }
         self.handles = Arc::new(handles);
     }
@@ -222,7 +225,7 @@ impl Worker {
 
     /// Decides and starts what is to be done. Returns when to look again at the latest.
     fn step(&mut self) -> Option<Instant> {
-        let now = Timestamp::now();
+        let now = self.now();
         let room = self.room();
         let plan = plan(&Snapshot {
             pod: &self.pod,
@@ -235,6 +238,7 @@ impl Worker {
             host_ips: &self.ctx.host_ips,
             now,
         });
+        report::tell_of_pulls(&self.ctx, &self.pod, &self.previous, &plan.status);
         self.previous = plan.status.clone();
         let killing: BTreeSet<Op> = self.running.keys().filter(|op| matches!(op, Op::Kill(_))).cloned().collect();
         self.tell(&plan);
@@ -248,9 +252,12 @@ impl Worker {
         for action in plan.actions {
             self.start(action, &killing);
         }
+        if self.memory.is_down() && self.report.is_written(&self.previous) {
+            self.down.send_if_modified(|down| !std::mem::replace(down, true));
+        }
         self.refresh_if_due(now);
         self.measure_if_due();
-        let wake = [plan.wake_at, self.renew_at].into_iter().flatten().min().map(|at| instant(at, now));
+        let wake = [plan.wake_at, self.renew_at].into_iter().flatten().min().map(|at| view::instant(at, now));
         [wake, self.report_retry, self.measure_at].into_iter().flatten().min()
     }
 
@@ -299,8 +306,8 @@ impl Worker {
         }
         self.report_retry = None;
         if let Some(patch) = self.report.next(&self.id.uid, &self.previous) {
-            let (ctx, id) = (self.ctx.clone(), self.id.clone());
-            self.tasks.spawn(async move { Done::Written(report::write(&ctx, &id, patch).await) });
+            let (ctx, id, way) = (self.ctx.clone(), self.id.clone(), self.way.parent());
+            self.tasks.spawn(async move { Done::Written(report::write(&ctx, &id, patch, &way).await) });
         }
     }
 
@@ -316,15 +323,8 @@ impl Worker {
             id: self.id.clone(),
             volumes: self.volumes.clone(),
             handles: self.handles.clone(),
-            pod_ips: self.ips(),
-        }
-    }
-
-    fn ips(&self) -> Vec<IpAddr> {
-        let reported = self.previous.pod_ips.iter().flatten().filter_map(|p| p.ip.parse().ok());
-        match self.seen.sandbox {
-            Sandbox::Ready { ip: Some(ip) } => vec![ip],
-            _ => reported.collect(),
+            pod_ips: self.seen.ips(&self.previous),
+            way: self.way.parent(),
         }
     }
 
@@ -490,6 +490,10 @@ impl Worker {
         if update.gone {
             self.memory.object_gone();
         }
+        if let Some(eviction) = update.end.filter(|e| self.ending.as_ref() != Some(e)) {
+            self.memory.evict(eviction.as_ref().clone(), Timestamp::now());
+            self.ending = Some(eviction);
+        }
         let meta = |p: &Pod| (p.metadata.labels.clone(), p.metadata.annotations.clone());
         if meta(&update.pod) != meta(&self.pod) {
             self.stale_volumes = true;
@@ -497,7 +501,7 @@ impl Worker {
             self.memory.retry_now();
         }
         self.pod = update.pod;
-        let added = added(&self.pod);
+        let added = view::added(&self.pod);
         if added != *self.added {
             self.added = Arc::new(added);
             self.refer();
@@ -513,8 +517,15 @@ impl Worker {
         }
     }
 
+    /// The time. What waits in the memory is moved along when the clock was set.
+    fn now(&mut self) -> Timestamp {
+        let (now, set) = self.clock.look();
+        set.into_iter().for_each(|by| self.memory.shift(by));
+        now
+    }
+
     async fn record(&mut self, done: Done) {
-        let now = Timestamp::now();
+        let now = self.now();
         let m = &mut self.memory;
         match done {
             Done::Mounted(result) => {
@@ -566,7 +577,7 @@ impl Worker {
             Done::Measured(None) => self.measure_at = Some(Instant::now() + usage::EVERY),
             Done::Measured(Some(failure)) => {
                 self.ctx.recorder.warn(pod_reference(&self.pod), "Evicted", failure.message.clone());
-                m.evict(failure);
+                m.evict(Eviction::of_storage(failure), now);
             }
             Done::Resized(containers, allocation, result) => self.resized(&containers, allocation, result, now),
             Done::Written(written) => {
@@ -575,17 +586,8 @@ impl Worker {
                     self.report_retry = Some(Instant::now() + STATUS_RETRY);
                 }
                 self.report.done(&written);
+                self.way.written(&written, &self.previous);
             }
         }
     }
-}
-
-fn added(pod: &Pod) -> Vec<Container> {
-    pod.spec.as_ref().map(ephemeral).unwrap_or_default()
-}
-
-fn instant(at: Timestamp, now: Timestamp) -> Instant {
-    let wait = Duration::try_from(at.duration_since(now)).unwrap_or(Duration::ZERO);
-    // A millisecond more, so that the time has come when the timer fires.
-    Instant::now() + wait + Duration::from_millis(1)
 }

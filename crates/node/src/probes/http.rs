@@ -1,13 +1,11 @@
 //! One GET for a probe or hook. Certificates are not verified: the question is whether it answers, not who it is.
 
-use std::sync::Arc;
-
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::TokioIo;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 
 /// Redirects followed on the same host.
 const REDIRECTS: usize = 10;
@@ -21,55 +19,6 @@ pub(super) struct Get<'a> {
     pub(super) port: u16,
     pub(super) path: &'a str,
     pub(super) headers: Vec<(&'a str, &'a str)>,
-}
-
-#[derive(Debug)]
-struct AnyCertificate(Arc<rustls::crypto::CryptoProvider>);
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &rustls::DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &rustls::DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
-}
-
-fn tls() -> Result<tokio_rustls::TlsConnector, String> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
-        .map_err(|e| e.to_string())?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
-        .with_no_client_auth();
-    Ok(Arc::new(config).into())
 }
 
 /// Gets it; a status from 200 to 399 is success.
@@ -94,8 +43,9 @@ async fn once(get: &Get<'_>, path: &str) -> Result<Option<String>, String> {
     if !get.tls {
         return exchange(TokioIo::new(tcp), get, path).await;
     }
+    let config = tls::unchecked().map_err(|e| e.to_string())?;
     let name = ServerName::try_from(get.host.clone()).map_err(|e| e.to_string())?;
-    let stream = tls()?.connect(name, tcp).await.map_err(|e| format!("TLS with {place}: {e}"))?;
+    let stream = TlsConnector::from(config).connect(name, tcp).await.map_err(|e| format!("TLS with {place}: {e}"))?;
     exchange(TokioIo::new(stream), get, path).await
 }
 

@@ -86,6 +86,8 @@ pub struct NodeFacts {
     pub memory_bytes: u64,
     /// A folder on the file system that pods write to.
     pub data: std::path::PathBuf,
+    /// The volumes of pods.
+    pub(crate) volumes: Arc<crate::volumes::stats::Registry>,
 }
 
 /// Why the server cannot be set up.

@@ -64,7 +64,7 @@ async fn serve(
         }
         ["metrics"] => {
             only(&request, &[Method::GET])?;
-            Ok(metrics(stats::own(&stats::look(shared, false).await, shared.node.as_ref())))
+            Ok(metrics(stats::own(shared).await))
         }
         ["metrics", "resource"] => {
             only(&request, &[Method::GET])?;

@@ -84,6 +84,7 @@ pub async fn command(
         stdout: query.flag("output"),
         // A terminal has one output.
         stderr: query.flag("error") && !tty,
+        ..ExecSpec::default()
     };
     if !(spec.stdin || spec.stdout || spec.stderr) {
         return Err(Refusal::bad("you must specify at least 1 of stdin, stdout, stderr"));

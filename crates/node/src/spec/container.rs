@@ -2,13 +2,14 @@
 
 use std::path::PathBuf;
 
-use engine::runtime::{ContainerSpec, Mount, Propagation};
+use engine::runtime::{ContainerSpec, Mount, Propagation, Resources};
 use k8s_openapi::api::core::v1::{Container, VolumeMount};
 use sha2::{Digest, Sha256};
 
 use super::downward::Facts;
 use super::expand::expand;
-use super::{ConfigError, resources, security};
+use super::{ConfigError, security};
+use crate::volumes::block::Device;
 
 /// Label that keeps the image as the pod named it; the runtime is given the one it was resolved to.
 pub(crate) const IMAGE_LABEL: &str = "windlass.dev/image";
@@ -48,6 +49,8 @@ pub(crate) struct Parts<'a> {
     pub(crate) env: Vec<(String, String)>,
     /// One for each of the container's volume mounts, in order.
     pub(crate) sources: Vec<Source>,
+    /// One for each of its volume devices, in order.
+    pub(crate) devices: Vec<Device>,
     pub(crate) log_path: PathBuf,
     pub(crate) log_max_size: u64,
     pub(crate) log_max_files: u32,
@@ -55,8 +58,7 @@ pub(crate) struct Parts<'a> {
     pub(crate) profiles: &'a std::path::Path,
     /// The container whose processes it sees.
     pub(crate) pid_of: Option<String>,
-    /// All memory of the node, bytes.
-    pub(crate) node_memory: u64,
+    pub(crate) resources: Resources,
 }
 
 fn propagation(m: &VolumeMount) -> Propagation {
@@ -82,6 +84,15 @@ fn mounts(c: &Container, parts: &Parts<'_>) -> Vec<Mount> {
             propagation: propagation(m),
         })
         .collect();
+    // The node of a device is bound where it is to be seen; what may be done with it, the device rules say.
+    mounts.extend(c.volume_devices.iter().flatten().zip(&parts.devices).map(|(d, device)| Mount {
+        source: device.path.clone(),
+        target: PathBuf::from(&d.device_path),
+        read_only: false,
+        inert: false,
+        recursive_read_only: false,
+        propagation: Propagation::Private,
+    }));
     // A mount below another one must come after it.
     mounts.sort_by_key(|m| m.target.components().count());
     mounts.push(Mount {
@@ -120,7 +131,8 @@ pub(crate) fn spec(c: &Container, facts: &Facts<'_>, parts: Parts<'_>) -> Result
         args: expanded(&c.args),
         working_dir: c.working_dir.clone().filter(|d| !d.is_empty()),
         mounts: mounts(c, &parts),
-        resources: resources::of_container(pod, c, parts.node_memory),
+        devices: parts.devices.iter().map(|d| d.rule).collect(),
+        resources: parts.resources,
         security: security::of_container(pod, c, parts.profiles)?,
         pid_of: parts.pid_of,
         stop_signal: c.lifecycle.as_ref().and_then(|l| l.stop_signal.clone()).filter(|s| !s.is_empty()),
@@ -133,5 +145,6 @@ pub(crate) fn spec(c: &Container, facts: &Facts<'_>, parts: Parts<'_>) -> Result
         image: parts.image,
         env: parts.env,
         labels,
+        extra: engine::runtime::Extra::default(),
     })
 }

@@ -102,6 +102,8 @@ impl Facts<'_> {
             "cpu" => self.node_cpus,
             "memory" => self.node_memory,
             "ephemeral-storage" => self.node_disk,
+            // Nothing of what is not asked for.
+            _ if resource.starts_with(crate::huge_pages::PREFIX) => 0,
             _ => return None,
         };
         Some(i128::from(amount) * 1000)
@@ -139,7 +141,7 @@ mod tests {
         let pod = Pod::default();
         let f = facts(&pod, &[]);
         let c: Container = serde_json::from_value(json!({
-            "name": "c", "resources": {"limits": {"cpu": "1500m", "memory": "64Mi"}}
+            "name": "c", "resources": {"limits": {"cpu": "1500m", "memory": "64Mi", "hugepages-2Mi": "4Mi"}}
         }))
         .expect("a container");
         let get = |resource: &str, divisor: &str| {
@@ -154,6 +156,9 @@ mod tests {
         assert_eq!(get("limits.cpu", "1m").as_deref(), Ok("1500"));
         assert_eq!(get("requests.memory", "1Mi").as_deref(), Ok("64"));
         assert_eq!(get("limits.ephemeral-storage", "1").as_deref(), Ok("1"));
+        assert_eq!(get("limits.hugepages-2Mi", "1Mi").as_deref(), Ok("4"));
+        assert_eq!(get("requests.hugepages-1Gi", "1").as_deref(), Ok("0"));
+        assert_eq!(get("limits.hugepages-1Gi", "1").as_deref(), Ok("0"));
         assert!(get("limits.gpu", "1").is_err());
     }
 }

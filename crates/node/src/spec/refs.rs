@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use k8s_openapi::api::core::v1::{Container, Pod, Volume};
+use reconcile::ephemeralvolume;
 use reconcile::pod::{each, ephemeral};
 
 use crate::objects::{Key, Kind};
@@ -45,9 +46,6 @@ impl Refs<'_> {
         if let Some(name) = v.secret.as_ref().and_then(|s| s.secret_name.as_deref()) {
             self.add(Kind::Secret, name);
         }
-        if let Some(claim) = &v.persistent_volume_claim {
-            self.add(Kind::Claim, &claim.claim_name);
-        }
         for source in v.projected.iter().flat_map(|p| p.sources.iter().flatten()) {
             if let Some(c) = &source.config_map {
                 self.add(Kind::ConfigMap, &c.name);
@@ -62,7 +60,7 @@ impl Refs<'_> {
 /// Whether a driver may have to do with the pod's volumes: they are tried again when one registers.
 pub(crate) fn has_driver(pod: &Pod) -> bool {
     let mut volumes = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
-    volumes.any(|v| v.csi.is_some() || v.persistent_volume_claim.is_some())
+    volumes.any(|v| v.csi.is_some() || v.persistent_volume_claim.is_some() || v.ephemeral.is_some())
 }
 
 /// All of them.
@@ -78,6 +76,9 @@ pub(crate) fn keys(pod: &Pod) -> BTreeSet<Key> {
     }
     for v in spec.volumes.iter().flatten() {
         refs.volume(v);
+    }
+    for (_, claim) in ephemeralvolume::claims(pod) {
+        refs.add(Kind::Claim, &claim);
     }
     for secret in spec.image_pull_secrets.iter().flatten() {
         refs.add(Kind::Secret, &secret.name);

@@ -1,5 +1,6 @@
 //! Requests and limits as cgroup settings.
 
+use crate::huge_pages;
 use api::quantity::Quantity;
 use engine::runtime::Resources;
 use k8s_openapi::api::core::v1::{Container, Pod, ResourceRequirements};
@@ -41,6 +42,8 @@ fn settings(a: Amounts) -> Resources {
         memory_limit_bytes: a.memory_limit,
         pids_limit: None,
         oom_score_adj: None,
+        cpus: None,
+        huge_pages: Vec::new(),
     }
 }
 
@@ -54,7 +57,9 @@ pub(crate) fn of_container(pod: &Pod, c: &Container, node_memory: u64) -> Resour
         memory_limit: own.memory_limit.or(whole.memory_limit),
         ..own
     };
-    Resources { oom_score_adj: Some(adj), ..settings(limited) }
+    let whole = pod.spec.as_ref().and_then(|s| s.resources.as_ref());
+    let huge_pages = huge_pages::limits_of(c.resources.as_ref(), whole, huge_pages::sizes());
+    Resources { oom_score_adj: Some(adj), huge_pages, ..settings(limited) }
 }
 
 /// Sum of two limits; unlimited when either is.
@@ -101,7 +106,7 @@ pub(crate) fn of_pod(pod: &Pod) -> Resources {
     }
     most.cpu_limit = own.cpu_limit.or(most.cpu_limit);
     most.memory_limit = own.memory_limit.or(most.memory_limit);
-    settings(most)
+    Resources { huge_pages: huge_pages::limits_of_pod(pod, huge_pages::sizes()), ..settings(most) }
 }
 
 /// Of two settings the wider one in everything: what both fit into.
@@ -114,6 +119,9 @@ pub(crate) fn wider(a: &Resources, b: &Resources) -> Resources {
         memory_limit_bytes: a.memory_limit_bytes.zip(b.memory_limit_bytes).map(|(x, y)| x.max(y)),
         pids_limit: a.pids_limit.zip(b.pids_limit).map(|(x, y)| x.max(y)),
         oom_score_adj: b.oom_score_adj,
+        cpus: b.cpus.clone(),
+        // They are never resized.
+        huge_pages: b.huge_pages.clone(),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::path::Path;
 
-use engine::runtime::{DnsConfig, HostPort, SandboxSpec};
+use engine::runtime::{DnsConfig, HostPort, Owner, SandboxSpec};
 use k8s_openapi::api::core::v1::Pod;
 use reconcile::pod::each;
 
@@ -184,6 +184,8 @@ pub(crate) fn of_pod(pod: &Pod, cluster: &Cluster<'_>) -> Result<SandboxSpec, Co
             .map(|s| (s.name.clone(), s.value.clone()))
             .collect(),
         labels: labels(pod),
+        owner: Owner::Pod,
+        no_network: false,
     })
 }
 

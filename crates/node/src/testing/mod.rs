@@ -2,6 +2,7 @@
 
 pub(crate) mod api;
 mod changes;
+mod endings;
 pub(crate) mod runtime;
 mod scenarios;
 

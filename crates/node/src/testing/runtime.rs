@@ -194,6 +194,8 @@ impl ContainerRuntime for FakeRuntime {
             (state.containers.get(id).map(|c| c.spec.name.clone()).unwrap_or_default(), state.stubborn)
         };
         self.note(format!("stop {name} {}", grace.as_secs_f32().round()));
+        // Somebody may wait for just this.
+        self.tell(id);
         if !stubborn {
             self.end(id, 143, None);
             return Ok(());

@@ -10,9 +10,9 @@ use futures::StreamExt;
 use k8s_openapi::api::core::v1::{NodeSelectorTerm, PersistentVolume};
 use kube::api::{Api, DeleteParams, Preconditions};
 use kube::runtime::{WatchStreamExt, watcher};
-use reconcile::volume::{CAPACITY, COPY_OF, ENFORCED, LOCAL_PATH, PROVISIONED_BY};
+use reconcile::volume::{CAPACITY, COPY_OF, ENFORCED, LOCAL_PATH, PROVISIONED_BY, RESTORE_OF};
 
-use super::disk;
+use super::{block, disk, snapshot};
 use crate::context::Context;
 use crate::csi;
 
@@ -33,7 +33,7 @@ fn enforced(pv: &PersistentVolume) -> bool {
     pv.metadata.annotations.as_ref().and_then(|a| a.get(CAPACITY)).is_some_and(|value| value == ENFORCED)
 }
 
-fn bytes(pv: &PersistentVolume) -> Result<u64, String> {
+pub(super) fn bytes(pv: &PersistentVolume) -> Result<u64, String> {
     let bytes = csi::capacity(pv).and_then(|bytes| u64::try_from(bytes).ok());
     bytes.ok_or_else(|| {
         format!("persistentvolume {:?} has no capacity", pv.metadata.name.as_deref().unwrap_or_default())
@@ -43,31 +43,74 @@ fn bytes(pv: &PersistentVolume) -> Result<u64, String> {
 /// Makes a volume of the class if it is not there: empty, or as a copy of another of this node.
 fn make(ctx: &Context, pv: &PersistentVolume, path: &Path, uid: &str) -> Result<(), String> {
     let failed = |e: std::io::Error| format!("make {}: {e}", path.display());
-    let source = pv.metadata.annotations.as_ref().and_then(|a| a.get(COPY_OF));
-    let source = match source {
-        Some(name) if !super::atomic::is_safe(name) => return Err(format!("{name:?} is no name of a volume to copy")),
-        other => other.map(|name| disk::of(&ctx.paths.local_volume(name))),
-    };
     let volume = disk::of(path);
     // What was copied once is the volume's own: its source may be gone.
-    let fresh = !volume.image.exists() && !path.is_dir();
+    let source = if volume.exists() { Source::Nothing } else { Source::of(ctx, pv)? };
     let size = if enforced(pv) { Some(bytes(pv)?) } else { None };
     let make = |from: Option<&Path>| match size {
         Some(bytes) => volume.mount(bytes, from, uid),
         None => volume.folder(from),
     };
-    let made = match source.filter(|_| fresh) {
-        Some(source) => source.lend(|from| make(Some(from))),
-        None => make(None),
+    let made = match source {
+        Source::Nothing => make(None),
+        Source::Volume(source) => source.lend(|from| make(Some(from))),
+        Source::Snapshot(from) => make(Some(&from)),
     };
     made.map_err(failed)
 }
+
+/// What a volume begins with.
+enum Source {
+    Nothing,
+    Volume(disk::Disk),
+    Snapshot(PathBuf),
+}
+
+impl Source {
+    fn of(ctx: &Context, pv: &PersistentVolume) -> Result<Source, String> {
+        let named = |key: &str| pv.metadata.annotations.as_ref().and_then(|a| a.get(key));
+        if let Some(name) = named(RESTORE_OF) {
+            return snapshot::data(ctx, name).map(Source::Snapshot);
+        }
+        match named(COPY_OF) {
+            None => Ok(Source::Nothing),
+            Some(name) if !super::atomic::is_safe(name) => Err(format!("{name:?} is no name of a volume to copy")),
+            Some(name) => Ok(Source::Volume(disk::of(&ctx.paths.local_volume(name)))),
+        }
+    }
+}
+
+/// Makes a volume of the class that no pod has used yet, and has it used by nobody.
+pub(super) fn fill(ctx: &Context, pv: &PersistentVolume) -> Result<(), String> {
+    let name = pv.metadata.name.as_deref().unwrap_or_default();
+    let path = ctx.paths.local_volume(name);
+    let local = pv.spec.as_ref().and_then(|s| s.local.as_ref());
+    if !provisioned_here(pv) || !on_node(pv, &ctx.config.node_name) || local.is_none_or(|l| Path::new(&l.path) != path)
+    {
+        return Err(format!("persistentvolume {name:?} is no volume of class local-path on this node"));
+    }
+    let volume = disk::of(&path);
+    if volume.exists() {
+        return Ok(());
+    }
+    make(ctx, pv, &path, FILLER)?;
+    if enforced(pv) {
+        volume.release(FILLER).map_err(|e| e.to_string())?;
+    }
+    Ok(())
+}
+
+/// The user of a volume that is filled before a pod uses it.
+const FILLER: &str = "filler";
 
 /// Has a volume that is there hold what its object says now.
 pub(crate) fn grow(ctx: &Context, pv: &PersistentVolume) -> Result<(), String> {
     let folder = ctx.paths.local_volume(pv.metadata.name.as_deref().unwrap_or_default());
     if !provisioned_here(pv) || !enforced(pv) {
         return Ok(());
+    }
+    if block::is_device(pv) {
+        return block::of(&folder).grow(bytes(pv)?).map_err(|e| e.to_string());
     }
     disk::of(&folder).grow(bytes(pv)?).map_err(|e| e.to_string())
 }
@@ -79,11 +122,11 @@ pub(crate) fn locate(ctx: &Context, pv: &PersistentVolume, uid: &str) -> Result<
     if !on_node(pv, &ctx.config.node_name) {
         return Err(format!("persistentvolume {name:?} is not on node {:?}", ctx.config.node_name));
     }
-    if spec.volume_mode.as_deref() == Some("Block") {
-        return Err(format!("persistentvolume {name:?}: volumeMode Block is not supported by this node"));
-    }
     if let Some(host) = &spec.host_path {
         let path = PathBuf::from(&host.path);
+        if block::is_device(pv) {
+            return Err(format!("persistentvolume {name:?}: a hostPath volume is no device"));
+        }
         super::hostpath::check(&path, host.type_.as_deref().unwrap_or_default()).map_err(|e| e.to_string())?;
         return Ok(Found { path, owned: false });
     }
@@ -91,6 +134,11 @@ pub(crate) fn locate(ctx: &Context, pv: &PersistentVolume, uid: &str) -> Result<
         return Err(format!("persistentvolume {name:?}: its volume source is not supported by this node"));
     };
     let path = PathBuf::from(&local.path);
+    if block::is_device(pv) {
+        let made = provisioned_here(pv) && path == ctx.paths.local_volume(name);
+        let found = if made { block::of(&path).attach(bytes(pv)?, uid) } else { block::check(&path).map(|()| path) };
+        return Ok(Found { path: found.map_err(|e| e.to_string())?, owned: false });
+    }
     if provisioned_here(pv) && path == ctx.paths.local_volume(name) {
         make(ctx, pv, &path, uid)?;
     }
@@ -171,7 +219,8 @@ async fn remove(ctx: &Context, api: &Api<PersistentVolume>, pv: &PersistentVolum
         tracing::warn!(volume = name, "released volume has a path that is not its own: left alone");
         return true;
     }
-    let gone = tokio::task::spawn_blocking(move || disk::of(&path).remove()).await;
+    let removed = move || block::of(&path).remove().and_then(|()| disk::of(&path).remove());
+    let gone = tokio::task::spawn_blocking(removed).await;
     if let Ok(Err(error)) = gone {
         tracing::warn!(volume = name, %error, "released volume not removed");
         return false;

@@ -8,6 +8,8 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
@@ -15,7 +17,7 @@ use nix::fcntl::{Flock, FlockArg};
 use super::mounts;
 
 /// Runs a tool of the host to its end; what it says on standard error is the error.
-fn tool(name: &str, args: &[&OsStr]) -> io::Result<String> {
+pub(super) fn tool(name: &str, args: &[&OsStr]) -> io::Result<String> {
     tool_up_to(0, name, args)
 }
 
@@ -32,13 +34,19 @@ fn tool_up_to(worst: i32, name: &str, args: &[&OsStr]) -> io::Result<String> {
     Err(io::Error::other(format!("{name} ended with {}: {said}", output.status)))
 }
 
-/// Copies what is in a folder, with owners, modes and attributes; blocks are shared where the file system can.
-fn copy(from: &Path, to: &Path) -> io::Result<()> {
+/// Copies what is in a folder, with owners, modes and attributes; blocks are shared where the file system can, and holes stay
+/// holes.
+pub(super) fn copy(from: &Path, to: &Path) -> io::Result<()> {
     let options: [&OsStr; 3] = ["-a".as_ref(), "--reflink=auto".as_ref(), "--".as_ref()];
     tool("cp", &[&options[..], &[from.join(".").as_os_str(), to.as_os_str()]].concat()).map(drop)
 }
 
-fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {
+/// Has what is in a folder reach the disk: a name that is given to it afterwards never stands for half of it.
+pub(super) fn durable(folder: &Path) -> io::Result<()> {
+    Ok(nix::unistd::syncfs(File::open(folder)?)?)
+}
+
+pub(super) fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {
     match result {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
@@ -52,8 +60,10 @@ const UNFILLED: &str = "unfilled";
 /// How often, and how many times, it is looked whether the kernel has let go of an image.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 const LOOKS: u32 = 100;
-/// The user while a volume is copied.
-const LENT: &str = "lent";
+/// Users of this process while volumes are copied begin with it. One that another process left is nobody's.
+static LENT: LazyLock<String> = LazyLock::new(|| format!("lent-{:016x}-", rand::random::<u64>()));
+/// Each copy is a user of its own.
+static COPIES: AtomicU64 = AtomicU64::new(0);
 /// Where images are, beside the folders where they are mounted.
 const IMAGES: &str = ".images";
 
@@ -86,18 +96,19 @@ impl Disk {
             return Ok(());
         }
         let _turn = self.turn()?;
+        if self.at.is_dir() {
+            // Whoever had the turn before has made it, and a pod may have it already.
+            return Ok(());
+        }
         let new = self.beside("folder");
         mounts::remove_tree(&new)?;
         std::fs::create_dir_all(&new)?;
         std::fs::set_permissions(&new, Permissions::from_mode(0o777))?;
         if let Some(from) = from {
             copy(from, &new)?;
+            durable(&new)?;
         }
-        match std::fs::rename(&new, &self.at) {
-            // Whoever had the turn before has made it.
-            Err(_) if self.at.is_dir() => mounts::remove_tree(&new),
-            other => other,
-        }
+        std::fs::rename(&new, &self.at)
     }
 
     /// Makes a new file of that many bytes with a file system of its own; what is there already stays.
@@ -147,7 +158,7 @@ impl Disk {
     }
 
     /// Unmounts the volume once the last user has gone.
-    fn release(&self, user: &str) -> io::Result<()> {
+    pub(super) fn release(&self, user: &str) -> io::Result<()> {
         let _turn = self.turn()?;
         let users = self.beside(USERS);
         absent_is_fine(std::fs::remove_file(users.join(user)))?;
@@ -209,18 +220,24 @@ impl Disk {
         absent_is_fine(std::fs::remove_file(self.beside(UNFILLED)))
     }
 
+    /// Whether the volume has been made.
+    pub(super) fn exists(&self) -> bool {
+        self.image.exists() || self.at.is_dir()
+    }
+
     /// Lends the folder to whoever makes a copy of it.
     pub(super) fn lend<T>(&self, work: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
+        let user = format!("{}{}", *LENT, COPIES.fetch_add(1, Ordering::Relaxed));
         let image = self.image.exists();
         if image {
-            self.mount(0, None, LENT)?;
+            self.mount(0, None, &user)?;
         }
         if !self.at.is_dir() {
             return Err(io::Error::other(format!("there is no volume {} to copy", self.at.display())));
         }
         let done = work(&self.at);
         if image {
-            self.release(LENT)?;
+            self.release(&user)?;
         }
         done
     }
@@ -266,7 +283,7 @@ pub(super) fn release(volumes: &Path, gone: impl Fn(&str) -> bool) -> io::Result
         let volume = of(&volumes.join(path.file_stem().unwrap_or_default()));
         for user in std::fs::read_dir(&path)? {
             let user = user?.file_name().to_string_lossy().into_owned();
-            if gone(&user) {
+            if gone(&user) && !user.starts_with(LENT.as_str()) {
                 volume.release(&user)?;
             }
         }

@@ -31,7 +31,8 @@ impl Volumes {
         let asker = Asker { pod, group: fs_group(pod), on_mismatch };
         let published = self.ctx.csi.publish(&asker, volume).await.map_err(|e| failed(&v.name, e))?;
         let again = published.again.then(|| Timestamp::now().checked_add(AGAIN).ok()).flatten();
-        Ok((Mounted { path: published.path, read_only: published.read_only, inert: false }, again))
+        let (block, driver) = (volume.is_block(), Some(volume.clone()));
+        Ok((Mounted { path: published.path, read_only: published.read_only, inert: false, block, driver }, again))
     }
 
     /// A volume that the pod describes itself.
@@ -50,18 +51,16 @@ impl Volumes {
         pod: &Pod,
         v: &Volume,
         pv: &PersistentVolume,
+        claim: &str,
         resized: bool,
     ) -> Result<(Mounted, Option<Timestamp>), Failure> {
-        if pv.spec.as_ref().and_then(|s| s.volume_mode.as_deref()) == Some("Block") {
-            return Err(failed(&v.name, "volumeMode Block is not supported by this node"));
-        }
         let source = v.persistent_volume_claim.as_ref();
         let read_only = source.is_some_and(|c| c.read_only == Some(true));
         let volume = csi::Volume::persistent(pv, read_only)
             .ok_or_else(|| failed(&v.name, "its volume source is not supported by this node"))?;
         let done = self.of_driver(pod, v, &volume).await?;
-        if resized && let Some(claim) = source {
-            self.grow(pv, &claim.claim_name, &volume).await.map_err(|e| resize_failed(&v.name, e))?;
+        if resized {
+            self.grow(pv, claim, &volume).await.map_err(|e| resize_failed(&v.name, e))?;
         }
         Ok(done)
     }

@@ -37,7 +37,7 @@ impl Volumes {
         objects: &Lookup,
     ) -> Result<Mounted, Failure> {
         let path = self.ctx.paths.volume(&self.id.uid, &v.name);
-        let mounted = Mounted { path: path.clone(), read_only: true, inert: true };
+        let mounted = Mounted { path: path.clone(), read_only: true, inert: true, block: false, driver: None };
         let at = path.clone();
         if blocking(&v.name, move || mounts::is_mounted(&at)).await? {
             // Pulled once: what a running pod sees does not change under it.

@@ -1,6 +1,7 @@
 //! The volumes of a pod on this host.
 
 pub(crate) mod atomic;
+pub(crate) mod block;
 pub(crate) mod claim;
 mod disk;
 mod driver;
@@ -8,8 +9,11 @@ pub(crate) mod env_files;
 pub(crate) mod hostpath;
 pub(crate) mod image;
 pub(crate) mod mounts;
+mod nfs;
 pub(crate) mod ownership;
 pub(crate) mod payload;
+pub(crate) mod snapshot;
+pub(crate) mod stats;
 pub(crate) mod subpath;
 pub(crate) mod token;
 pub(crate) mod usage;
@@ -22,12 +26,14 @@ use std::sync::Arc;
 
 use api::quantity::Quantity;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Container, EmptyDirVolumeSource, PersistentVolume, Pod, Volume};
+use k8s_openapi::api::core::v1::{Container, EmptyDirVolumeSource, NFSVolumeSource, PersistentVolume, Pod, Volume};
 use kube::api::Api;
+use reconcile::ephemeralvolume;
 use reconcile::pod::Failure;
 use tokio::sync::Mutex;
 
 use crate::context::Context;
+use crate::huge_pages;
 use crate::objects::{Content, Key, Kind};
 use crate::paths::PodId;
 use crate::spec::container::Source;
@@ -42,6 +48,10 @@ struct Mounted {
     path: PathBuf,
     read_only: bool,
     inert: bool,
+    /// It is a device.
+    block: bool,
+    /// Whose driver is asked how full it is.
+    driver: Option<crate::csi::Volume>,
 }
 
 #[derive(Default)]
@@ -135,7 +145,7 @@ impl Volumes {
             atomic::write(&at, &files, &owner).map(drop)
         })
         .await?;
-        Ok(Mounted { path, read_only: true, inert: false })
+        Ok(Mounted { path, read_only: true, inert: false, block: false, driver: None })
     }
 
     async fn other(&self, pod: &Pod, v: &Volume, objects: &Lookup) -> Result<(Mounted, Option<Timestamp>), Failure> {
@@ -150,24 +160,39 @@ impl Volumes {
                 hostpath::check(&path, &kind).map(|()| path)
             })
             .await?;
-            return Ok((Mounted { path, read_only: false, inert: false }, None));
+            return Ok((Mounted { path, read_only: false, inert: false, block: false, driver: None }, None));
         }
         if let Some(i) = &v.image {
             return Ok((self.image(pod, v, i, objects).await?, None));
+        }
+        if let Some(n) = &v.nfs {
+            return Ok((self.nfs(v, n, &[]).await?, None));
         }
         if let Some(c) = &v.csi {
             return self.inline(pod, v, c).await;
         }
         if let Some(c) = &v.persistent_volume_claim {
             let (mounted, again_at) = self.claim(pod, v, &c.claim_name, objects).await?;
+            self.tell_of(&v.name, &c.claim_name, &mounted);
             return Ok((Mounted { read_only: c.read_only == Some(true) || mounted.read_only, ..mounted }, again_at));
+        }
+        if v.ephemeral.is_some() {
+            let claim = ephemeralvolume::claim_name(&self.id.name, &v.name);
+            let (mounted, again_at) = self.claim(pod, v, &claim, objects).await?;
+            self.tell_of(&v.name, &claim, &mounted);
+            return Ok((mounted, again_at));
         }
         Err(failed(&v.name, "its source is not supported by this node"))
     }
 
     async fn empty_dir(&self, pod: &Pod, v: &Volume, e: &EmptyDirVolumeSource) -> Result<Mounted, Failure> {
         let path = self.ctx.paths.volume(&self.id.uid, &v.name);
-        let memory = e.medium.as_deref() == Some("Memory");
+        let medium = e.medium.as_deref().unwrap_or_default();
+        let memory = medium == "Memory";
+        let pages = match huge_pages::is_medium(medium) {
+            true => Some(huge_pages::size_for(medium, pod).map_err(|why| failed(&v.name, &why))?),
+            false => None,
+        };
         let limit =
             e.size_limit.as_ref().and_then(|q| Quantity::parse(&q.0).ok()).map(Quantity::value).filter(|b| *b > 0);
         let options = limit.map_or("mode=0777".to_owned(), |bytes| format!("mode=0777,size={bytes}"));
@@ -176,9 +201,11 @@ impl Volumes {
         blocking(&v.name, move || {
             let fresh = !at.exists();
             std::fs::create_dir_all(&at)?;
-            let mounted = memory && !mounts::is_mounted(&at)?;
-            if mounted {
-                mounts::tmpfs(&at, &options)?;
+            let mounted = (memory || pages.is_some()) && !mounts::is_mounted(&at)?;
+            match pages.filter(|_| mounted) {
+                Some(size) => mounts::huge_pages(&at, size)?,
+                None if mounted => mounts::tmpfs(&at, &options)?,
+                None => {}
             }
             // Only once: afterwards the folder is the containers'.
             if fresh || mounted {
@@ -188,7 +215,7 @@ impl Volumes {
             Ok(())
         })
         .await?;
-        Ok(Mounted { path, read_only: false, inert: false })
+        Ok(Mounted { path, read_only: false, inert: false, block: false, driver: None })
     }
 
     async fn claim(
@@ -200,14 +227,25 @@ impl Volumes {
     ) -> Result<(Mounted, Option<Timestamp>), Failure> {
         let key = Key { kind: Kind::Claim, namespace: self.id.namespace.clone(), name: claim.to_owned() };
         let (name, resized) = match objects.get(&key).cloned().flatten().as_deref() {
-            Some(Content::Claim { volume: Some(name), bound: true, resized }) => (name.clone(), *resized),
+            Some(Content::Claim { owner, .. })
+                if v.ephemeral.is_some() && owner.as_deref() != Some(self.id.uid.as_str()) =>
+            {
+                return Err(failed(&v.name, ephemeralvolume::foreign(&pod.metadata, claim)));
+            }
+            Some(Content::Claim { volume: Some(name), bound: true, resized, .. }) => (name.clone(), *resized),
             Some(_) => return Err(failed(&v.name, format!("persistentvolumeclaim {claim:?} is not bound"))),
             None => return Err(failed(&v.name, format!("persistentvolumeclaim {claim:?} not found"))),
         };
         let api: Api<PersistentVolume> = Api::all(self.ctx.client());
         let pv = api.get(&name).await.map_err(|e| failed(&v.name, format!("get persistentvolume {name:?}: {e}")))?;
+        let block = block::is_device(&pv);
+        block::check_use(pod, &v.name, block).map_err(|e| failed(&v.name, e))?;
         if pv.spec.as_ref().is_some_and(|s| s.csi.is_some()) {
-            return self.provided(pod, v, &pv, resized).await;
+            return self.provided(pod, v, &pv, claim, resized).await;
+        }
+        if let Some(source) = pv.spec.as_ref().and_then(|s| s.nfs.as_ref()).filter(|_| !block) {
+            let options = pv.spec.as_ref().and_then(|s| s.mount_options.clone()).unwrap_or_default();
+            return Ok((self.nfs(v, source, &options).await?, None));
         }
         let ctx = self.ctx.clone();
         let owner = Owner { group: fs_group(pod), read_only: false };
@@ -216,7 +254,7 @@ impl Volumes {
         let (at, uid) = (pv.clone(), self.id.uid.clone());
         let path = blocking(&v.name, move || {
             let found = claim::locate(&ctx, &at, &uid).map_err(io::Error::other)?;
-            if found.owned {
+            if found.owned && !block {
                 owner.tree(&found.path, on_mismatch)?;
             }
             if resized {
@@ -228,7 +266,26 @@ impl Volumes {
         if resized {
             self.has_grown(&pv, claim).await.map_err(|e| driver::resize_failed(&v.name, e))?;
         }
-        Ok((Mounted { path, read_only: false, inert: false }, None))
+        Ok((Mounted { path, read_only: false, inert: false, block, driver: None }, None))
+    }
+
+    async fn nfs(&self, v: &Volume, source: &NFSVolumeSource, options: &[String]) -> Result<Mounted, Failure> {
+        let export = nfs::Export::of(source, options).map_err(|e| failed(&v.name, e))?;
+        let path = self.ctx.paths.volume(&self.id.uid, &v.name);
+        export.mount(&path).await.map_err(|e| failed(&v.name, e))?;
+        Ok(Mounted { path, read_only: source.read_only == Some(true), inert: false, block: false, driver: None })
+    }
+
+    /// Lets the volume behind a claim be looked at.
+    fn tell_of(&self, name: &str, claim: &str, mounted: &Mounted) {
+        let volume = stats::Claimed {
+            name: name.to_owned(),
+            claim: claim.to_owned(),
+            path: mounted.path.clone(),
+            block: mounted.block,
+            driver: mounted.driver.clone(),
+        };
+        self.ctx.volume_stats.add(&self.id.uid, volume);
     }
 
     /// Where a volume is, once it is set up.
@@ -268,16 +325,33 @@ impl Volumes {
         Ok(sources)
     }
 
+    /// The devices of a container, in the order in which it names them.
+    pub(crate) async fn devices(&self, c: &Container) -> Result<Vec<block::Device>, ConfigError> {
+        let state = self.state.lock().await;
+        let mut devices = Vec::new();
+        for d in c.volume_devices.iter().flatten() {
+            let found = state.mounted.get(&d.name).filter(|m| m.block);
+            let found = found.ok_or_else(|| ConfigError::new(format!("volume {:?} is no device", d.name)))?;
+            let device = block::Device::at(&found.path, found.read_only);
+            devices.push(device.map_err(|e| ConfigError::new(format!("device of volume {:?}: {e}", d.name)))?);
+        }
+        Ok(devices)
+    }
+
     /// Takes all away, and the pod's folder with it.
     pub(crate) async fn unmount(&self) -> Result<(), Failure> {
         let mut state = self.state.lock().await;
+        self.ctx.volume_stats.forget(&self.id.uid);
         let folder = self.ctx.paths.pod(&self.id.uid);
         // What lies over volumes goes first, then what their drivers made. Termination messages stay until the pod is removed.
         remove(folder.join("subpaths")).await?;
         self.ctx.csi.unpublish_all(&self.id.uid).await.map_err(|e| Failure::new("FailedUnmount", e))?;
         remove(folder.join("volumes")).await?;
         let (local, uid) = (self.ctx.paths.local_volumes(), self.id.uid.clone());
-        let released = tokio::task::spawn_blocking(move || disk::release(&local, |user| user == uid)).await;
+        let released = tokio::task::spawn_blocking(move || {
+            disk::release(&local, |user| user == uid).and_then(|()| block::release(&local, |user| user == uid))
+        });
+        let released = released.await;
         let released = released.unwrap_or_else(|e| Err(io::Error::other(e)));
         released.map_err(|e| Failure::new("FailedUnmount", e.to_string()))?;
         *state = State::default();
@@ -287,7 +361,8 @@ impl Volumes {
 
 /// Has local volumes forget pods that are no more.
 pub(crate) fn forget_users(ctx: &Context, wanted: &std::collections::BTreeSet<String>) -> io::Result<()> {
-    disk::release(&ctx.paths.local_volumes(), |user| !wanted.contains(user))
+    let (local, gone) = (ctx.paths.local_volumes(), |user: &str| !wanted.contains(user));
+    disk::release(&local, gone).and_then(|()| block::release(&local, gone))
 }
 
 async fn remove(folder: PathBuf) -> Result<(), Failure> {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 /// Undoes the octal escapes of /proc/self/mountinfo.
-fn unescape(field: &str) -> PathBuf {
+pub(super) fn unescape(field: &str) -> PathBuf {
     use std::os::unix::ffi::OsStringExt;
     let mut out = Vec::with_capacity(field.len());
     let mut bytes = field.as_bytes();
@@ -47,6 +47,16 @@ pub(crate) fn tmpfs(path: &Path, options: &str) -> io::Result<()> {
     Ok(mount(Some("tmpfs"), path, Some("tmpfs"), flags, Some(options))?)
 }
 
+/// Mounts a file system of huge pages of that size unless something is there.
+pub(crate) fn huge_pages(path: &Path, size: u64) -> io::Result<()> {
+    if is_mounted(path)? {
+        return Ok(());
+    }
+    let options = format!("pagesize={size},mode=0777");
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    Ok(mount(Some("nodev"), path, Some("hugetlbfs"), flags, Some(options.as_str()))?)
+}
+
 /// Binds what `source` is onto `target`.
 pub(crate) fn bind(source: &Path, target: &Path) -> io::Result<()> {
     Ok(mount(Some(source), target, None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>)?)
@@ -54,6 +64,7 @@ pub(crate) fn bind(source: &Path, target: &Path) -> io::Result<()> {
 
 /// Unmounts everything at or below a path, deepest first. What is busy is detached.
 pub(crate) fn unmount_below(path: &Path) -> io::Result<()> {
+    super::nfs::let_go(path)?;
     // Several mounts may lie over each other at one point, and a detached one may uncover another.
     for _ in 0..16 {
         let points = below(path)?;

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use api::quantity::Quantity;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{EmptyDirVolumeSource, Pod};
 use reconcile::pod::Failure;
 
 use crate::paths::{Paths, PodId};
@@ -45,9 +45,14 @@ impl Limits {
     }
 }
 
+/// Volumes in memory or of huge pages take nothing of the disk.
+fn is_on_disk(volume: &EmptyDirVolumeSource) -> bool {
+    volume.medium.as_deref().is_none_or(str::is_empty)
+}
+
 fn on_disk(pod: &Pod) -> Vec<String> {
     let volumes = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
-    let disk = volumes.filter(|v| v.empty_dir.as_ref().is_some_and(|e| e.medium.as_deref() != Some("Memory")));
+    let disk = volumes.filter(|v| v.empty_dir.as_ref().is_some_and(is_on_disk));
     disk.map(|v| v.name.clone()).collect()
 }
 
@@ -74,7 +79,7 @@ fn volume_limits(pod: &Pod) -> Vec<Limit> {
     let volumes = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
     volumes
         .filter_map(|v| {
-            let e = v.empty_dir.as_ref().filter(|e| e.medium.as_deref() != Some("Memory"))?;
+            let e = v.empty_dir.as_ref().filter(|e| is_on_disk(e))?;
             let text = e.size_limit.as_ref()?.0.clone();
             let bytes = u64::try_from(Quantity::parse(&text).ok()?.value()).ok().filter(|b| *b > 0)?;
             Some(Limit { volume: v.name.clone(), bytes, text })

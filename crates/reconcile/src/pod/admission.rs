@@ -5,6 +5,7 @@
 use k8s_openapi::api::core::v1::{Node, Pod};
 
 use super::Failure;
+use super::critical::is_critical;
 use crate::node_lifecycle::tolerates;
 use crate::scheduler::{Amounts, node_fits, ports_collide};
 
@@ -35,11 +36,40 @@ pub fn admission_refusal<'a>(
         let why = "node(s) had taints that the pod didn't tolerate";
         (!tolerates_all(pod, node)).then(|| predicate("TaintToleration", why))
     };
-    wrong_system(pod)
-        .or_else(|| amounts(pod, allocatable, others.clone()))
-        .or_else(affinity)
-        .or_else(ports)
-        .or_else(taints)
+    let first = |list: Vec<Shortage>| list.into_iter().next().map(|s| s.refusal());
+    let short = || first(shortages(pod, allocatable, others.clone()));
+    // A node makes room for a critical pod, so that a lack of it is the least of the reasons.
+    let early = || if is_critical(pod) { None } else { short() };
+    wrong_system(pod).or_else(early).or_else(affinity).or_else(ports).or_else(taints).or_else(short)
+}
+
+/// A resource of which the node does not have enough for a pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shortage {
+    /// Its name.
+    pub resource: String,
+    asked: i64,
+    held: i64,
+    all: i64,
+}
+
+impl Shortage {
+    /// How much more there would have to be; CPU in thousandths.
+    pub fn missing(&self) -> i64 {
+        self.asked.saturating_sub(self.all.saturating_sub(self.held))
+    }
+
+    fn refusal(&self) -> Failure {
+        let Shortage { resource, asked, held, all } = self;
+        let message =
+            format!("Node didn't have enough resource: {resource}, requested: {asked}, used: {held}, capacity: {all}");
+        Failure::new(format!("OutOf{resource}"), message)
+    }
+}
+
+/// Whether a refusal is about what the node has, and nothing else.
+pub fn is_shortage(refusal: &Failure) -> bool {
+    refusal.reason.starts_with("OutOf")
 }
 
 /// Whether a refusal is about the node's labels or taints.
@@ -53,18 +83,18 @@ fn wrong_system(pod: &Pod) -> Option<Failure> {
     (named != "linux").then(|| Failure::new("PodOSSelectorNodeLabelDoesNotMatch", message))
 }
 
-fn amounts<'a>(pod: &Pod, allocatable: &Amounts, others: impl Iterator<Item = &'a Pod>) -> Option<Failure> {
+/// What the node does not have enough of for the pod beside the others.
+pub fn shortages<'a>(pod: &Pod, allocatable: &Amounts, others: impl Iterator<Item = &'a Pod>) -> Vec<Shortage> {
     let wanted = Amounts::asked_by(pod);
     let mut used = Amounts::default();
     others.for_each(|p| used.add(&Amounts::of_pod(p)));
-    COUNTED.into_iter().find_map(|resource| {
+    let short = |resource: &str| {
         let (asked, held, all) = (wanted.get(resource), used.get(resource), allocatable.get(resource));
-        let message = || {
-            format!("Node didn't have enough resource: {resource}, requested: {asked}, used: {held}, capacity: {all}")
-        };
         let short = asked > 0 && asked > all.saturating_sub(held);
-        short.then(|| Failure::new(format!("OutOf{resource}"), message()))
-    })
+        short.then(|| Shortage { resource: resource.to_owned(), asked, held, all })
+    };
+    let pages = wanted.names().filter(|name| name.starts_with("hugepages-"));
+    COUNTED.into_iter().chain(pages).filter_map(short).collect()
 }
 
 /// A pod that runs is only kept from nodes with a `NoExecute` taint; the others are the scheduler's.

@@ -8,13 +8,13 @@ use super::stop::{Stop, StopCause};
 use super::{Plan, Role, Sandbox, Snapshot};
 
 /// Status, reason and message of a condition.
-type Verdict = (bool, Option<String>, Option<String>);
+pub(super) type Verdict = (bool, Option<String>, Option<String>);
 
 fn truth() -> Verdict {
     (true, None, None)
 }
 
-fn because(reason: &str) -> Verdict {
+pub(super) fn because(reason: &str) -> Verdict {
     (false, Some(reason.to_owned()), None)
 }
 
@@ -22,7 +22,7 @@ fn names(list: &[&str]) -> String {
     format!("[{}]", list.join(" "))
 }
 
-fn initialized(phase: &str, statuses: &[(Role, ContainerStatus)]) -> Verdict {
+fn initialized(s: &Snapshot<'_>, phase: &str, statuses: &[(Role, ContainerStatus)]) -> Verdict {
     let incomplete: Vec<&str> = statuses
         .iter()
         .filter(|(role, c)| match role {
@@ -36,7 +36,10 @@ fn initialized(phase: &str, statuses: &[(Role, ContainerStatus)]) -> Verdict {
         return (true, Some("PodCompleted".to_owned()), None);
     }
     let began = statuses.iter().any(|(role, c)| *role == Role::Main && c.container_id.is_some());
-    if incomplete.is_empty() || began {
+    let held = |c: &PodCondition| c.type_ == "Initialized" && c.status == "True";
+    // A pod that begins anew in its sandbox was initialized once, and stays so.
+    let once = super::reset::possible(s.pod) && s.previous.conditions.iter().flatten().any(held);
+    if incomplete.is_empty() || began || once {
         return truth();
     }
     let message = format!("containers with incomplete status: {}", names(&incomplete));
@@ -95,21 +98,24 @@ pub(super) fn of(
     let sandbox = matches!(s.sandbox, Sandbox::Ready { .. }) && !s.memory.sandbox_stopped;
     let verdicts = [
         ("PodReadyToStartContainers", (sandbox, None, None)),
-        ("Initialized", initialized(phase, statuses)),
+        ("Initialized", initialized(s, phase, statuses)),
         ("Ready", ready(s, &containers)),
         ("ContainersReady", containers),
         ("PodScheduled", truth()),
     ];
     let evicted = match stop.map(|s| &s.cause) {
         Some(StopCause::Evicted(why)) => {
-            let verdict = (true, Some("TerminationByKubelet".to_owned()), Some(why.message.clone()));
+            let verdict = (true, Some("TerminationByKubelet".to_owned()), Some(why.condition.clone()));
             Some(("DisruptionTarget", verdict))
         }
         _ => None,
     };
     let generation = s.pod.metadata.generation;
-    let all =
-        verdicts.into_iter().chain(evicted).chain(resize(s, plan).into_iter().filter(|_| stop.is_none()).flatten());
+    let all = verdicts
+        .into_iter()
+        .chain(super::reset::condition(s, stop.is_some(), phase))
+        .chain(evicted)
+        .chain(resize(s, plan).into_iter().filter(|_| stop.is_none()).flatten());
     all.map(|(kind, verdict)| condition(s.previous, kind, verdict, generation, s.now)).collect()
 }
 

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use k8s_openapi::api::core::v1::{Container, EphemeralContainer, Pod, PodSpec};
+use k8s_openapi::api::core::v1::{Container, ContainerRestartRule, EphemeralContainer, Pod, PodSpec};
 
 /// What part a container has in the pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,13 +101,8 @@ pub fn restarts(pod: Policy, role: Role, c: &Container, exit_code: i32) -> bool 
     if role == Role::Ephemeral {
         return false;
     }
-    if let Some(rule) = c.restart_policy_rules.iter().flatten().find(|r| {
-        r.exit_codes.as_ref().is_some_and(|e| {
-            let listed = e.values.iter().flatten().any(|v| *v == exit_code);
-            if e.operator == "NotIn" { !listed } else { listed }
-        })
-    }) {
-        return rule.action == "Restart";
+    if let Some(rule) = restart_rule(c, exit_code) {
+        return matches!(rule.action.as_str(), "Restart" | super::reset::ACTION);
     }
     let policy = Policy::parse(c.restart_policy.as_deref()).unwrap_or(pod);
     match (role, policy) {
@@ -117,6 +112,16 @@ pub fn restarts(pod: Policy, role: Role, c: &Container, exit_code: i32) -> bool 
         (Role::Init, _) | (_, Policy::OnFailure) => exit_code != 0,
         (Role::Main, Policy::Always) => true,
     }
+}
+
+/// The first of a container's own rules that is about an end with that code.
+pub(super) fn restart_rule(c: &Container, exit_code: i32) -> Option<&ContainerRestartRule> {
+    c.restart_policy_rules.iter().flatten().find(|r| {
+        r.exit_codes.as_ref().is_some_and(|e| {
+            let listed = e.values.iter().flatten().any(|v| *v == exit_code);
+            if e.operator == "NotIn" { !listed } else { listed }
+        })
+    })
 }
 
 /// Seconds from the stop signal to the kill, 30 when absent (the API's default).

@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::{
 };
 
 use super::resize::{self, Allocation};
-use super::stop::Stop;
+use super::stop::{Eviction, Stop};
 use super::{Action, CONTAINER_ID_SCHEME, ContainerView, Failure, Op, Plan, Run, status};
 use crate::probe::{Kind, Outcome, Settings, Tracker, later};
 
@@ -44,6 +44,13 @@ impl Step {
                 self.failed_at = Some(now);
                 self.retry_at = Some(later(now, SignedDuration::from_secs(delay)));
             }
+        }
+    }
+
+    /// The clock was set.
+    fn shift(&mut self, by: SignedDuration) {
+        for at in [&mut self.failed_at, &mut self.retry_at].into_iter().flatten() {
+            *at = later(*at, by);
         }
     }
 
@@ -155,8 +162,10 @@ pub struct Memory {
     pub(super) volumes_down: bool,
     pub(super) finish: Step,
     pub(super) refused: Option<Failure>,
-    pub(super) evicted: Option<Failure>,
+    pub(super) evicted: Option<(Eviction, Timestamp)>,
     pub(super) gone: bool,
+    /// All containers are being taken away, to begin anew.
+    pub(super) resetting: bool,
     pub(super) containers: BTreeMap<String, ContainerMemory>,
     pub(super) allocated: Allocation,
     /// The allocation that the pod as a whole was last given.
@@ -179,6 +188,7 @@ impl Memory {
             refused: None,
             evicted: None,
             gone: false,
+            resetting: false,
             containers: BTreeMap::new(),
             allocated: Allocation::new(),
             pod_given: None,
@@ -197,6 +207,7 @@ impl Memory {
         }
         memory.allocated = resize::adopted(status);
         memory.pod_given = Some(memory.allocated.clone());
+        memory.resetting = super::reset::reported(status);
         let all = status.init_container_statuses.iter().flatten().chain(status.container_statuses.iter().flatten());
         let all = all.chain(status.ephemeral_container_statuses.iter().flatten());
         for reported in all {
@@ -226,10 +237,13 @@ impl Memory {
             let doubled = CRASH_BASE_S << attempt.saturating_sub(1).min(16);
             m.crash = Some(Crash { delay: SignedDuration::from_secs(doubled.min(CRASH_CAP_S)), since: now });
         }
+        let ended = |s: &Option<k8s_openapi::api::core::v1::ContainerState>| s.as_ref()?.terminated.clone();
         if views.iter().any(|v| v.name == reported.name) {
+            // Of a run that was removed, the status is all that is left.
+            let before = ended(&reported.last_state).filter(super::reset::is);
+            m.carried = before.map(|ended| Carried { attempt: attempt.saturating_sub(1), ended });
             return;
         }
-        let ended = |s: &Option<k8s_openapi::api::core::v1::ContainerState>| s.as_ref()?.terminated.clone();
         let ended = ended(&reported.state).or_else(|| ended(&reported.last_state)).unwrap_or_else(|| {
             status::unknown_end("The container was not there when the agent came back", Some(id), now)
         });
@@ -243,6 +257,28 @@ impl Memory {
 
     fn entry(&mut self, name: &str) -> &mut ContainerMemory {
         self.containers.entry(name.to_owned()).or_default()
+    }
+
+    /// The clock was set by so much: what waits goes on waiting as long as it was to, neither less nor more.
+    pub fn shift(&mut self, by: SignedDuration) {
+        self.first_seen = later(self.first_seen, by);
+        if let Some(stop) = &mut self.stop {
+            stop.since = later(stop.since, by);
+        }
+        for step in [&mut self.volumes, &mut self.sandbox, &mut self.finish, &mut self.resize] {
+            step.shift(by);
+        }
+        for m in self.containers.values_mut() {
+            [&mut m.pull, &mut m.create, &mut m.kill].into_iter().for_each(|step| step.shift(by));
+            if let Some(at) = &mut m.kill_deadline {
+                *at = later(*at, by);
+            }
+            if let Some(crash) = &mut m.crash {
+                crash.since = later(crash.since, by);
+            }
+            let probes = &mut m.probes;
+            [&mut probes.startup, &mut probes.readiness, &mut probes.liveness].into_iter().for_each(|t| t.shift(by));
+        }
     }
 
     /// Whether something of that kind is under way.
@@ -277,6 +313,13 @@ impl Memory {
             }
             self.inflight.insert(action.op());
         }
+        self.resetting = plan.resetting;
+        for (name, attempt, ended) in &plan.reset {
+            let m = self.entry(name);
+            if m.carried.as_ref().is_none_or(|c| c.attempt <= *attempt) {
+                m.carried = Some(Carried { attempt: *attempt, ended: ended.clone() });
+            }
+        }
         for (name, id) in &plan.resizing {
             self.entry(name).resizing = Some(id.clone());
         }
@@ -295,9 +338,18 @@ impl Memory {
         self.refused = Some(failure);
     }
 
-    /// The node needs the pod's resources back.
-    pub fn evict(&mut self, failure: Failure) {
-        self.evicted = Some(failure);
+    /// The node wants the pod to end. The first reason is the one that is told, the shortest time the one it gets.
+    pub fn evict(&mut self, eviction: Eviction, now: Timestamp) {
+        match &mut self.evicted {
+            Some((first, _)) if first.grace.is_some() => {}
+            Some((first, at)) => (first.grace, *at) = (eviction.grace, now),
+            none => *none = Some((eviction, now)),
+        }
+    }
+
+    /// Whether nothing of the pod runs and its volumes are unmounted, for good.
+    pub fn is_down(&self) -> bool {
+        self.stop.is_some() && self.volumes_down && !self.busy()
     }
 
     /// The pod's object is no more.

@@ -7,9 +7,11 @@
 mod admission;
 mod conditions;
 mod containers;
+mod critical;
 mod memory;
 mod phase;
 mod qos;
+mod reset;
 mod resize;
 mod start;
 mod status;
@@ -20,15 +22,16 @@ mod tests;
 use std::net::IpAddr;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Container, LinuxContainerUser, Pod, PodStatus};
+use k8s_openapi::api::core::v1::{Container, ContainerStateTerminated, LinuxContainerUser, Pod, PodStatus};
 
-pub use admission::{admission_refusal, is_placement};
+pub use admission::{Shortage, admission_refusal, is_placement, is_shortage, shortages};
 pub use containers::{Policy, Role, each, ephemeral, find, find_any, grace_seconds, init_role, restarts};
+pub use critical::{SYSTEM_CRITICAL, is_critical, victims};
 pub use memory::{ContainerMemory, Memory};
 pub use qos::{QosClass, oom_score_adj, qos_class};
 pub use resize::{Allocation, Room, allocated_pod, is_wanted};
 use start::doom_grace;
-pub use stop::{Stop, StopCause};
+pub use stop::{Eviction, Stop, StopCause};
 
 use crate::probe::Kind;
 
@@ -329,6 +332,10 @@ pub struct Plan {
     pub resize_pending: Option<Failure>,
     /// Containers killed to be made anew with other amounts: names and ids.
     pub resizing: Vec<(String, String)>,
+    /// All containers are being taken away, to begin the pod anew in its sandbox (KEP-5532).
+    pub resetting: bool,
+    /// Runs that are removed for it: names, attempts and how they are said to have ended.
+    pub reset: Vec<(String, u32, ContainerStateTerminated)>,
 }
 
 impl Plan {
@@ -346,10 +353,14 @@ pub fn plan(s: &Snapshot<'_>) -> Plan {
         Some(stop) => stop::plan(s, stop, &mut out),
         None => {
             start::plan(s, &mut out);
-            resize::plan(s, &mut out);
+            if !out.resetting {
+                resize::plan(s, &mut out);
+            }
         }
     }
-    start::collect_garbage(s, &mut out);
+    if !out.resetting {
+        start::collect_garbage(s, &mut out);
+    }
     out.status = status::of(s, stop.as_ref(), &out);
     out.stop = stop;
     out

@@ -6,6 +6,7 @@ use api::quantity::Quantity;
 use k8s_openapi::api::core::v1::{Container, Pod, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
 
+use super::critical::SYSTEM_CRITICAL;
 use super::{Role, each};
 
 /// The class.
@@ -86,7 +87,6 @@ fn share_of_rest(pod: &Pod) -> i128 {
 /// `oom_score_adj` of a container on a node with that much memory: the kubelet's rule. A burstable container is the
 /// safer the larger the part of the node's memory it asked for.
 pub fn oom_score_adj(pod: &Pod, c: &Container, node_memory_bytes: u64) -> i32 {
-    const SYSTEM_CRITICAL: i32 = 2_000_000_000;
     if pod.spec.as_ref().and_then(|s| s.priority).is_some_and(|p| p >= SYSTEM_CRITICAL) {
         return -997;
     }

@@ -27,6 +27,10 @@ pub(super) fn plan(s: &Snapshot<'_>, out: &mut Plan) {
     for c in s.added {
         container(s, out, Role::Ephemeral, c, true);
     }
+    if super::reset::under_way(s) {
+        super::reset::plan(s, out);
+        return;
+    }
     if !init(s, out) {
         return;
     }
@@ -142,10 +146,19 @@ fn first_run(s: &Snapshot<'_>, out: &mut Plan, role: Role, c: &Container, may_cr
     let Some(carried) = s.memory.of(&c.name).and_then(|m| m.carried.as_ref()) else {
         return make(s, out, c, 0, None, may_create);
     };
+    let finished = carried.ended.finished_at.as_ref().map_or(s.now, |t| t.0);
+    if super::reset::is(&carried.ended) {
+        // No crash of its own: it waits for no back-off.
+        let at = super::reset::next_round(finished);
+        if at > s.now {
+            out.wake(at);
+            return Next::Wait;
+        }
+        return make(s, out, c, carried.attempt + 1, None, may_create);
+    }
     if matches!(role, Role::Main | Role::Ephemeral) && !restarts(Policy::of(s.pod), role, c, carried.ended.exit_code) {
         return Next::May;
     }
-    let finished = carried.ended.finished_at.as_ref().map_or(s.now, |t| t.0);
     again(s, out, c, carried.attempt + 1, finished, may_create)
 }
 

@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::memory::ContainerMemory;
-use super::stop::{Stop, StopCause, alive};
+use super::stop::{Eviction, Stop, StopCause, alive};
 use super::{
     CONTAINER_ID_SCHEME, ContainerView, Exit, Failure, Op, Plan, Policy, Role, Run, Sandbox, Snapshot, conditions,
     phase, qos_class, restarts, start,
@@ -117,6 +117,11 @@ fn states(
     };
     let Some(view) = s.latest(&c.name) else {
         let Some(carried) = carried else { return (waiting(waiting_for(s, c, initializing)), None) };
+        if super::reset::is(&carried.ended) && stop.is_none() {
+            let going = super::reset::under_way(s);
+            let why = if going { super::reset::waiting() } else { waiting_for(s, c, initializing) };
+            return (waiting(why), Some(carried.ended.clone()));
+        }
         if (matches!(role, Role::Main | Role::Ephemeral) && !again(carried.ended.exit_code)) || stop.is_some() {
             return (ended(carried.ended.clone()), None);
         }
@@ -248,7 +253,9 @@ fn reason(s: &Snapshot<'_>, stop: Option<&Stop>) -> (Option<String>, Option<Stri
             Some("DeadlineExceeded".to_owned()),
             Some("Pod was active on the node longer than the specified deadline".to_owned()),
         ),
-        Some(StopCause::Evicted(f) | StopCause::Refused(f)) => (Some(f.reason.clone()), Some(f.message.clone())),
+        Some(StopCause::Evicted(Eviction { why: f, .. }) | StopCause::Refused(f)) => {
+            (Some(f.reason.clone()), Some(f.message.clone()))
+        }
         Some(StopCause::SandboxLost) => (
             Some("SandboxLost".to_owned()),
             Some("The pod's sandbox was lost and its restart policy is Never".to_owned()),

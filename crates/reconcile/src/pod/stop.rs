@@ -9,6 +9,39 @@ use crate::probe::later;
 /// What takes too much of the node is not given long (the kubelet's rule for local storage).
 const EVICTION_GRACE: SignedDuration = SignedDuration::from_secs(1);
 
+/// The node ends a pod for a reason of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Eviction {
+    /// Reason and message of the pod's status.
+    pub why: Failure,
+    /// Message of its condition `DisruptionTarget`.
+    pub condition: String,
+    /// The most time it is given to end; `None` for as long as it asks for.
+    pub grace: Option<SignedDuration>,
+}
+
+impl Eviction {
+    /// Of a pod that takes more of the node's disk than it may.
+    pub fn of_storage(why: Failure) -> Self {
+        Eviction { condition: why.message.clone(), why, grace: Some(EVICTION_GRACE) }
+    }
+
+    /// To make room for a critical pod.
+    pub fn preempting() -> Self {
+        Eviction {
+            why: Failure::new("Preempting", "Preempted in order to admit critical pod"),
+            condition: "Pod was preempted by Kubelet to accommodate a critical pod.".to_owned(),
+            grace: None,
+        }
+    }
+
+    /// As the node goes down.
+    pub fn of_shutdown(grace: SignedDuration) -> Self {
+        let message = "Pod was terminated in response to imminent node shutdown.";
+        Eviction { why: Failure::new("Terminated", message), condition: message.to_owned(), grace: Some(grace) }
+    }
+}
+
 /// Why a pod is stopped.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StopCause {
@@ -19,7 +52,7 @@ pub enum StopCause {
     /// `activeDeadlineSeconds` passed.
     DeadlineExceeded,
     /// The node took its resources back.
-    Evicted(Failure),
+    Evicted(Eviction),
     /// The node does not support what it asks for.
     Refused(Failure),
     /// Its sandbox was lost and its restart policy is `Never`.
@@ -47,10 +80,15 @@ pub(super) fn decide(s: &Snapshot<'_>) -> Option<Stop> {
         if s.deleting() {
             stop.grace = stop.grace.min(grace);
         }
+        // A pod that ends already when the node wants it gone has no longer than one that runs.
+        if let Some((Eviction { grace: Some(most), .. }, at)) = &s.memory.evicted {
+            stop.grace = stop.grace.min(later(*at, *most).duration_since(stop.since));
+        }
         return Some(stop);
     }
     let cause = cause(s)?;
-    let grace = if matches!(cause, StopCause::Evicted(_)) { grace.min(EVICTION_GRACE) } else { grace };
+    let most = if let StopCause::Evicted(eviction) = &cause { eviction.grace } else { None };
+    let grace = most.map_or(grace, |most| grace.min(most));
     Some(Stop { since: s.now, grace, cause })
 }
 
@@ -71,8 +109,8 @@ fn cause(s: &Snapshot<'_>) -> Option<StopCause> {
     if matches!(s.previous.phase.as_deref(), Some("Succeeded" | "Failed")) {
         return Some(StopCause::Ended);
     }
-    if let Some(failure) = &s.memory.evicted {
-        return Some(StopCause::Evicted(failure.clone()));
+    if let Some((eviction, _)) = &s.memory.evicted {
+        return Some(StopCause::Evicted(eviction.clone()));
     }
     if deadline(s).is_some_and(|at| at <= s.now) {
         return Some(StopCause::DeadlineExceeded);
@@ -97,12 +135,18 @@ pub(super) fn deadline(s: &Snapshot<'_>) -> Option<Timestamp> {
 fn ended(s: &Snapshot<'_>, c: &Container) -> Option<i32> {
     match s.latest(&c.name) {
         Some(view) => view.exit().map(|e| e.code),
-        None => s.memory.of(&c.name)?.carried.as_ref().map(|c| c.ended.exit_code),
+        None => {
+            let carried = s.memory.of(&c.name)?.carried.as_ref();
+            carried.filter(|c| !super::reset::is(&c.ended)).map(|c| c.ended.exit_code)
+        }
     }
 }
 
 /// Every ordinary container ended for good, or init failed for good.
 fn completed(s: &Snapshot<'_>) -> bool {
+    if super::reset::under_way(s) {
+        return false;
+    }
     let policy = Policy::of(s.pod);
     let mut all = true;
     for (role, c) in s.containers_of_spec() {

@@ -10,6 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use super::{Amounts, host_ports, priority};
 use crate::labels::{self, Labelled, Labels, Selector};
 use crate::plan::{controller, name, namespace, terminating, uid};
+use crate::volume::attach::claim_names;
 
 /// What an affinity term asks of a pod.
 pub(super) trait Subject {
@@ -52,12 +53,15 @@ pub(super) struct Placed {
     pub ports: BTreeSet<(String, i32)>,
     /// Its required anti-affinity binds those that come later, too.
     pub anti_affinity: Option<Box<PodAntiAffinity>>,
+    /// Names of the claims in its volumes; nearly always none.
+    claims: Option<Box<[Box<str>]>>,
 }
 
 impl Placed {
     pub fn new(pod: &Pod) -> Self {
         let meta = &pod.metadata;
         let started = pod.status.as_ref().and_then(|s| s.start_time.as_ref());
+        let claims: Box<[Box<str>]> = claim_names(pod).map(String::into_boxed_str).collect();
         let affinity = pod.spec.as_ref().and_then(|s| s.affinity.as_ref());
         Placed {
             uid: uid(meta).into(),
@@ -70,7 +74,13 @@ impl Placed {
             amounts: Amounts::of_pod(pod),
             ports: host_ports(pod),
             anti_affinity: affinity.and_then(|a| a.pod_anti_affinity.clone()).map(Box::new),
+            claims: (!claims.is_empty()).then_some(claims),
         }
+    }
+
+    /// Names of the claims in its volumes.
+    pub fn claims(&self) -> impl Iterator<Item = &str> {
+        self.claims.iter().flatten().map(AsRef::as_ref)
     }
 
     /// The name.

@@ -58,7 +58,7 @@ impl Cluster {
     /// or if what it preempted before is still on its way out.
     pub fn preempt(&self, pod: &Pod, storage: &Storage<'_>, budgets: &[Budget]) -> Option<Preemption> {
         let spec = pod.spec.as_ref()?;
-        if spec.preemption_policy.as_deref() == Some("Never") || storage.missing.is_some() {
+        if spec.preemption_policy.as_deref() == Some("Never") || storage.unusable.is_some() {
             return None;
         }
         let own = priority(pod);

@@ -151,6 +151,11 @@ impl Amounts {
         self.0.iter().find(|(name, _)| name == resource).map_or(0, |(_, amount)| *amount)
     }
 
+    /// The names of the resources, in order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|(name, _)| name.as_ref())
+    }
+
     /// What is missing on a node, in Kubernetes' words.
     pub fn short_of(&self, capacity: &Amounts, used: &Amounts) -> Vec<String> {
         let mut short = Vec::new();

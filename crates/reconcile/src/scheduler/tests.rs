@@ -131,13 +131,15 @@ fn a_delayed_claim_is_given_a_node_before_the_pod_is_bound() {
     )
     .unwrap();
     let p = pod("p", json!({}));
-    let storage = Storage { claims: vec![(&claim, Some(&class), None)], missing: None };
+    let storage = Storage { claims: vec![(&claim, Some(&class), None)], ..Storage::default() };
     assert_eq!(c.decide(&p, &storage), Decision::SelectNodeForClaims { node: "a".into(), claims: vec!["data".into()] });
     claim.metadata.annotations = Some([(crate::volume::SELECTED_NODE.to_owned(), "a".to_owned())].into());
-    let storage = Storage { claims: vec![(&claim, Some(&class), None)], missing: None };
+    let storage = Storage { claims: vec![(&claim, Some(&class), None)], ..Storage::default() };
     assert_eq!(c.decide(&p, &storage), Decision::SelectNodeForClaims { node: "a".into(), claims: vec![] });
-    let missing = Storage { claims: vec![], missing: Some("data".into()) };
-    assert_eq!(reason(c.decide(&p, &missing)), "persistentvolumeclaim \"data\" not found");
+    let unusable = Storage { unusable: Some("persistentvolumeclaim \"data\" not found".into()), ..Storage::default() };
+    let pinned = Storage { pinned: vec!["b".into()], ..Storage::default() };
+    assert!(reason(c.decide(&p, &pinned)).contains("1 node(s) had volume node affinity conflict"));
+    assert_eq!(reason(c.decide(&p, &unusable)), "persistentvolumeclaim \"data\" not found");
 }
 
 fn important(name: &str, priority: i32, extra: Value) -> Pod {

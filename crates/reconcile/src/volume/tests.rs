@@ -75,6 +75,32 @@ fn a_claim_in_use_is_protected() {
 }
 
 #[test]
+fn a_claim_is_used_by_who_names_it_or_has_it_for_its_own() {
+    let owner = json!({"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": "u", "controller": true});
+    let own = claim(json!({"metadata": {"name": "p-v", "ownerReferences": [owner]}}));
+    let pod = |uid: &str, phase: &str, volume: Value| -> Pod {
+        let meta = json!({"name": "p", "namespace": "d", "uid": uid});
+        serde_json::from_value(
+            json!({"metadata": meta, "spec": {"containers": [], "volumes": [volume]}, "status": {"phase": phase}}),
+        )
+        .unwrap()
+    };
+    let (names, made) = (
+        json!({"name": "v", "persistentVolumeClaim": {"claimName": "p-v"}}),
+        json!({"name": "v", "ephemeral": {"volumeClaimTemplate": {"spec": {}}}}),
+    );
+    for (pod, uses) in [
+        (pod("x", "Pending", names.clone()), true),
+        (pod("x", "Succeeded", names), false),
+        (pod("u", "Running", made.clone()), true),
+        (pod("u", "Failed", made.clone()), false),
+        (pod("x", "Pending", made), false),
+    ] {
+        assert_eq!(in_use(&own, &[&pod]), uses, "{pod:?}");
+    }
+}
+
+#[test]
 fn a_provisioner_outside_is_told_that_it_is_its_turn() {
     let mut outside = class();
     outside.provisioner = "driver.example.com".into();
@@ -178,4 +204,98 @@ fn a_claim_that_asks_for_more_grows_its_volume_and_then_waits_for_the_node() {
     let mut foreign = volume("1Gi");
     foreign.metadata.annotations = None;
     assert!(plan(&claim(json!([])), &foreign).is_empty(), "a driver's own resizer does that");
+}
+
+#[test]
+fn a_restored_volume_is_made_where_its_snapshot_is_or_refused_with_a_reason() {
+    let ready = json!({"boundVolumeSnapshotContentName": "c", "readyToUse": true});
+    let snap = |status: Value| -> VolumeSnapshot {
+        serde_json::from_value(json!({"metadata": {"name": "s", "namespace": "d", "uid": "s1"}, "status": status}))
+            .unwrap()
+    };
+    let content: VolumeSnapshotContent = serde_json::from_value(json!({
+        "metadata": {"name": "c", "labels": {snapshot::MANAGED_BY: "n1"}},
+        "spec": {"driver": LOCAL_PATH, "volumeSnapshotRef": {"namespace": "d", "name": "s", "uid": "s1"}},
+        "status": {"snapshotHandle": "n1/kept", "restoreSize": 1 << 30, "readyToUse": true},
+    }))
+    .unwrap();
+    let wants = |node: &str, size: &str| {
+        let source = json!({"apiGroup": "snapshot.storage.k8s.io", "kind": "VolumeSnapshot", "name": "s"});
+        let spec = json!({"dataSourceRef": source, "resources": {"requests": {"storage": size}}});
+        claim(json!({"metadata": {"annotations": {SELECTED_NODE: node}}, "spec": spec}))
+    };
+    let decide =
+        |claim: &PersistentVolumeClaim, snapshot: Option<&VolumeSnapshot>, content: Option<&VolumeSnapshotContent>| {
+            plan_claim(claim, &[], Some(&class()), false, Local { root: "/v", snapshot, content })
+        };
+    let snapshot = snap(ready.clone());
+    let made_of = made(&decide(&wants("n1", "1Gi"), Some(&snapshot), Some(&content))).expect("a volume is made");
+    assert_eq!(made_of.metadata.annotations.unwrap()[RESTORE_OF], "kept");
+    let why = |plan: Plan| {
+        assert!(made(&plan).is_none());
+        let event = plan.actions.iter().find_map(|a| match a {
+            Action::Event { reason: "ProvisioningFailed", message, .. } => Some(message.clone()),
+            _ => None,
+        });
+        event.expect("a warning")
+    };
+    let small = why(decide(&wants("n1", "1Mi"), Some(&snapshot), Some(&content)));
+    assert_eq!(small, "requested volume size 1048576 is less than the size 1073741824 for the source snapshot s");
+    let wrong = decide(&wants("n2", "1Gi"), Some(&snapshot), Some(&content));
+    let unpicked = json!({SELECTED_NODE: null});
+    let again = |a: &Action| matches!(a, Action::Patch { patch, .. } if patch["metadata"]["annotations"] == unpicked);
+    assert!(wrong.actions.iter().any(again), "the scheduler is to pick again");
+    assert!(why(wrong).contains("is on node \"n1\""));
+    assert!(why(decide(&wants("n1", "1Gi"), None, None)).contains("not found"));
+    assert!(why(decide(&wants("n1", "1Gi"), Some(&snap(json!({}))), Some(&content))).contains("not currently ready"));
+    assert!(why(decide(&wants("n1", "1Gi"), Some(&snapshot), None)).contains("not bound"));
+    let mut other = content.clone();
+    other.spec.driver = "x".into();
+    assert!(why(decide(&wants("n1", "1Gi"), Some(&snapshot), Some(&other))).contains("is of driver x"));
+    let mut stolen = content.clone();
+    stolen.spec.volume_snapshot_ref.uid = Some("s0".into());
+    assert!(why(decide(&wants("n1", "1Gi"), Some(&snapshot), Some(&stolen))).contains("not bound"));
+    assert_eq!(pinned(&wants("n1", "1Gi"), Some(&class()), &[], Some(&content)), Some("n1"));
+    assert_eq!(pinned(&claim(json!({})), Some(&class()), &[], None), None);
+}
+
+#[test]
+fn a_device_and_a_file_system_never_become_one() {
+    let block = || claim(json!({"spec": {"volumeMode": "Block", "storageClassName": "manual"}}));
+    let volume = |more: Value| -> PersistentVolume {
+        let mut v = json!({"metadata": {"name": "pv", "uid": "v"}, "spec": {"capacity": {"storage": "2Gi"},
+            "accessModes": ["ReadWriteOnce"], "storageClassName": "manual"}});
+        for (k, x) in more.as_object().unwrap() {
+            v["spec"][k] = x.clone();
+        }
+        serde_json::from_value(v).unwrap()
+    };
+    let bound = |c: &PersistentVolumeClaim, v: &PersistentVolume| {
+        let plan = plan_claim(c, &[v], None, false, "/v");
+        plan.actions.iter().any(|a| matches!(a, Action::Patch { patch, .. } if !patch["spec"].is_null()))
+    };
+    let reserved = json!({"namespace": "d", "name": "data"});
+    assert!(bound(&block(), &volume(json!({"volumeMode": "Block"}))));
+    for other in [json!({}), json!({"volumeMode": "Filesystem"}), json!({"claimRef": reserved})] {
+        assert!(!bound(&block(), &volume(other)));
+    }
+    assert!(!bound(&claim(json!({"spec": {"storageClassName": "manual"}})), &volume(json!({"volumeMode": "Block"}))));
+    // Nor when the claim names the volume.
+    let mut named = block();
+    named.spec.as_mut().unwrap().volume_name = Some("pv".into());
+    let plan = plan_claim(&named, &[&volume(json!({}))], None, false, "/v");
+    let Action::Event { reason, message, .. } = &plan.actions[0] else { panic!("{plan:?}") };
+    assert_eq!(*reason, "VolumeMismatch");
+    assert_eq!(message, "Cannot bind to requested volume \"pv\": incompatible volumeMode");
+    assert_eq!(status(&plan), Some(json!("Pending")));
+}
+
+#[test]
+fn the_built_in_class_makes_devices_only_of_an_enforced_size() {
+    let c = claim(json!({"metadata": {"annotations": {SELECTED_NODE: "n1"}}, "spec": {"volumeMode": "Block"}}));
+    let mut enforced = class();
+    assert!(made(&plan_claim(&c, &[], Some(&enforced), false, "/v")).is_none());
+    enforced.parameters = Some([("capacity".to_owned(), ENFORCED.to_owned())].into());
+    let volume = made(&plan_claim(&c, &[], Some(&enforced), false, "/v")).expect("a volume is made");
+    assert_eq!(volume.spec.unwrap().volume_mode.as_deref(), Some("Block"));
 }

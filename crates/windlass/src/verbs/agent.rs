@@ -108,11 +108,43 @@ async fn serve(instance: Instance, args: AgentArgs) -> anyhow::Result<()> {
     // The bridge's own address: the host and every pod can reach it.
     let node_ip = IpAddr::V4(engine.network().gateway());
     let mut config = node::AgentConfig::new(instance.clone(), &node_name, node_ip, client);
+    config.tracer = args.tracing.start("kubelet", &node_name);
     config.server = Some(serving(&instance, node_ip)?);
     config.dns_listen = config.dns_ip.map(|ip| SocketAddr::new(ip, DNS_PORT));
     config.ingress = args.http_listen.map(|address| ingress::Config { http: vec![address], ..Default::default() });
-    node::Agent::run(config, node::Parts::of(Arc::new(engine)), drain).await?;
-    Ok(())
+    config.cpus = args.node.cpus()?;
+    config.shutdown.periods = args.node.periods()?;
+    config.shutdown.power_failure = Some(power_failure(!config.shutdown.periods.is_empty())?);
+    let engine = Arc::new(engine);
+    // Containers of Docker's API are none of the cluster's business: they are served also while its API is away.
+    let docker = dockerapi::serve(engine.clone(), drain.clone());
+    let docker = tokio::spawn(async move {
+        if let Err(error) = docker.await {
+            // Pods do not depend on it.
+            tracing::error!(error = %base::chain(&error), "the Docker API is not served");
+        }
+    });
+    let ran = node::Agent::run(config, node::Parts::of(engine), drain.clone()).await;
+    drain.cancel();
+    docker.await.context("serve the Docker API")?;
+    Ok(ran?)
+}
+
+/// Whether SIGPWR came: whoever watches the machine's power says that it goes down.
+fn power_failure(heeded: bool) -> anyhow::Result<tokio::sync::watch::Receiver<bool>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (tell, told) = tokio::sync::watch::channel(false);
+    // Without a handler the signal would end the agent.
+    let mut power = signal(SignalKind::from_raw(Signal::SIGPWR as i32))?;
+    tokio::spawn(async move {
+        while power.recv().await.is_some() {
+            match heeded {
+                true => drop(tell.send_replace(true)),
+                false => tracing::warn!("SIGPWR: pods have no time to end, see --shutdown-grace-period"),
+            }
+        }
+    });
+    Ok(told)
 }
 
 /// What the server has put down for the node's HTTPS server.

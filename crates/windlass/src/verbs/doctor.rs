@@ -32,7 +32,7 @@ pub fn run(instance: &Instance) -> anyhow::Result<ExitCode> {
             preflight::data_dir(instance.data_dir()).map(|()| instance.data_dir().display().to_string()),
         );
     }
-    for (what, text) in [("seccomp", seccomp()), ("oom_score_adj", oom_score())] {
+    for (what, text) in [("seccomp", seccomp()), ("oom_score_adj", oom_score()), ("NFS volumes", nfs())] {
         rows.push(vec!["info".into(), what.into(), text]);
     }
     printer::table(&["", "CHECK", "FOUND"], &rows);
@@ -47,11 +47,26 @@ fn found(program: &str) -> String {
     preflight::program(program).map(|p| p.display().to_string()).unwrap_or_default()
 }
 
-fn filesystem(name: &str) -> anyhow::Result<String> {
+/// Whether the kernel has a file system, or a folder of modules for it.
+fn has_filesystem(name: &str, modules: &str) -> bool {
     let known = read("/proc/filesystems").lines().any(|l| l.split_whitespace().last() == Some(name));
     // A module that is not loaded yet is loaded by the first mount.
-    let module = Path::new("/lib/modules").join(read("/proc/sys/kernel/osrelease")).join("kernel/fs/overlayfs");
-    if known || module.exists() {
+    let release = Path::new("/lib/modules").join(read("/proc/sys/kernel/osrelease"));
+    known || release.join("kernel/fs").join(modules).exists()
+}
+
+/// Whether pods can have volumes of an NFS server.
+fn nfs() -> String {
+    let helper = ["/sbin/mount.nfs", "/usr/sbin/mount.nfs"].iter().any(|h| Path::new(h).exists());
+    match (has_filesystem("nfs4", "nfs"), helper) {
+        (true, true) => "available".into(),
+        (true, false) => "available: version 4 only, others need mount.nfs (apt-get install nfs-common)".into(),
+        (false, _) => "none: the kernel has no NFS client".into(),
+    }
+}
+
+fn filesystem(name: &str) -> anyhow::Result<String> {
+    if has_filesystem(name, "overlayfs") {
         return Ok("available".into());
     }
     anyhow::bail!("the kernel has no {name}")

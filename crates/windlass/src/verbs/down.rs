@@ -36,6 +36,7 @@ pub fn run(instance: &Instance, purge: bool) -> anyhow::Result<ExitCode> {
         net::destroy(&net::NetworkConfig::of(&instance)).await.context("remove the network")
     })?;
     node::release_volumes(&instance).context("unmount the volumes of pods")?;
+    dockerapi::destroy(&instance).context("remove the containers of the Docker API")?;
     remove(instance.run_dir())?;
     if purge {
         purge_data(&instance)?;

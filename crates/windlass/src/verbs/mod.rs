@@ -2,11 +2,13 @@
 
 mod agent;
 mod apply;
+mod build;
 mod doctor;
 mod down;
 mod encryption;
 mod image;
 mod kubeconfig;
+mod registry;
 mod server;
 mod status;
 pub mod version;
@@ -23,10 +25,12 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Server(args) => server::run(instance, &args, &cli.global),
         Verb::Agent(args) => agent::run(instance, args),
         Verb::Image(verb) => image::run(&instance, verb),
+        Verb::Build(args) => build::run(&instance, *args),
         Verb::Apply(args) => short_lived(apply::run(&instance, args)),
         Verb::Status => short_lived(status::run(&instance)),
         Verb::Kubeconfig { path } => kubeconfig::run(&instance, path),
         Verb::Down { purge } => down::run(&instance, purge),
+        Verb::Registry(args) => registry::run(&instance, *args),
         Verb::Encryption(verb) => encryption::run(&instance, verb),
         Verb::Doctor => doctor::run(&instance),
         Verb::Version => version::run(),

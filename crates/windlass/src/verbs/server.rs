@@ -13,7 +13,7 @@ use nix::fcntl::{Flock, FlockArg};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::cli::{Global, ServerArgs};
+use crate::cli::{Global, ServerArgs, TracingArgs};
 use crate::exit::Unfit;
 use crate::instance_file::{InstanceFile, start_ticks};
 use crate::preflight;
@@ -21,6 +21,7 @@ use crate::preflight;
 mod access;
 mod authority;
 mod child;
+mod components;
 mod detach;
 pub mod sealing;
 mod shared;
@@ -41,10 +42,12 @@ pub struct Settings {
     pub http: SocketAddr,
     pub node_name: String,
     pub agent: bool,
+    pub node: crate::cli::NodeArgs,
     pub audit: Option<apiserver::AuditConfig>,
     pub oidc: Option<apiserver::OidcConfig>,
     pub etcd: Option<store::EtcdConfig>,
     pub pki_dir: PathBuf,
+    pub tracing: TracingArgs,
     pub log_format: &'static str,
     pub log_level: String,
 }
@@ -69,6 +72,9 @@ pub fn run(instance: Instance, args: &ServerArgs, global: &Global) -> anyhow::Re
 }
 
 fn settle(instance: Instance, args: &ServerArgs, global: &Global) -> anyhow::Result<Settings> {
+    // What the agent would refuse is refused here, where somebody sees it.
+    args.node.periods()?;
+    args.node.cpus()?;
     let (pods, services) = (instance.pod_cidr(), instance.service_cidr());
     let (pods, services) = (args.pod_cidr.unwrap_or(pods), args.service_cidr.unwrap_or(services));
     if pods.contains(services.base) || services.contains(pods.base) {
@@ -94,6 +100,7 @@ fn settle(instance: Instance, args: &ServerArgs, global: &Global) -> anyhow::Res
         http: SocketAddr::new(args.http_bind, args.http_port.unwrap_or(default_http)),
         node_name,
         agent: !args.no_agent,
+        node: args.node.clone(),
         audit: access::audit(&args.audit)?,
         oidc: access::oidc(&args.oidc)?,
         etcd: shared::config(&args.etcd)?,
@@ -101,6 +108,7 @@ fn settle(instance: Instance, args: &ServerArgs, global: &Global) -> anyhow::Res
             Some(dir) => std::path::absolute(dir)?,
             None => instance.data_dir().join("pki"),
         },
+        tracing: args.tracing.clone(),
         log_format: if matches!(global.log_format, crate::cli::LogFormat::Json) { "json" } else { "text" },
         log_level: global.log_level.clone(),
         instance,
@@ -160,7 +168,10 @@ async fn serve(s: &Settings, detached: bool) -> anyhow::Result<()> {
     config.server_names.push(s.node_name.clone());
     let store = sealing::open(store, s, drain.clone())?;
     config.audit.clone_from(&s.audit);
+    let health = Arc::<control::Health>::default();
+    config.components = Some(Arc::new(components::Controllers(health.clone())));
     config.oidc.clone_from(&s.oidc);
+    config.tracer = s.tracing.start("apiserver", &s.node_name);
     let server = ApiServer::new(store, config).await?;
     write_credentials(s, &server)?;
 
@@ -182,6 +193,7 @@ async fn serve(s: &Settings, detached: bool) -> anyhow::Result<()> {
         ca_pem: server.pki().ca_pem().to_owned(),
         local_volume_root: data.join("volumes").display().to_string(),
         authority: Some(Arc::new(authority::Cluster(server.clone()))),
+        health,
     };
     let controllers = tokio::spawn(shared::controllers(s, client, control, drain.clone()));
     let agent = s.agent.then(|| tokio::spawn(child::keep_agent(child::command(s), drain.clone())));

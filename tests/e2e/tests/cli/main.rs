@@ -1,7 +1,9 @@
 //! The command line: what it prints, how it fails, and that starting and stopping leave nothing behind.
 
+mod build;
 mod images;
 mod instances;
+mod registry;
 mod words;
 
 use std::process::ExitCode;
@@ -20,6 +22,13 @@ fn main() -> ExitCode {
             words::doctor_finds_this_host_fit,
             images::images_are_imported_tagged_saved_loaded_and_removed,
             images::a_broken_archive_is_refused_and_leaves_no_image,
+            registry::images_are_pushed_to_our_registry_survive_its_kill_and_are_pulled,
+            registry::our_registry_asks_for_tls_and_users_beyond_loopback_and_for_users_where_told,
+            build::stages_are_built_cached_and_built_anew_when_a_file_changes,
+            build::a_secret_is_in_no_layer_and_archives_are_those_of_docker_and_oci,
+            build::what_fails_shows_its_line_and_leaves_nothing,
+            build::the_same_build_gives_the_same_image_under_source_date_epoch,
+            build::an_image_built_beside_the_agent_runs_as_a_pod,
             instances::a_taken_port_is_exit_code_3_and_names_its_holder,
             instances::a_second_server_on_an_instance_is_refused,
             instances::two_instances_run_side_by_side_and_one_goes_without_the_other,

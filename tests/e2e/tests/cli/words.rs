@@ -12,10 +12,12 @@ fn bare(args: &[&str]) -> Result<Output> {
 
 pub fn help_names_every_verb() -> Result<()> {
     let text = bare(&["--help"])?.ok()?;
-    for verb in ["server", "agent", "image", "apply", "status", "kubeconfig", "down", "doctor", "version"] {
+    let verbs =
+        ["server", "agent", "image", "build", "apply", "status", "kubeconfig", "down", "doctor", "registry", "version"];
+    for verb in verbs {
         ensure!(text.lines().any(|l| l.trim_start().starts_with(verb)), "no {verb} in\n{text}");
     }
-    for verb in ["server", "image", "apply", "down"] {
+    for verb in ["server", "image", "apply", "registry", "down"] {
         ensure!(bare(&[verb, "--help"])?.ok()?.contains("Usage:"), "{verb} --help has no usage");
     }
     Ok(())

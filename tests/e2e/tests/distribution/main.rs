@@ -21,7 +21,10 @@ const HOST: &str = "orders.localhost";
 fn main() -> ExitCode {
     Suite::new("distribution")
         .threads(1)
-        .with(tests![alone: the_platform_is_released_under_load_and_survives_an_outage_of_its_erp])
+        .with(tests![alone:
+            the_platform_takes_an_order_under_the_restricted_standard,
+            the_platform_is_released_under_load_and_survives_an_outage_of_its_erp,
+        ])
         .limit(IMAGES_MAX + UP_MAX + Duration::from_secs(600))
         .main()
 }
@@ -97,11 +100,19 @@ impl Platform<'_> {
 }
 
 fn the_platform_is_released_under_load_and_survives_an_outage_of_its_erp() -> Result<()> {
+    on_an_instance(platform)
+}
+
+fn the_platform_takes_an_order_under_the_restricted_standard() -> Result<()> {
+    on_an_instance(restricted)
+}
+
+fn on_an_instance(test: fn(&Instance) -> Result<()>) -> Result<()> {
     let instance = Instance::builder("distribution").without_image().prepare()?;
     build_images(&instance)?;
     instance.spawn()?;
     instance.wait_ready()?;
-    let outcome = platform(&instance);
+    let outcome = test(&instance);
     if outcome.is_err() {
         let show = |args: &[&str]| {
             instance.kubectl().in_namespace("distribution").run(args).map(|o| o.stdout).unwrap_or_default()
@@ -122,6 +133,56 @@ fn platform(instance: &Instance) -> Result<()> {
     platform.queue_is_empty(Duration::from_secs(60))?;
     let released = released_under_load(&platform)?;
     through_an_outage(&platform, released)
+}
+
+/// Whether the kernel can map the owners of files into a pod's users: since Linux 6.3.
+fn maps_users() -> Result<bool> {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse::<u32>().unwrap_or(0));
+    Ok((numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (6, 3))
+}
+
+/// Every pod complies with the standard and has users of its own, the database with its volume included, and an order is taken
+/// and delivered; also after the database was started again.
+fn restricted(instance: &Instance) -> Result<()> {
+    let own_users = maps_users()?;
+    if !own_users {
+        println!("this kernel cannot give pods users of their own: hostUsers is left out");
+    }
+    let overlay = if own_users { "restricted" } else { "restricted-host-users" };
+    let overlay = repository().join("examples/distribution/overlays").join(overlay).display().to_string();
+    let manifests = instance.kubectl().ok(&["kustomize", "--load-restrictor", "LoadRestrictionsNone", &overlay])?;
+    let seconds = UP_MAX.as_secs().to_string();
+    let apply = ["apply", "-f", "-", "--wait", "--timeout", &seconds];
+    instance.windlass_with(&apply, Some(manifests.as_bytes()), UP_MAX + Duration::from_secs(30))?.ok()?;
+    let platform = Platform { instance };
+    let label = "jsonpath={.metadata.labels.pod-security\\.kubernetes\\.io/enforce}";
+    ensure!(platform.kubectl(&["get", "namespace", "distribution", "-o", label])? == "restricted");
+    let of_pods = "jsonpath={range .items[*]}{.metadata.name} {.spec.hostUsers}{\"\\n\"}{end}";
+    let pods = platform.kubectl(&["get", "pods", "-o", of_pods])?;
+    let wanted = if own_users { " false" } else { " " };
+    ensure!(pods.lines().count() >= 7 && pods.lines().all(|l| l.ends_with(wanted)), "{pods}");
+    // What does not comply is kept out.
+    let root = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "root"}, "spec": {
+        "containers": [{"name": "main", "image": "windlass.local/postgres:15"}]}});
+    let refused = instance.kubectl().in_namespace("distribution");
+    let refused = refused.run_for(&["create", "-f", "-"], Some(root.to_string().as_bytes()), UP_MAX)?.failed()?;
+    ensure!(refused.contains("violates PodSecurity"), "{refused}");
+    eventually(Duration::from_secs(30), "the ingress answers", || http::get_ok(instance.http(), HOST, "/orders"))?;
+    let load = platform.orders("restricted", 10);
+    load.go_on(1)?;
+    load.stop().flawless(1)?;
+    platform.queue_is_empty(Duration::from_secs(60))?;
+    let delivered = platform.json("erp", "/deliveries/summary")?["orders"].as_i64().context("a count")?;
+    ensure!(delivered >= 1, "{delivered} orders were delivered");
+    // The volume still belongs to the database when other users are given to its pod.
+    platform.kubectl(&["delete", "pod", "postgres-0"])?;
+    platform.kubectl(&["rollout", "status", "statefulset/postgres", "--timeout=120s"])?;
+    eventually(Duration::from_secs(60), "the orders are there", || {
+        let total = platform.json("orders-api", "/orders")?["total"].as_i64().context("a total")?;
+        ensure!(total >= delivered, "{total} of {delivered}");
+        Ok(())
+    })
 }
 
 /// A rolling update of the order service at 200 requests a second: none fails. Answers how many orders there are.

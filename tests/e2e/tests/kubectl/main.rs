@@ -62,6 +62,7 @@ fn main() -> ExitCode {
             rbac::the_default_roles_have_what_they_collect,
             rbac::auth_reconcile_adds_what_is_missing_and_refuses_to_escalate,
             rbac::certificate_approve_makes_a_user,
+            rbac::a_serving_certificate_of_a_node_waits_for_somebody_to_approve_it,
             guestbook::an_application_of_three_tiers_keeps_what_is_written_to_it,
             replication::a_replication_controller_is_created_scaled_and_stopped,
             replication::describe_tells_of_controllers_their_pods_services_nodes_and_namespaces,

@@ -138,3 +138,50 @@ pub fn certificate_approve_makes_a_user(ctx: &Ctx) -> Result<()> {
     with(ctx, &config, &["get", "secrets"])?.ok()?;
     Ok(())
 }
+
+/// A request of a node, as its kubelet makes it: for the certificate that it serves with.
+fn serving_request(name: &str, node: &str) -> Result<Value> {
+    let key = rcgen::KeyPair::generate()?;
+    let mut params = rcgen::CertificateParams::new(vec![node.to_owned(), "192.0.2.7".to_owned()])?;
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.distinguished_name.push(rcgen::DnType::OrganizationName, "system:nodes");
+    params.distinguished_name.push(rcgen::DnType::CommonName, format!("system:node:{node}"));
+    let pem = params.serialize_request(&key)?.pem()?;
+    Ok(json!({
+        "apiVersion": "certificates.k8s.io/v1", "kind": "CertificateSigningRequest", "metadata": {"name": name},
+        "spec": {
+            "request": STANDARD.encode(pem), "signerName": "kubernetes.io/kubelet-serving",
+            "usages": ["digital signature", "server auth"],
+        },
+    }))
+}
+
+pub fn a_serving_certificate_of_a_node_waits_for_somebody_to_approve_it(ctx: &Ctx) -> Result<()> {
+    let node = format!("n-{:x}", std::process::id());
+    let ask = |name: &str| -> Result<()> {
+        let request = serde_json::to_vec(&serving_request(name, &node)?)?;
+        let node = format!("--as=system:node:{node}");
+        let args = ["create", "-f", "-", &node, "--as-group=system:nodes", "--as-group=system:authenticated"];
+        ctx.run_for(&args, Some(&request), LIMIT)?.ok().map(drop)
+    };
+    let [first, second] = ["first", "second"].map(|name| format!("{}-{name}", ctx.ns));
+    ask(&first)?;
+    ask(&second)?;
+    let certificate = |name: &str| ctx.ok(&["get", "csr", name, "-o", "jsonpath={.status.certificate}"]);
+    ctx.ok(&["certificate", "approve", &second])?;
+    eventually(Duration::from_secs(60), "the approved one is signed", || {
+        ensure!(!certificate(&second)?.is_empty(), "not yet");
+        Ok(())
+    })?;
+    let pem = String::from_utf8(STANDARD.decode(certificate(&second)?)?)?;
+    ensure!(pem.starts_with("-----BEGIN CERTIFICATE-----"), "{pem}");
+    // The controller that signed the second has long seen the first.
+    let conditions = ctx.ok(&["get", "csr", &first, "-o", "jsonpath={.status.conditions}"])?;
+    ensure!(conditions.is_empty() && certificate(&first)?.is_empty(), "nobody approved it: {conditions}");
+    let row = ctx.ok(&["get", "csr", &first])?;
+    ensure!(row.contains("Pending") && row.contains("kubernetes.io/kubelet-serving"), "{row}");
+    ctx.ok(&["certificate", "deny", &first])?;
+    let row = ctx.ok(&["get", "csr", &first])?;
+    ensure!(row.contains("Denied") && !row.contains("Issued"), "{row}");
+    Ok(())
+}

@@ -1,16 +1,19 @@
 //! What Kubernetes promises of its nodes: pods that say what they were given, by their logs and their status.
 
 mod api;
+mod cpus;
 mod ends;
 mod env;
 mod files;
 mod hooks;
 mod init;
+mod pages;
 mod pods;
 mod probes;
 mod registry;
 mod resize;
 mod rights;
+mod room;
 mod servers;
 mod taints;
 mod websocket;
@@ -50,6 +53,8 @@ fn main() -> ExitCode {
             files::an_image_of_a_registry_is_a_volume,
             rights::a_container_runs_as_its_user_with_its_rights,
             rights::a_safe_kernel_parameter_is_set,
+            pages::huge_pages_are_counted_mounted_and_limited,
+            room::a_rule_of_a_container_restarts_all_of_them,
             resize::three_guaranteed_containers_are_resized_to_more_in_all,
             resize::three_guaranteed_containers_are_resized_to_less_in_all,
             resize::three_guaranteed_containers_are_resized_each_its_own_way,
@@ -63,7 +68,11 @@ fn main() -> ExitCode {
             pods::five_hundred_changes_are_all_seen_in_the_end,
             pods::a_pod_of_a_runtime_class_is_placed_with_its_overhead,
         ])
-        .with(tests![alone: taints::a_taint_evicts_in_time_and_its_end_cancels_that])
+        .with(tests![alone:
+            taints::a_taint_evicts_in_time_and_its_end_cancels_that,
+            cpus::a_guaranteed_container_has_whole_cpus_for_itself,
+            room::a_node_makes_room_for_critical_pods_and_goes_down_in_order,
+        ])
         // Some take hundreds of steps: on a machine that does other things as well they are many, not stuck.
         .limit(Duration::from_secs(400))
         .main()

@@ -1,4 +1,4 @@
-//! Two servers, one etcd, no node.
+//! Two servers, one etcd, without nodes and with them.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use base::instance::Instance as Names;
-use e2e::{Instance, InstanceBuilder, eventually};
+use e2e::{IDLE, IMAGE, Instance, InstanceBuilder, eventually};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use super::etcd::Etcd;
+use super::host::Host;
 
 /// Longer than the lease of the controllers, on a busy machine.
 const HANDOVER_MAX: Duration = Duration::from_secs(120);
@@ -129,6 +130,66 @@ pub fn two_servers_are_one_cluster_and_one_of_them_runs_the_controllers() -> Res
     ensure!(holder(&a)? != second, "the server that ended still holds the lease");
     a.down()?;
     b.down()
+}
+
+/// The node of each pod with the label, in order.
+fn nodes_of(server: &Instance, app: &str) -> Result<Vec<String>> {
+    let path = "jsonpath={range .items[*]}{.spec.nodeName}{\"\\n\"}{end}";
+    let text = server.kubectl().ok(&["get", "pods", "-l", &format!("app={app}"), "-o", path])?;
+    let mut nodes: Vec<String> = text.lines().map(str::to_owned).collect();
+    nodes.sort();
+    Ok(nodes)
+}
+
+// conformance: [sig-architecture] Conformance Tests should have at least two untainted nodes
+pub fn two_servers_with_their_nodes_are_a_cluster_with_pods_on_both() -> Result<()> {
+    const NODES: [&str; 2] = ["node-a", "node-b"];
+    // Two agents on one host would both answer the cluster's DNS: the second has a host of its own.
+    let host = Host::new()?;
+    let etcd = Etcd::start_at(&host.here)?;
+    let pki = tempfile::tempdir()?;
+    let services = ranges("nodes")?.service_cidr().to_string();
+    let server = |node: &str, starter: &[&str]| {
+        let flags = ["--node-name", node, "--etcd-endpoints", &etcd.url, "--service-cidr", &services, "--pki-dir"];
+        let builder =
+            flags.iter().fold(Instance::builder(node).started_by(starter), |builder, flag| builder.flag(flag));
+        builder.flag(&pki.path().display().to_string()).prepare()
+    };
+    let starter = host.starter();
+    let (a, b) = (server(NODES[0], &[])?, server(NODES[1], &starter.each_ref().map(String::as_str))?);
+    a.spawn()?;
+    a.wait_ready()?;
+    b.spawn()?;
+    for node in NODES {
+        let wait = |what: &str, limit: &str| {
+            let args = ["wait", &format!("node/{node}"), what, limit];
+            a.kubectl().run_for(&args, None, HANDOVER_MAX)?.ok().with_context(|| b.log_tail())
+        };
+        wait("--for=create", "--timeout=60s")?;
+        wait("--for=condition=Ready", "--timeout=60s")?;
+        eventually(LOOK, "the node takes pods", || {
+            let keeps_out = ["get", "node", node, "-o", "jsonpath={.spec.taints}{.spec.unschedulable}"];
+            let keeps_out = a.kubectl().ok(&keeps_out)?;
+            ensure!(keeps_out.is_empty(), "{keeps_out}");
+            Ok(())
+        })?;
+    }
+    // One on each.
+    let mut spread = deployment("spread");
+    spread["spec"]["replicas"] = 2.into();
+    let apart = json!({"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"app": "spread"}}});
+    spread["spec"]["template"]["spec"] = json!({
+        "terminationGracePeriodSeconds": 0,
+        "affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [apart]}},
+        "containers": [{"name": "c", "image": IMAGE, "command": ["sh", "-c", IDLE]}],
+    });
+    apply(&a, &spread)?;
+    let available = ["rollout", "status", "deployment/spread", "--timeout=120s"];
+    a.kubectl().run_for(&available, None, HANDOVER_MAX * 2)?.ok().with_context(|| a.log_tail() + &b.log_tail())?;
+    ensure!(nodes_of(&a, "spread")? == NODES, "{:?}", nodes_of(&a, "spread")?);
+    a.kubectl().ok(&["delete", "deployment", "spread"])?;
+    b.down()?;
+    a.down()
 }
 
 fn refusal(server: &Instance) -> Result<String> {

@@ -1,4 +1,4 @@
-//! An etcd of a test's own on loopback, from the package `etcd-server`.
+//! An etcd of a test's own, from the package `etcd-server`.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -20,11 +20,16 @@ pub struct Etcd {
 impl Etcd {
     /// Starts it; skips the test when there is none to start.
     pub fn start() -> Result<Etcd> {
+        Etcd::start_at("127.0.0.1")
+    }
+
+    /// The same at another address of this host.
+    pub fn start_at(address: &str) -> Result<Etcd> {
         let found = Command::new("etcd").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
         found.map_err(|_| skip("etcd is not installed"))?;
         let dir = tempfile::tempdir()?;
         // The kernel picks the ports; etcd's log says which.
-        let any = "http://127.0.0.1:0";
+        let any = format!("http://{address}:0");
         let mut child = Command::new("etcd")
             .args(["--name=t", "--logger=zap", "--heartbeat-interval=20", "--election-timeout=200"])
             .arg(format!("--data-dir={}", dir.path().join("data").display()))

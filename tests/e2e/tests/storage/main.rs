@@ -1,11 +1,14 @@
 //! Volumes as pods see them: what is in them, whose it is, and how it changes. Entries of Kubernetes' conformance list that
 //! have one shape are one table, whose pods run side by side.
 
+mod blocks;
 mod claims;
 mod csi;
 mod downward;
 mod empty_dirs;
+mod ephemeral;
 mod keyed;
+mod snapshots;
 mod subpaths;
 mod table;
 mod wrappers;
@@ -45,7 +48,16 @@ fn main() -> ExitCode {
             claims::the_status_of_a_volume_and_of_a_claim_is_written_apart,
             wrappers::a_secret_and_a_config_map_do_not_conflict,
             claims::a_volume_of_an_enforced_class_is_full_at_its_capacity_grows_and_is_copied,
+            ephemeral::a_claim_of_a_pods_own_comes_and_goes_with_it,
+            ephemeral::a_claim_of_that_name_that_is_not_the_pods_is_left_alone,
+            snapshots::a_snapshot_keeps_what_was_in_a_volume_until_it_is_deleted,
+            snapshots::a_snapshot_of_an_enforced_class_is_taken_and_restored,
+            snapshots::a_retained_snapshot_outlives_its_object_and_is_imported_again,
+            blocks::a_volume_of_an_enforced_class_may_be_a_device,
+            blocks::a_device_of_the_host_is_a_local_volume,
+            blocks::a_volume_of_an_nfs_server_is_mounted_or_the_pod_is_told_why_not,
             csi::a_driver_in_a_daemon_set_serves_claims_and_inline_volumes,
+            csi::attach::a_volume_is_mounted_when_its_attacher_has_attached_it_and_detached_when_it_is_unmounted,
         ])
         .with(tests![alone: csi::volumes_of_a_driver_outlive_a_kill_and_are_taken_away_after_it])
         .main()

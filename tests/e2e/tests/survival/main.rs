@@ -1,10 +1,16 @@
 //! What happens to workloads when something above or beside them is killed: nothing.
 
+mod clock;
 mod crowd;
 mod faults;
+mod full;
+mod outage;
 mod processes;
 mod reboot;
+#[path = "../node/registry.rs"]
+mod registry;
 mod server;
+mod traces;
 mod users;
 
 use std::process::ExitCode;
@@ -30,6 +36,12 @@ fn main() -> ExitCode {
             reboot::after_a_reboot_pods_come_back_once_and_volumes_are_intact,
             crowd::a_full_node_starts_every_pod_once_and_gives_everything_back,
             crowd::pods_that_come_and_go_leave_nothing,
+            outage::a_registry_that_is_away_delays_pulls_and_nothing_else,
+        ])
+        .with(tests![alone:
+            full::a_full_disk_refuses_writes_loses_nothing_and_recovers,
+            clock::a_clock_that_is_set_disturbs_nothing,
+            traces::a_pods_way_to_ready_is_one_trace,
         ])
         .limit(Duration::from_secs(600))
         .main()

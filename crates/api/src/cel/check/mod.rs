@@ -1,17 +1,26 @@
 //! Types and costs of expressions before they are evaluated: fields that a schema does not have, operands that do not go
-//! together, results of the wrong type, and loops over more than can be afforded.
-//!
-//! What is not known passes. The costs are less than what Kubernetes estimates: only what loops do counts.
+//! together, and results of the wrong type; and what they cost at most. Of types, what is not known passes.
 
+mod cost;
 mod functions;
+mod sizes;
+#[cfg(test)]
+mod tests;
 mod types;
+
+use std::collections::HashMap;
 
 use cel::common::ast::{CallExpr, ComprehensionExpr, EntryExpr, Expr, IdedExpr, LiteralValue, operators};
 
-pub(crate) use types::{AUTHORIZER, Type, cardinality};
+pub(crate) use sizes::cardinality;
+pub(crate) use types::{AUTHORIZER, Type};
+
+use serde_json::Value;
 
 use super::Program;
+use cost::Estimate;
 use functions::Found;
+use sizes::Place;
 
 /// What is wrong with an expression, and at which of its nodes.
 struct Mistake {
@@ -24,17 +33,24 @@ type Checked<'s> = Result<Type<'s>, Mistake>;
 struct Check<'s> {
     /// Variables, the innermost last.
     scope: Vec<(String, Type<'s>)>,
-    /// How often the node at hand may be evaluated.
-    turns: u64,
-    cost: u64,
+    /// Of the nodes so far.
+    types: HashMap<u64, Type<'s>>,
 }
 
 /// An expression whose types go together.
 pub(crate) struct Sound<'s> {
     /// Of its value.
     pub ty: Type<'s>,
-    /// What it costs at most, as far as is known.
-    pub cost: u64,
+    /// Of all nodes.
+    types: HashMap<u64, Type<'s>>,
+}
+
+impl<'s> Sound<'s> {
+    /// What an evaluation costs at most when `self` and `oldSelf` are values of the schema, `root` or in another object.
+    pub fn cost(&self, program: &Program, schema: &'s Value, root: bool) -> u64 {
+        let place = Place::Of(schema, root || schema["x-kubernetes-embedded-resource"] == true);
+        Estimate::new(&self.types, place).cost(program.program.expression())
+    }
 }
 
 /// Checks an expression with these variables.
@@ -43,9 +59,9 @@ pub(crate) struct Sound<'s> {
 /// What is wrong, with the place in the source, in the form that Kubernetes shows.
 pub(crate) fn check<'s>(program: &Program, variables: &[(&str, Type<'s>)]) -> Result<Sound<'s>, String> {
     let scope = variables.iter().map(|(name, ty)| ((*name).to_owned(), ty.clone())).collect();
-    let mut check = Check { scope, turns: 1, cost: 0 };
+    let mut check = Check { scope, types: HashMap::new() };
     match check.node(program.program.expression()) {
-        Ok(ty) => Ok(Sound { ty, cost: check.cost }),
+        Ok(ty) => Ok(Sound { ty, types: check.types }),
         Err(mistake) => Err(located(program, &mistake)),
     }
 }
@@ -71,19 +87,16 @@ impl<'s> Check<'s> {
         self.scope.iter().rev().find(|(known, _)| known == name).map(|(_, ty)| ty)
     }
 
-    fn pay(&mut self) {
-        self.cost = self.cost.saturating_add(self.turns);
+    fn node(&mut self, node: &IdedExpr) -> Checked<'s> {
+        let ty = self.typed(node)?;
+        self.types.insert(node.id, ty.clone());
+        Ok(ty)
     }
 
-    fn node(&mut self, node: &IdedExpr) -> Checked<'s> {
+    fn typed(&mut self, node: &IdedExpr) -> Checked<'s> {
         match &node.expr {
-            Expr::Ident(name) => {
-                if !name.starts_with('@') {
-                    self.pay();
-                }
-                // Others are names of types.
-                Ok(self.variable(name).cloned().unwrap_or(Type::Dyn))
-            }
+            // Others than variables are names of types.
+            Expr::Ident(name) => Ok(self.variable(name).cloned().unwrap_or(Type::Dyn)),
             Expr::Literal(literal) => Ok(match literal {
                 LiteralValue::Boolean(_) => Type::Bool,
                 LiteralValue::Bytes(_) => Type::Bytes,
@@ -95,7 +108,6 @@ impl<'s> Check<'s> {
             }),
             Expr::Select(select) => {
                 let operand = self.node(&select.operand)?;
-                self.pay();
                 let field = field(node, &operand, &select.field)?;
                 Ok(if select.test { Type::Bool } else { field })
             }
@@ -219,15 +231,13 @@ impl<'s> Check<'s> {
                 return wrong(&c.iter_range, what);
             }
         };
-        let (depth, turns) = (self.scope.len(), self.turns);
+        let depth = self.scope.len();
         self.scope.push((c.accu_var.clone(), init.clone()));
         let mut accu = init;
         if max > 0 {
             self.scope.push((c.iter_var.clone(), item));
-            self.turns = turns.saturating_mul(max);
             self.node(&c.loop_cond)?;
             let step = self.node(&c.loop_step)?;
-            self.turns = turns;
             accu = match step.join(accu) {
                 Type::List(item, _) => Type::List(item, max),
                 other => other,

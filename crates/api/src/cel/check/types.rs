@@ -4,10 +4,7 @@ use std::fmt;
 
 use serde_json::Value;
 
-/// Bytes of the largest request, which bound what a schema does not.
-const REQUEST: u64 = 3 << 20;
-/// Depth to which a schema is looked at for the size of its smallest value.
-const DEPTH: usize = 16;
+use super::sizes;
 
 /// A type. Lists and maps know how many elements they can have.
 #[derive(Debug, Clone)]
@@ -63,17 +60,14 @@ impl<'s> Type<'s> {
             },
             "array" => {
                 let items = &schema["items"];
-                let max = schema["maxItems"].as_u64().unwrap_or_else(|| REQUEST / (smallest(items, 0) + 1));
-                Type::List(Box::new(Type::of(items, false)?), max)
+                Type::List(Box::new(Type::of(items, false)?), sizes::elements(schema))
             }
             "object" => {
                 let root = root || schema["x-kubernetes-embedded-resource"] == true;
                 match schema.get("additionalProperties") {
                     Some(values) if values.is_object() => {
-                        // Two quotes, a colon and a comma around the shortest key.
-                        let most = || REQUEST / (smallest(values, 0) + 4);
-                        let max = schema["maxProperties"].as_u64().unwrap_or_else(most);
-                        Type::Map(Box::new(Type::String), Box::new(Type::of(values, false)?), max)
+                        let of = Type::of(values, false)?;
+                        Type::Map(Box::new(Type::String), Box::new(of), sizes::elements(schema))
                     }
                     Some(Value::Bool(true)) => Type::Map(Box::new(Type::String), Box::new(Type::Dyn), 1),
                     _ => Type::Object { schema, root },
@@ -144,32 +138,6 @@ fn metadata() -> &'static Value {
         || serde_json::json!({"type": "object", "properties": {"name": {"type": "string"}, "generateName": {"type": "string"}}}),
     );
     &METADATA
-}
-
-/// Bytes of the smallest value of a schema.
-fn smallest(schema: &Value, depth: usize) -> u64 {
-    if schema["x-kubernetes-int-or-string"] == true || depth > DEPTH {
-        return 1;
-    }
-    match schema["type"].as_str().unwrap_or("") {
-        "string" | "array" => 2,
-        "boolean" => 4,
-        "object" => {
-            let required = schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str);
-            let size = |name: &str| {
-                let property = schema["properties"].get(name)?;
-                let given = property.get("default").is_some();
-                Some(if given { 0 } else { name.len() as u64 + 4 + smallest(property, depth + 1) })
-            };
-            2 + required.filter_map(size).sum::<u64>()
-        }
-        _ => 1,
-    }
-}
-
-/// How many values of a schema a request has room for.
-pub(crate) fn cardinality(schema: &Value) -> u64 {
-    REQUEST / smallest(schema, 0).max(1)
 }
 
 impl fmt::Display for Type<'_> {

@@ -47,6 +47,7 @@ pub(super) fn validate_containers(check: &mut Check, spec: &Value, field: &str, 
         for (i, container) in list_at(spec, &[list]).iter().enumerate() {
             let field = format!("{field}.{list}[{i}]");
             validate_container(check, container, &field, context);
+            super::restarts::validate_restarts(check, container, &field);
             if init {
                 validate_init(check, container, &field);
             } else {
@@ -63,7 +64,6 @@ pub(super) fn validate_containers(check: &mut Check, spec: &Value, field: &str, 
 }
 
 fn validate_init(check: &mut Check, container: &Value, field: &str) {
-    check.one_of(container, "restartPolicy", field, &["Always", "Never", "OnFailure"]);
     if str_at(container, &["restartPolicy"]) == "Always" {
         validate_lifecycle(check, container, field);
         validate_probes(check, container, field);

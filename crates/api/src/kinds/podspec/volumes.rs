@@ -7,6 +7,8 @@ use serde_json::Value;
 use super::containers::{EnvOrFile, validate_field_ref, validate_relative_path, validate_resource_ref};
 use crate::json::{at, list_at, map_at, str_at};
 use crate::kinds::check::Check;
+use crate::kinds::storage::validate_claim_spec;
+use crate::meta::{validate_annotations, validate_labels};
 use crate::names;
 
 /// Checks all volumes of a spec.
@@ -59,9 +61,7 @@ fn validate_source(check: &mut Check, kind: &str, source: &Value, field: &str) {
         "persistentVolumeClaim" => {
             check.need_str(source, "claimName", field);
         }
-        "ephemeral" if at(source, &["volumeClaimTemplate"]).is_none() => {
-            check.required(format!("{field}.volumeClaimTemplate"), "");
-        }
+        "ephemeral" => validate_claim_template(check, source, &format!("{field}.volumeClaimTemplate")),
         "image" => {
             check.need_str(source, "reference", field);
             check.one_of(source, "pullPolicy", field, &["Always", "IfNotPresent", "Never"]);
@@ -71,6 +71,43 @@ fn validate_source(check: &mut Check, kind: &str, source: &Value, field: &str) {
             check.need_str(source, "driver", field);
         }
         _ => {}
+    }
+}
+
+/// Checks what the claim of a generic ephemeral volume is made of (KEP-1698).
+fn validate_claim_template(check: &mut Check, source: &Value, field: &str) {
+    let Some(template) = at(source, &["volumeClaimTemplate"]) else {
+        check.required(field, "");
+        return;
+    };
+    let meta = format!("{field}.metadata");
+    for (key, value) in map_at(template, &["metadata"]).into_iter().flatten() {
+        match (key.as_str(), value) {
+            (_, Value::Null) => {}
+            ("annotations", Value::Object(all)) => {
+                check.extend(validate_annotations(all, &format!("{meta}.annotations")))
+            }
+            ("labels", Value::Object(all)) => check.extend(validate_labels(all, &format!("{meta}.labels"))),
+            _ => check.forbidden(format!("{meta}.{key}"), "cannot be set"),
+        }
+    }
+    validate_claim_spec(check, template, &format!("{field}.spec"));
+}
+
+/// Checks that no volume of the pod names a claim that is to be made for another of its volumes.
+pub(in crate::kinds) fn validate_claims_of_pod(check: &mut Check, spec: &Value, pod: &str, field: &str) {
+    let volumes = list_at(spec, &["volumes"]);
+    let made: BTreeSet<String> = volumes
+        .iter()
+        .filter(|v| !pod.is_empty() && at(v, &["ephemeral"]).is_some())
+        .map(|v| format!("{pod}-{}", str_at(v, &["name"])))
+        .collect();
+    for (i, volume) in volumes.iter().enumerate() {
+        let claim = str_at(volume, &["persistentVolumeClaim", "claimName"]);
+        if made.contains(claim) {
+            let detail = "must not reference a PVC that gets created for an ephemeral volume";
+            check.invalid(format!("{field}.volumes[{i}].persistentVolumeClaim.claimName"), claim, detail);
+        }
     }
 }
 

@@ -417,3 +417,41 @@ fn pods_are_selectable_by_the_fields_kubernetes_names() {
     assert_eq!(get("status.phase"), Some(""));
     assert!(!pods().is_selectable("spec.foo"));
 }
+
+#[test]
+fn the_claim_of_a_pods_own_is_checked_as_the_claim_that_is_made() {
+    let own = |template: Value| json!({"name": "v", "ephemeral": {"volumeClaimTemplate": template}});
+    let with = |volumes: Value| pod(json!({"containers": [{"name": "c", "image": "i"}], "volumes": volumes}));
+    let claim = json!({"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}});
+    let meta = json!({"labels": {"a": "b"}, "annotations": {"c": "d"}, "creationTimestamp": null});
+    created(pods(), with(json!([own(json!({"metadata": meta, "spec": claim}))])));
+    let at = "spec.volumes[0].ephemeral.volumeClaimTemplate";
+    let asks = |extra: Value| {
+        let mut spec = claim.clone();
+        extra.as_object().unwrap().iter().for_each(|(k, v)| spec[k] = v.clone());
+        with(json!([own(json!({"spec": spec}))]))
+    };
+    let cases = [
+        (with(json!([{"name": "v", "ephemeral": {}}])), format!("{at}: Required value")),
+        (asks(json!({"accessModes": []})), format!("{at}.spec.accessModes: Required value: at least 1 access mode is required")),
+        (asks(json!({"resources": {}})), format!("{at}.spec.resources[storage]: Required value")),
+        (asks(json!({"volumeMode": "Tape"})), format!("{at}.spec.volumeMode: Unsupported value: \"Tape\": supported values: \"Block\", \"Filesystem\"")),
+        (
+            asks(json!({"dataSource": {"kind": "Thing", "name": "x"}})),
+            format!("{at}.spec.dataSource: Invalid value: \"Thing\": must be 'PersistentVolumeClaim' when referencing the default apiGroup"),
+        ),
+        (
+            with(json!([own(json!({"metadata": {"name": "n"}, "spec": claim}))])),
+            format!("{at}.metadata.name: Forbidden: cannot be set"),
+        ),
+        (
+            with(json!([own(json!({"spec": claim})), {"name": "w", "persistentVolumeClaim": {"claimName": "p-v"}}])),
+            "spec.volumes[1].persistentVolumeClaim.claimName: Invalid value: \"p-v\": must not reference a PVC that gets created for an ephemeral volume"
+                .to_owned(),
+        ),
+    ];
+    for (object, expected) in cases {
+        let (_, errors) = create(pods(), object);
+        assert!(errors.contains(&expected), "wanted {expected}\ngot {errors:#?}");
+    }
+}

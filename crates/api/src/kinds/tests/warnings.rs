@@ -81,8 +81,7 @@ fn kinds_without_effect_say_so_and_others_are_silent() {
         ("networking.k8s.io/v1", "NetworkPolicy"),
         ("resource.k8s.io/v1", "ResourceClaim"),
         ("resource.k8s.io/v1", "ResourceSlice"),
-        ("storage.k8s.io/v1", "CSIDriver"),
-        ("storage.k8s.io/v1", "VolumeAttachment"),
+        ("storage.k8s.io/v1", "VolumeAttributesClass"),
     ] {
         let warnings = kind(api_version, k).warnings(&json!({}));
         assert_eq!(warnings.len(), 1, "{k}");

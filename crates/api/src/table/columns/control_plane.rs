@@ -1,4 +1,4 @@
-//! Kinds that steer the API server itself: signing requests, API services, flow control.
+//! Kinds that steer the API server itself: signing requests, API services, flow control; how the control plane is.
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -50,6 +50,29 @@ fn signing_request(o: &Value, now: Timestamp) -> Vec<Value> {
         json!(duration),
         json!(state),
     ]
+}
+
+/// Columns of component statuses.
+pub const COMPONENT_STATUS: Columns = Columns {
+    list: &[
+        NAME,
+        col("Status", "string", "Status of the component conditions"),
+        col("Message", "string", "Message of the component conditions"),
+        col("Error", "string", "Error of the component conditions"),
+    ],
+    row: component_status,
+};
+
+fn component_status(o: &Value, _: Timestamp) -> Vec<Value> {
+    let condition = list_at(o, &["conditions"]).iter().find(|c| str_at(c, &["type"]) == "Healthy");
+    let (status, message, error) = match condition {
+        None => ("Unknown", "", ""),
+        Some(c) => {
+            let status = if str_at(c, &["status"]) == "True" { "Healthy" } else { "Unhealthy" };
+            (status, str_at(c, &["message"]), str_at(c, &["error"]))
+        }
+    };
+    vec![json!(meta::name(o)), json!(status), json!(message), json!(error)]
 }
 
 /// Columns of API services.

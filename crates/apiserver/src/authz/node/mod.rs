@@ -12,7 +12,7 @@ mod graph;
 use graph::{Graph, Kind};
 
 /// Readable by every node: group and resource. PersistentVolumes are, because every node reclaims those of the local-path
-/// class that were its own.
+/// class that were its own; contents of snapshots, because the node that has a volume takes its snapshots.
 const READABLE: &[(&str, &str)] = &[
     ("", "services"),
     ("", "endpoints"),
@@ -25,6 +25,7 @@ const READABLE: &[(&str, &str)] = &[
     ("storage.k8s.io", "storageclasses"),
     ("storage.k8s.io", "csidrivers"),
     ("certificates.k8s.io", "certificatesigningrequests"),
+    ("snapshot.storage.k8s.io", "volumesnapshotcontents"),
 ];
 
 /// Namespace of the leases with which nodes show that they live.
@@ -103,6 +104,7 @@ impl Node {
                 a.verb == "create" || a.name == node && (a.verb == "get" || changes || a.verb == "delete")
             }
             ("storage.k8s.io", "volumeattachments", "") => a.verb == "get" && own_attachment(node, a, caches),
+            ("snapshot.storage.k8s.io", "volumesnapshotcontents", "status") => changes && own_snapshot(node, a, caches),
             ("" | "events.k8s.io", "events", "") => writes,
             ("networking.k8s.io", "ingresses", "status") => changes,
             ("certificates.k8s.io", "certificatesigningrequests", "")
@@ -154,6 +156,15 @@ fn own_released_volume(node: &str, a: &Attributes<'_>, caches: &Caches) -> bool 
         e["key"] == "kubernetes.io/hostname" && e["operator"] == "In" && only
     });
     volume["status"]["phase"] == "Released" && provisioned == "windlass.dev/local-path" && here
+}
+
+/// What is kept of a volume of the local-path class on this node: the node says what there is of it.
+fn own_snapshot(node: &str, a: &Attributes<'_>, caches: &Caches) -> bool {
+    let custom = caches.custom();
+    let Some(entry) = custom.objects(a.group, a.resource).and_then(|c| c.get(a.name)) else { return true };
+    let content = entry.value();
+    let manager = &content["metadata"]["labels"]["snapshot.storage.kubernetes.io/managed-by"];
+    content["spec"]["driver"] == "windlass.dev/local-path" && *manager == node
 }
 
 fn own_pod(node: &str, a: &Attributes<'_>, caches: &Caches) -> bool {

@@ -204,12 +204,26 @@ pub fn deployment(name: &str) -> Value {
 pub const CONFIG_MAPS: &str = "/api/v1/namespaces/default/configmaps";
 pub const PODS: &str = "/api/v1/namespaces/default/pods";
 pub const SERVICES: &str = "/api/v1/namespaces/default/services";
+pub const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 pub const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/default/deployments";
 
 /// The account that pods need, which a controller makes in a whole cluster.
 pub async fn default_account(client: &Client) {
     let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
     client.create("/api/v1/namespaces/default/serviceaccounts", &account).await;
+}
+
+/// Asks until the answer is as wanted.
+pub async fn until(client: &Client, path: &str, wanted: impl Fn(&Answer) -> bool) -> Answer {
+    let mut last = None;
+    eventually(path, async || {
+        let answer = client.get(path).await;
+        let good = wanted(&answer);
+        last = Some(answer);
+        good
+    })
+    .await;
+    last.unwrap()
 }
 
 /// Waits until it is so.
@@ -226,7 +240,6 @@ pub async fn eventually(what: &str, mut so: impl AsyncFnMut() -> bool) {
 
 /// Creates a definition of custom resources and waits for the word that it is served, as clients do.
 pub async fn established(client: &Client, definition: &Value) -> Value {
-    const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
     let made = client.create(CRDS, definition).await;
     let (name, revision) =
         (made["metadata"]["name"].as_str().unwrap(), made["metadata"]["resourceVersion"].as_str().unwrap());

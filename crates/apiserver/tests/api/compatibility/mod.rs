@@ -14,10 +14,6 @@ use verbs::{Asked, World};
 
 /// `apiVersion resource verbs…`: what is stable in the OpenAPI document of Kubernetes 1.36.
 const STABLE: &str = include_str!("stable.txt");
-/// What of that is not served, and why.
-const LEFT_OUT: &[(&str, &str)] =
-    &[("v1 componentstatuses", "deprecated since 1.19; `/readyz` says how the server is")];
-
 /// What a resource can be made to do.
 const ALL: &str = "create, get, list, watch, update, patch (json, merge, strategic, apply), delete, deletecollection";
 
@@ -98,9 +94,7 @@ fn page(groups: &[(String, Vec<Row>)]) -> String {
          The remark is the `Warning` that creating the object answers with. Custom resources and what other servers serve come\n\
          beside these.\n\n",
     );
-    for (resource, why) in LEFT_OUT {
-        let _ = writeln!(out, "Not served: `{resource}` ({why}). All else that is stable in Kubernetes 1.36 is here.");
-    }
+    let _ = writeln!(out, "All that is stable in Kubernetes 1.36 is here.");
     for (api_version, rows) in groups {
         let _ = write!(out, "\n## {api_version}\n| resource | works | refused | remark |\n|---|---|---|---|\n");
         for row in rows {
@@ -136,10 +130,7 @@ async fn every_verb_of_every_resource_does_what_discovery_says() {
         let (api_version, resource) = (words[0], words[1]);
         let rows = groups.iter().find(|(v, _)| v == api_version).map(|(_, rows)| rows.as_slice()).unwrap_or_default();
         match rows.iter().find(|row| row.name == resource) {
-            None => {
-                let name = format!("{api_version} {resource}");
-                assert!(LEFT_OUT.iter().any(|(out, _)| *out == name), "{name} is not served");
-            }
+            None => panic!("{api_version} {resource} is not served"),
             Some(row) => {
                 let works = row.works();
                 let missing: Vec<&&str> = words[2..].iter().filter(|verb| !works.contains(**verb)).collect();

@@ -138,6 +138,7 @@ fn questions() -> Vec<Sample> {
             of(json!({"namespace": "default"})),
         ),
         (authorization, "SubjectAccessReview", "subjectaccessreviews", "a", false, of(who)),
+        ("v1", "ComponentStatus", "componentstatuses", "etcd-0", false, json!({})),
         ("metrics.k8s.io/v1beta1", "NodeMetrics", "nodes", "n1", false, json!({})),
         ("metrics.k8s.io/v1beta1", "PodMetrics", "pods", "p", true, json!({})),
     ]

@@ -1,11 +1,14 @@
 //! `/metrics`, `/metrics/resource` and `/metrics/cadvisor`, in Prometheus' text format 0.0.4.
 
+use std::collections::BTreeMap;
+
 use base::prometheus::Text;
 use engine::runtime::ContainerState;
 
 use super::{Look, PodUse, Running};
-use crate::server::NodeFacts;
+use crate::server::{NodeFacts, Shared};
 use crate::spec::container::IMAGE_LABEL;
+use crate::volumes::stats::{Fill, Seen};
 
 fn seconds(ns: u64) -> f64 {
     ns as f64 / 1e9
@@ -113,8 +116,41 @@ pub(in crate::server) fn cadvisor(look: &Look, facts: Option<&NodeFacts>) -> Str
     text.finish()
 }
 
-/// `/metrics`: the agent itself.
-pub(in crate::server) fn own(look: &Look, facts: Option<&NodeFacts>) -> String {
+/// How full volumes are. Of one that several pods have, one line.
+fn volumes(text: &mut Text, look: &Look, seen: &BTreeMap<String, Vec<Seen>>) {
+    type Reading = fn(&Fill) -> Option<u64>;
+    let metrics: [(&str, &str, Reading); 6] = [
+        ("kubelet_volume_stats_available_bytes", "Number of available bytes in the volume", |f| f.available_bytes),
+        ("kubelet_volume_stats_capacity_bytes", "Capacity in bytes of the volume", |f| f.capacity_bytes),
+        ("kubelet_volume_stats_inodes", "Maximum number of inodes in the volume", |f| f.inodes),
+        ("kubelet_volume_stats_inodes_free", "Number of free inodes in the volume", |f| f.inodes_free),
+        ("kubelet_volume_stats_inodes_used", "Number of used inodes in the volume", |f| f.inodes_used),
+        ("kubelet_volume_stats_used_bytes", "Number of used bytes in the volume", |f| f.used_bytes),
+    ];
+    let mut claims: BTreeMap<(&str, &str), &Fill> = BTreeMap::new();
+    for pod in &look.pods {
+        for volume in seen.get(&pod.uid).into_iter().flatten() {
+            claims.insert((&pod.namespace, &volume.claim), &volume.fill);
+        }
+    }
+    for (name, help, value) in metrics {
+        text.begin(name, "gauge", help);
+        for ((namespace, claim), fill) in &claims {
+            if let Some(value) = value(fill) {
+                text.line(name, &[("namespace", namespace), ("persistentvolumeclaim", claim)], value);
+            }
+        }
+    }
+}
+
+/// `/metrics`: the agent itself, and the volumes of its pods.
+pub(in crate::server) async fn own(shared: &Shared) -> String {
+    let facts = shared.node.as_ref();
+    let look = super::look(shared, false).await;
+    let seen = match facts {
+        Some(facts) => facts.volumes.look().await,
+        None => BTreeMap::new(),
+    };
     let mut text = Text::default();
     text.begin("kubelet_node_name", "gauge", "The node's name. The count is always 1.");
     text.line("kubelet_node_name", &[("node", facts.map(|f| f.name.as_str()).unwrap_or_default())], 1);
@@ -129,6 +165,7 @@ pub(in crate::server) fn own(look: &Look, facts: Option<&NodeFacts>) -> String {
         let count = look.all.iter().filter(|c| is(&c.state)).count();
         text.line("kubelet_running_containers", &[("container_state", name)], count);
     }
+    volumes(&mut text, &look, &seen);
     text.process();
     text.finish()
 }

@@ -1,10 +1,13 @@
 //! `/stats/summary`: the kubelet's Summary API (stats/v1alpha1), as far as processor, memory and disk go.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 
 use super::{HostUse, Look, PodUse, Rate, Running};
 use crate::host::Host;
 use crate::server::{NodeFacts, Shared};
+use crate::volumes::stats::{Fill, Seen};
 
 fn time(at: jiff::Timestamp) -> String {
     at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
@@ -34,6 +37,24 @@ fn container(at: &str, c: &Running, written: Option<u64>) -> Value {
     });
     if let Some(bytes) = written {
         out["rootfs"] = json!({"time": at, "usedBytes": bytes});
+    }
+    out
+}
+
+fn volume(at: &str, namespace: &str, seen: &Seen) -> Value {
+    let Fill { capacity_bytes, available_bytes, used_bytes, inodes, inodes_free, inodes_used } = seen.fill;
+    let mut out = json!({"time": at, "name": seen.name, "pvcRef": {"name": seen.claim, "namespace": namespace}});
+    for (key, value) in [
+        ("capacityBytes", capacity_bytes),
+        ("availableBytes", available_bytes),
+        ("usedBytes", used_bytes),
+        ("inodes", inodes),
+        ("inodesFree", inodes_free),
+        ("inodesUsed", inodes_used),
+    ] {
+        if let Some(value) = value {
+            out[key] = value.into();
+        }
     }
     out
 }
@@ -72,6 +93,10 @@ fn node(at: &str, host: &HostUse, facts: Option<&NodeFacts>) -> Value {
 /// The document. With `only_cpu_and_memory`, disks are left out, whose measuring takes long.
 pub(in crate::server) async fn summary(shared: &Shared, look: &Look, only_cpu_and_memory: bool) -> Value {
     let at = time(look.at);
+    let volumes = match shared.node.as_ref().filter(|_| !only_cpu_and_memory) {
+        Some(facts) => facts.volumes.look().await,
+        None => BTreeMap::new(),
+    };
     let mut pods = Vec::with_capacity(look.pods.len());
     for p in &look.pods {
         let mut containers = Vec::with_capacity(p.containers.len());
@@ -82,7 +107,11 @@ pub(in crate::server) async fn summary(shared: &Shared, look: &Look, only_cpu_an
             };
             containers.push(container(&at, c, written));
         }
-        pods.push(pod(&at, p, containers));
+        let mut document = pod(&at, p, containers);
+        if let Some(seen) = volumes.get(&p.uid) {
+            document["volume"] = seen.iter().map(|v| volume(&at, &p.namespace, v)).collect();
+        }
+        pods.push(document);
     }
     json!({"node": node(&at, &look.host, shared.node.as_ref()), "pods": pods})
 }

@@ -44,7 +44,14 @@ async fn node() -> (Fixture, Arc<AtomicUsize>) {
     }))
     .unwrap();
     let client = reviewer(asked.clone());
-    let facts = NodeFacts { name: "n".into(), client, cpus: 2, memory_bytes: 1 << 30, data: "/".into() };
+    let facts = NodeFacts {
+        name: "n".into(),
+        client,
+        cpus: 2,
+        memory_bytes: 1 << 30,
+        data: "/".into(),
+        volumes: Arc::default(),
+    };
     let f = fixture_of(vec![pod], Some(facts)).await;
     f.fake.web("/none".into(), RUNNING);
     (f, asked)

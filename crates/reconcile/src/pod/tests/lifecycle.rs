@@ -408,10 +408,86 @@ fn a_restarted_agent_goes_on_holding_back_what_crashes() {
 fn an_evicted_pod_fails_soon_and_says_why() {
     let mut w = World::one(json!({}));
     w.settle();
-    w.memory.evict(Failure::new("Evicted", "too much"));
+    w.memory.evict(Eviction::of_storage(Failure::new("Evicted", "too much")), w.now);
     w.settle();
     assert_eq!(w.did("kill web 1"), 1);
     assert_eq!((w.phase(), w.status.reason.as_deref()), ("Failed", Some("Evicted")));
     assert_eq!(w.condition("DisruptionTarget"), ("True", "TerminationByKubelet"));
     assert!(!w.finished, "its object stays for people to see");
+}
+
+#[test]
+fn a_clock_that_is_set_neither_hastens_nor_stalls_what_waits() {
+    for by in [3600, -3600] {
+        let set = |w: &mut World| {
+            let by = SignedDuration::from_secs(by);
+            w.now += by;
+            w.memory.shift(by);
+            // What the runtime knows of happened before.
+            for view in &mut w.views {
+                if let Run::Running { started_at } = &mut view.run {
+                    *started_at = (*started_at).min(w.now);
+                }
+            }
+            w.settle();
+        };
+        let probe = json!({"periodSeconds": 10, "failureThreshold": 1, "exec": {"command": ["true"]}});
+        let mut w = World::one(json!({"livenessProbe": probe}));
+        w.settle();
+        let probes = w.did("probe");
+        set(&mut w);
+        w.pass(9);
+        assert_eq!((w.did("probe"), w.did("kill")), (probes, 0), "by {by}");
+        w.pass(1);
+        assert_eq!(w.did("probe"), probes + 1, "by {by}");
+        let mut w = World::one(json!({}));
+        w.no_image = true;
+        w.settle();
+        set(&mut w);
+        w.pass(9);
+        assert_eq!(w.did("pull"), 1, "by {by}");
+        w.pass(1);
+        assert_eq!(w.did("pull"), 2, "by {by}");
+        w.no_image = false;
+        w.pass(20);
+        assert_eq!(w.did("start"), 1, "by {by}");
+        w.hold = vec!["kill"];
+        w.delete(30);
+        set(&mut w);
+        w.pass(20);
+        assert_eq!(w.log.iter().filter(|l| l.starts_with("kill")).collect::<Vec<_>>(), ["kill web 30"], "by {by}");
+    }
+}
+
+#[test]
+fn a_pod_of_a_node_that_goes_down_has_the_time_that_is_left() {
+    let down = Eviction::of_shutdown(SignedDuration::from_secs(10));
+    let mut w = World::one(json!({}));
+    w.pod.spec.as_mut().expect("spec").termination_grace_period_seconds = Some(4);
+    w.settle();
+    w.memory.evict(down.clone(), w.now);
+    w.settle();
+    assert_eq!(w.did("kill web 4"), 1, "it asks for less: {:?}", w.log);
+    assert_eq!((w.phase(), w.status.reason.as_deref()), ("Failed", Some("Terminated")));
+    assert!(w.memory.is_down());
+    let mut w = World::one(json!({}));
+    w.settle();
+    w.hold = vec!["kill web"];
+    w.delete(60);
+    assert_eq!(w.did("kill web 60"), 1);
+    w.pass(20);
+    w.memory.evict(down, w.now);
+    w.settle();
+    assert_eq!(w.did("kill web 10"), 1, "it ends already: {:?}", w.log);
+}
+
+#[test]
+fn a_pod_that_makes_room_has_the_time_it_asks_for() {
+    let mut w = World::one(json!({}));
+    w.settle();
+    w.memory.evict(Eviction::preempting(), w.now);
+    w.settle();
+    assert_eq!(w.did("kill web 30"), 1);
+    assert_eq!((w.phase(), w.status.reason.as_deref()), ("Failed", Some("Preempting")));
+    assert_eq!(w.condition("DisruptionTarget"), ("True", "TerminationByKubelet"));
 }

@@ -2,6 +2,7 @@
 
 mod lifecycle;
 mod random;
+mod reset;
 mod resize;
 
 use std::net::{IpAddr, Ipv4Addr};

@@ -42,7 +42,7 @@ pub fn write_serving(s: &Settings, ca_pem: &str, serving: &apiserver::pki::KeyCe
 /// The command line of the agent.
 pub fn command(s: &Settings) -> Vec<String> {
     let text = |p: &std::path::Path| p.display().to_string();
-    vec![
+    let mut words = vec![
         "agent".into(),
         "--name".into(),
         s.instance.name().to_owned(),
@@ -60,7 +60,10 @@ pub fn command(s: &Settings) -> Vec<String> {
         s.log_format.to_owned(),
         "--log-level".into(),
         s.log_level.clone(),
-    ]
+    ];
+    words.extend(s.tracing.flags());
+    words.extend(s.node.words());
+    words
 }
 
 /// Keeps an agent running until `drain`, then ends it.

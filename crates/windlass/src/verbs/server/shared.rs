@@ -17,6 +17,8 @@ use crate::exit::Unfit;
 
 /// The Lease of the server that runs the controllers.
 const LEASE: &str = "windlass-controllers";
+/// The same with its namespace.
+pub const LEASE_KEY: &str = "kube-system/windlass-controllers";
 
 /// The settings, if an etcd is named. Paths become absolute: in the background the server may be somewhere else.
 pub fn config(args: &EtcdArgs) -> anyhow::Result<Option<EtcdConfig>> {

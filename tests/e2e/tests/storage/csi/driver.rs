@@ -65,6 +65,9 @@ struct Mode {
 
 #[derive(Clone, PartialEq, Message)]
 struct Capability {
+    /// Asks for a device; there is nothing in it.
+    #[prost(message, optional, tag = "1")]
+    block: Option<Undo>,
     #[prost(message, optional, tag = "2")]
     mount: Option<Mount>,
     #[prost(message, optional, tag = "3")]
@@ -135,6 +138,24 @@ struct Expand {
 struct Expanded {
     #[prost(int64, tag = "1")]
     capacity: i64,
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+struct Usage {
+    #[prost(int64, tag = "1")]
+    available: i64,
+    #[prost(int64, tag = "2")]
+    total: i64,
+    #[prost(int64, tag = "3")]
+    used: i64,
+    #[prost(int32, tag = "4")]
+    unit: i32,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Stats {
+    #[prost(message, repeated, tag = "1")]
+    usage: Vec<Usage>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -250,6 +271,16 @@ fn bind(from: &Path, to: &Path, read_only: bool) -> Result<()> {
     Ok(())
 }
 
+/// Puts a device where a file is made for it.
+fn bind_device(device: &str, to: &Path) -> Result<()> {
+    std::fs::File::create(to)?;
+    if !is_mounted(to) {
+        mount(Some(device), to, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+            .with_context(|| format!("bind {device} on {}", to.display()))?;
+    }
+    Ok(())
+}
+
 fn unbind(path: &Path) -> Result<()> {
     if is_mounted(path) {
         umount2(path, MntFlags::empty()).with_context(|| format!("unmount {}", path.display()))?;
@@ -268,6 +299,49 @@ impl Driver {
         let folder = self.data.join("volumes").join(volume);
         std::fs::create_dir_all(&folder)?;
         Ok(folder)
+    }
+
+    /// The loop device of a volume that is one.
+    fn device(&self, volume: &str) -> Result<String> {
+        let image = self.data.join(format!("{volume}.img"));
+        let run = |args: &[&str]| -> Result<String> {
+            let output = std::process::Command::new("losetup").args(args).arg(&image).output()?;
+            anyhow::ensure!(output.status.success(), "losetup: {}", String::from_utf8_lossy(&output.stderr));
+            Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+        };
+        if !image.exists() {
+            std::fs::create_dir_all(&self.data)?;
+            std::fs::File::create(&image)?.set_len(16 << 20)?;
+        }
+        match run(&["--associated"])?.split_once(':') {
+            Some((device, _)) => Ok(device.to_owned()),
+            None => run(&["--find", "--show"]),
+        }
+    }
+
+    fn publish(&self, r: Publish) -> Result<Vec<u8>> {
+        let capability = r.capability.unwrap_or_default();
+        let mount = capability.mount.unwrap_or_default();
+        let mode = capability.mode.map_or(0, |m| m.mode);
+        self.note("publish", json!({
+            "id": r.volume_id, "path": r.target_path, "staging": r.staging_path, "secrets": r.secrets,
+            "context": r.context, "readOnly": r.read_only, "fsType": mount.fs_type, "flags": mount.flags, "mode": mode,
+            "publishContext": r.publish_context,
+        }))?;
+        if capability.block.is_some() {
+            bind_device(&self.device(&r.volume_id)?, Path::new(&r.target_path))?;
+            return Ok(Vec::new());
+        }
+        let from = if r.staging_path.is_empty() { self.folder(&r.volume_id)? } else { r.staging_path.into() };
+        bind(&from, Path::new(&r.target_path), r.read_only)?;
+        Ok(Vec::new())
+    }
+
+    fn stats(&self, r: &Undo) -> Result<Vec<u8>> {
+        self.note("stats", json!({"id": r.volume_id, "path": r.path}))?;
+        let usage = [(7, 10, 3, 1), (70, 100, 30, 2)];
+        let usage = usage.map(|(available, total, used, unit)| Usage { available, total, used, unit });
+        Ok(Stats { usage: usage.to_vec() }.encode_to_vec())
     }
 
     fn call(&self, path: &str, body: Bytes) -> Result<Vec<u8>> {
@@ -291,9 +365,9 @@ impl Driver {
                 topology: Some(Topology { segments: [(format!("topology.{}/zone", self.name), "a".into())].into() }),
             }
             .encode_to_vec()),
-            // EXPAND_VOLUME, and STAGE_UNSTAGE_VOLUME if it stages: repeated {rpc {type}}.
+            // EXPAND_VOLUME, GET_VOLUME_STATS, and STAGE_UNSTAGE_VOLUME if it stages: repeated {rpc {type}}.
             "/csi.v1.Node/NodeGetCapabilities" => {
-                let kinds: &[u8] = if self.stages { &[3, 1] } else { &[3] };
+                let kinds: &[u8] = if self.stages { &[3, 2, 1] } else { &[3, 2] };
                 Ok(kinds.iter().flat_map(|kind| [0x0a, 4, 0x0a, 2, 0x08, *kind]).collect())
             }
             "/csi.v1.Node/NodeStageVolume" => {
@@ -311,24 +385,12 @@ impl Driver {
                 unbind(Path::new(&r.path))?;
                 nothing
             }
-            "/csi.v1.Node/NodePublishVolume" => {
-                let r = Publish::decode(body)?;
-                let mount = r.capability.as_ref().and_then(|c| c.mount.clone()).unwrap_or_default();
-                let mode = r.capability.as_ref().and_then(|c| c.mode.as_ref()).map_or(0, |m| m.mode);
-                self.note("publish", json!({
-                    "id": r.volume_id, "path": r.target_path, "staging": r.staging_path, "secrets": r.secrets,
-                    "context": r.context, "readOnly": r.read_only, "fsType": mount.fs_type, "flags": mount.flags, "mode": mode,
-                    "publishContext": r.publish_context,
-                }))?;
-                let from = if r.staging_path.is_empty() { self.folder(&r.volume_id)? } else { r.staging_path.into() };
-                bind(&from, Path::new(&r.target_path), r.read_only)?;
-                nothing
-            }
+            "/csi.v1.Node/NodePublishVolume" => self.publish(Publish::decode(body)?),
             "/csi.v1.Node/NodeUnpublishVolume" => {
                 let r = Undo::decode(body)?;
                 self.note("unpublish", json!({"id": r.volume_id}))?;
                 unbind(Path::new(&r.path))?;
-                let _gone = std::fs::remove_dir(&r.path);
+                let _gone = std::fs::remove_dir(&r.path).or_else(|_| std::fs::remove_file(&r.path));
                 nothing
             }
             "/csi.v1.Node/NodeExpandVolume" => {
@@ -337,6 +399,7 @@ impl Driver {
                 self.note("expand", json!({"id": r.volume_id, "bytes": wanted}))?;
                 Ok(Expanded { capacity: wanted }.encode_to_vec())
             }
+            "/csi.v1.Node/NodeGetVolumeStats" => self.stats(&Undo::decode(body)?),
             other => anyhow::bail!("{other} is not implemented"),
         }
     }

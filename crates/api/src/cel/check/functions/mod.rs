@@ -5,6 +5,8 @@
 //! `p` address, `c` network, `r` URL, `f` format, `v` version. Of results, `L` is a list of strings, `E` an element of the
 //! target, `S` what the target is, `V` what an optional target holds.
 
+pub(super) mod cost;
+
 use super::types::{AUTHORIZER, DECISION, Type};
 
 /// Functions by name.

@@ -1,0 +1,137 @@
+//! The context of a build: a folder, whatever it came as.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+
+use image::ImageStore;
+
+use crate::error::{BuildError, Result};
+use crate::files::root::Root;
+use crate::options::{Context, Source};
+use crate::pattern::Ignore;
+
+/// A context that can be copied from.
+pub struct Prepared {
+    pub root: Arc<Root>,
+}
+
+/// The Dockerfile's text and what is left out of the context.
+pub struct Loaded {
+    pub name: String,
+    pub text: String,
+    pub ignore: Ignore,
+}
+
+/// Makes a folder of a context; what has to be unpacked or fetched goes below `work`.
+pub fn prepare(context: Context, store: &ImageStore, work: &Path) -> Result<Prepared> {
+    let path = match context {
+        Context::Dir(path) => {
+            let real = path.canonicalize().map_err(|e| BuildError::io("unable to prepare context: path", &path, &e))?;
+            if !real.is_dir() {
+                return Err(BuildError::new(format!(
+                    "unable to prepare context: path {} is not a folder",
+                    path.display()
+                )));
+            }
+            real
+        }
+        Context::Tar(source) => {
+            let dir = work.join("context");
+            std::fs::create_dir(&dir).map_err(|e| BuildError::io("make", &dir, &e))?;
+            store.extract("build context", source, &dir)?;
+            dir
+        }
+        Context::Git(url) => {
+            let dir = work.join("context");
+            clone(&url, &dir, false)?
+        }
+    };
+    let root = Root::open(&path).map_err(|e| BuildError::io("open", &path, &e))?;
+    Ok(Prepared { root: Arc::new(root) })
+}
+
+/// Reads the Dockerfile and its patterns.
+pub fn load(source: &Source, context: &Prepared) -> Result<Loaded> {
+    let read = |path: &str| {
+        context
+            .root
+            .text(Path::new(path))
+            .map_err(|e| BuildError::io("failed to read dockerfile: open", Path::new(path), &e))
+    };
+    let (name, text, own) = match source {
+        Source::Text { name, text, ignore } => (name.clone(), text.clone(), ignore.clone()),
+        Source::InContext(path) => {
+            let missing =
+                || BuildError::new(format!("failed to read dockerfile: open {path}: no such file or directory"));
+            (path.clone(), read(path)?.ok_or_else(missing)?, read(&format!("{path}.dockerignore"))?)
+        }
+    };
+    let patterns = match own {
+        Some(own) => Some(own),
+        None => read(".dockerignore")?,
+    };
+    let bad = |e| BuildError::new(format!("failed to parse .dockerignore: {e}"));
+    let ignore = Ignore::read(&patterns.unwrap_or_default()).map_err(bad)?;
+    Ok(Loaded { name, text, ignore })
+}
+
+/// Whether a text is the address of a repository, as Docker tells it from a file's.
+pub fn is_git(text: &str) -> bool {
+    let (address, _) = text.split_once('#').unwrap_or((text, ""));
+    text.starts_with("git@")
+        || text.starts_with("git://")
+        || text.starts_with("ssh://")
+        || ((text.starts_with("https://") || text.starts_with("http://")) && address.ends_with(".git"))
+}
+
+/// Fetches one state of a repository, `url#ref:folder`, into a new folder and says which folder is meant.
+pub fn clone(url: &str, into: &Path, keep_git_dir: bool) -> Result<PathBuf> {
+    let (address, fragment) = url.split_once('#').unwrap_or((url, ""));
+    let (reference, folder) = fragment.split_once(':').unwrap_or((fragment, ""));
+    if address.starts_with('-') || reference.starts_with('-') {
+        return Err(BuildError::new(format!("invalid git address {url:?}")));
+    }
+    std::fs::create_dir_all(into).map_err(|e| BuildError::io("make", into, &e))?;
+    let git = |args: &[&str]| {
+        let mut command = Command::new("git");
+        command.arg("-C").arg(into).args(args).stdin(Stdio::null()).env("GIT_TERMINAL_PROMPT", "0");
+        let output = command.output().map_err(|e| match e.kind() {
+            std::io::ErrorKind::NotFound => {
+                BuildError::new(format!("{url} is a git repository, and this host has no git: install it"))
+            }
+            _ => BuildError::new(format!("git: {e}")),
+        })?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let said = String::from_utf8_lossy(&output.stderr);
+        Err(BuildError::new(format!("git {} {address}: {}", args[0], said.trim())))
+    };
+    git(&["init", "--quiet"])?;
+    git(&["fetch", "--quiet", "--depth", "1", "--", address, if reference.is_empty() { "HEAD" } else { reference }])?;
+    git(&["-c", "advice.detachedHead=false", "checkout", "--quiet", "FETCH_HEAD"])?;
+    if !keep_git_dir {
+        let dir = into.join(".git");
+        std::fs::remove_dir_all(&dir).map_err(|e| BuildError::io("remove", &dir, &e))?;
+    }
+    let root = Root::open(into).map_err(|e| BuildError::io("open", into, &e))?;
+    let real =
+        root.real(Path::new(folder)).map_err(|e| BuildError::new(format!("folder {folder:?} of {address}: {e}")))?;
+    Ok(into.join(real))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn repositories_are_told_from_files() {
+        for git in ["git@example.com:a/b.git", "https://example.com/a.git#main:sub", "git://x/y", "ssh://git@x/y"] {
+            assert!(is_git(git), "{git}");
+        }
+        for not in ["https://example.com/a.tar.gz", "./a.git", "https://example.com/a#x.git"] {
+            assert!(!is_git(not), "{not}");
+        }
+    }
+}

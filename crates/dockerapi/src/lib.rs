@@ -1,0 +1,144 @@
+//! The Docker Engine API over the engine, on a unix socket: what the stock `docker` CLI and Docker's client libraries speak.
+//!
+//! ```text
+//! docker ── docker.sock ── route ── handlers ── life: one start, end or removal of a container at a time
+//!                                      │            └── engine: a sandbox with one container, while it runs
+//!                                      └── record: what is known of a container, on disk, also when it does not run
+//! ```
+//!
+//! Invariants: a container that does not run has nothing in the engine but its file system; a record is on disk before its
+//! container runs; what cannot be obeyed is refused by its name, and what is not there answers 501.
+
+mod archive;
+mod attach;
+mod check;
+mod control;
+mod create;
+mod events;
+mod exec;
+mod face;
+mod fault;
+mod health;
+mod http;
+mod images;
+mod inspect;
+mod keys;
+mod life;
+mod list;
+mod logs;
+mod model;
+mod names;
+mod networks;
+mod ports;
+mod query;
+mod record;
+mod route;
+mod seed;
+mod server;
+mod spec;
+mod stats;
+mod system;
+mod transfer;
+mod tree;
+mod volumes;
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use base::instance::Instance;
+
+pub use server::serve;
+
+/// Start of the keys of containers' file systems in the image store.
+const ROOT_PREFIX: &str = "d-";
+/// The newest version of the API that is spoken.
+pub(crate) const API_MAX: Version = Version(1, 50);
+/// The oldest.
+pub(crate) const API_MIN: Version = Version(1, 44);
+
+/// A version of the API.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Version(pub u16, pub u16);
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.0, self.1)
+    }
+}
+
+/// Why the Docker API is not served.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServeError {
+    /// A file or folder of it cannot be used.
+    #[error("cannot use {}", path.display())]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Where the API is served.
+pub fn socket_path(instance: &Instance) -> PathBuf {
+    instance.run_dir().join("docker.sock")
+}
+
+fn containers_dir(instance: &Instance) -> PathBuf {
+    instance.data_dir().join("docker").join("containers")
+}
+
+fn volumes_dir(instance: &Instance) -> PathBuf {
+    instance.data_dir().join("docker").join("volumes")
+}
+
+fn mounts_dir(instance: &Instance) -> PathBuf {
+    instance.run_dir().join("docker-mounts")
+}
+
+/// This host's architecture, in Docker's words.
+pub(crate) fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+/// Unmounts what a face that was killed had mounted for a copy.
+fn unmount_all(instance: &Instance) {
+    for entry in std::fs::read_dir(mounts_dir(instance)).into_iter().flatten().flatten() {
+        if image::RootFs::unmount(&entry.path()).is_ok() {
+            let _ = std::fs::remove_dir(entry.path());
+        }
+    }
+}
+
+/// Removes all containers of an instance whose engine does not run and has been taken down: their records, logs and file
+/// systems. Named volumes and images stay: they are data.
+///
+/// # Errors
+/// When the disk refuses.
+pub fn destroy(instance: &Instance) -> Result<(), ServeError> {
+    let at = |path: &Path| {
+        let path = path.to_path_buf();
+        move |source: io::Error| ServeError::Io { path: path.clone(), source }
+    };
+    unmount_all(instance);
+    let images = instance.data_dir().join("images");
+    if images.exists() {
+        let failed = |e: image::ImageError| at(&images)(io::Error::other(base::chain(&e)));
+        let store = image::ImageStore::open(&images).map_err(failed)?;
+        for key in store.snapshots().map_err(failed)?.iter().filter(|k| k.starts_with(ROOT_PREFIX)) {
+            store.remove_snapshot(key).map_err(failed)?;
+        }
+    }
+    let containers = containers_dir(instance);
+    match std::fs::remove_dir_all(&containers) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(at(&containers)(e)),
+        _ => Ok(()),
+    }
+}

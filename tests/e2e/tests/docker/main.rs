@@ -1,0 +1,116 @@
+//! Docker's API: the stock docker CLI against a real instance.
+
+mod containers;
+mod files;
+mod lives;
+mod runs;
+mod wrong;
+
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+use anyhow::Result;
+use e2e::command::{self, Output};
+use e2e::{Ctx, IMAGE, Instance, Suite, tests};
+
+/// Docker against one instance.
+pub struct Docker {
+    socket: PathBuf,
+    config: PathBuf,
+}
+
+impl Docker {
+    /// Of an instance.
+    ///
+    /// # Errors
+    /// The test is skipped where there is no docker CLI.
+    pub fn of(instance: &Instance) -> Result<Docker> {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        if !std::env::split_paths(&path).any(|d| d.join("docker").is_file()) {
+            return Err(e2e::skip("the docker CLI is not on the PATH"));
+        }
+        Ok(Docker {
+            socket: instance.names().run_dir().join("docker.sock"),
+            config: instance.dir().join("docker-config"),
+        })
+    }
+
+    /// A command line of docker, to be run.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new("docker");
+        command.args(args);
+        self.on(command)
+    }
+
+    /// The same surroundings for another program that runs docker.
+    pub fn on(&self, mut command: Command) -> Command {
+        command.env("DOCKER_HOST", format!("unix://{}", self.socket.display())).env("DOCKER_CONFIG", &self.config);
+        command.env_remove("DOCKER_CONTEXT").env_remove("DOCKER_API_VERSION");
+        command
+    }
+
+    /// Runs docker.
+    pub fn run(&self, args: &[&str]) -> Result<Output> {
+        command::run(&mut self.command(args), None, command::LIMIT)
+    }
+
+    /// What it prints, without blanks around it, if it succeeds.
+    pub fn ok(&self, args: &[&str]) -> Result<String> {
+        Ok(self.run(args)?.ok()?.trim().to_owned())
+    }
+
+    /// What it says when it fails, as it should.
+    pub fn fails(&self, args: &[&str]) -> Result<String> {
+        self.run(args)?.failed()
+    }
+
+    /// A field of a container.
+    pub fn field(&self, container: &str, template: &str) -> Result<String> {
+        self.ok(&["inspect", "--type", "container", "-f", template, container])
+    }
+
+    /// `docker run` of a shell script with further flags.
+    pub fn script(&self, flags: &[&str], script: &str) -> Result<Output> {
+        self.run(&[&["run"], flags, &[IMAGE, "sh", "-c", script]].concat())
+    }
+}
+
+/// A name for a container of this test alone.
+pub fn named(ctx: &Ctx, name: &str) -> String {
+    format!("{}-{name}", ctx.ns)
+}
+
+fn main() -> ExitCode {
+    Suite::new("docker")
+        .instance(Instance::builder("docker"))
+        .threads(3)
+        .with(tests![shared:
+            runs::run_prints_what_the_container_prints_and_ends_as_it_ends,
+            runs::input_goes_in_and_no_output_is_lost,
+            runs::a_terminal_is_one,
+            runs::what_cannot_be_run_ends_as_in_a_shell,
+            runs::options_are_obeyed,
+            runs::a_container_is_removed_with_rm_and_its_volumes_without_names_too,
+            containers::logs_are_followed_cut_and_told_apart,
+            containers::commands_run_in_a_container,
+            containers::listings_are_filtered,
+            containers::stop_asks_before_it_kills_and_kill_sends_what_is_named,
+            containers::a_container_is_started_again_as_its_policy_says,
+            containers::a_check_of_health_is_asked_and_shown,
+            containers::pause_rename_update_and_wait,
+            containers::events_tell_what_happened,
+            files::files_are_copied_both_ways_whether_it_runs_or_not,
+            files::a_volume_keeps_its_files_and_gets_those_of_the_image,
+            files::a_published_port_is_reached_over_loopback_and_is_given_once,
+            files::images_are_listed_named_saved_loaded_and_removed,
+            wrong::what_is_not_obeyed_is_refused_by_its_name,
+            wrong::names_that_mean_nothing_are_told_in_dockers_words,
+            wrong::versions_outside_the_range_are_refused,
+        ])
+        .with(tests![alone:
+            lives::containers_outlive_a_killed_agent_and_go_with_the_instance,
+        ])
+        .limit(Duration::from_secs(300))
+        .main()
+}

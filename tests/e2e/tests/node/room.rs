@@ -1,0 +1,106 @@
+//! A node that begins a pod anew, makes room for a critical one, and goes down. The last two would end the pods of other
+//! tests: they have an instance of their own.
+
+use anyhow::{Context as _, Result, ensure};
+use e2e::{Ctx, IDLE, Instance, container, eventually, merge, pod, signal_pid};
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use crate::api::{Api, LIMIT, is};
+
+fn status_of<'a>(pod: &'a Value, name: &str) -> &'a Value {
+    let lists = ["initContainerStatuses", "containerStatuses"].into_iter();
+    let mut all = lists.flat_map(|list| pod["status"][list].as_array().into_iter().flatten());
+    all.find(|c| c["name"] == name).unwrap_or(&Value::Null)
+}
+
+pub fn a_rule_of_a_container_restarts_all_of_them(ctx: &Ctx) -> Result<()> {
+    let api = Api::new(ctx)?;
+    let mount = json!({"volumeMounts": [{"name": "work", "mountPath": "/work"}]});
+    let of = |name: &str, script: &str, more: Value| merge(merge(container(name, script), mount.clone()), more);
+    let rule = json!({"restartPolicy": "Never", "restartPolicyRules": [
+        {"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [42]}}]});
+    // Not before all of them run: one that had not begun would not begin again.
+    let all = "until [ -f /work/other ]; do sleep 0.1; done";
+    let ends =
+        format!("echo main >> /work/log; if [ -f /work/again ]; then {IDLE}; fi; {all}; touch /work/again; exit 42");
+    let other = format!("touch /work/other; {IDLE}");
+    let idle = format!("echo side >> /work/log; {IDLE}");
+    api.create(
+        "pods",
+        &json!({"metadata": {"name": "anew"}, "spec": {
+            "restartPolicy": "Never", "terminationGracePeriodSeconds": 2, "volumes": [{"name": "work", "emptyDir": {}}],
+            "initContainers": [
+                of("init", "echo init >> /work/log", json!({})),
+                of("side", &idle, json!({"restartPolicy": "Always"})),
+            ],
+            "containers": [of("main", &ends, rule), of("other", &other, json!({}))],
+        }}),
+    )?;
+    let names = ["init", "side", "main", "other"];
+    let again = |p: &Value| names.iter().all(|name| status_of(p, name)["restartCount"] == 1) && is(p, "Ready");
+    let found = api.until_pod("anew", "begun anew", again)?;
+    for name in names {
+        let before = &status_of(&found, name)["lastState"]["terminated"]["reason"];
+        ensure!(before == "RestartingAllContainers", "{name}: {before}");
+    }
+    ensure!(!is(&found, "AllContainersRestarting") && is(&found, "Initialized"), "{}", found["status"]);
+    let log = ctx.ok(&["exec", "anew", "-c", "other", "--", "cat", "/proc/1/status"])?;
+    ensure!(log.contains("Name:"), "{log}");
+    let log = ctx.ok(&["exec", "anew", "-c", "main", "--", "cat", "/work/log"])?;
+    let mut lines: Vec<&str> = log.lines().collect();
+    lines.sort_unstable();
+    ensure!(lines == ["init", "init", "main", "main", "side", "side"], "the volume stays: {log}");
+    Ok(())
+}
+
+/// A pod on the node, placed by hand, that asks for that part of its CPUs.
+fn placed(name: &str, node: &str, milli: u64, spec: Value) -> Value {
+    let resources = json!({"requests": {"cpu": format!("{milli}m")}});
+    let main = merge(container("main", IDLE), json!({"resources": resources}));
+    pod(name, IDLE, merge(json!({"nodeName": node, "containers": [main]}), spec))
+}
+
+pub fn a_node_makes_room_for_critical_pods_and_goes_down_in_order() -> Result<()> {
+    let flags = ["--shutdown-grace-period=1h", "--shutdown-grace-period-critical-pods=30m"];
+    let instance = flags.iter().fold(Instance::builder("room"), |b, flag| b.flag(flag)).start()?;
+    instance.kubectl().ok(&["wait", "serviceaccount/default", "--for=create", "--timeout=60s"])?;
+    let api = Api::of(&instance, "default")?;
+    let node = api.get("/api/v1/nodes")?["items"][0].clone();
+    let name = node["metadata"]["name"].as_str().context("a node")?.to_owned();
+    let cpus: u64 = node["status"]["allocatable"]["cpu"].as_str().context("CPUs")?.parse()?;
+    // Two that fill it, of which the smaller is enough.
+    api.create("pods", &placed("large", &name, cpus * 600, json!({})))?;
+    api.create("pods", &placed("small", &name, cpus * 400, json!({})))?;
+    for name in ["large", "small"] {
+        api.until_pod(name, "ready", |p| is(p, "Ready"))?;
+    }
+    api.create("pods", &placed("late", &name, cpus * 300, json!({})))?;
+    api.until_pod("late", "turned away", |p| p["status"]["reason"] == "OutOfcpu")?;
+    let critical = json!({"priorityClassName": "system-node-critical"});
+    api.create("pods", &placed("critical", &name, cpus * 300, critical))?;
+    let ended = api.until_pod("small", "ended", |p| p["status"]["phase"] == "Failed")?;
+    ensure!(ended["status"]["reason"] == "Preempting", "{}", ended["status"]);
+    ensure!(is(&ended, "DisruptionTarget"), "{}", ended["status"]);
+    api.until_pod("critical", "ready", |p| is(p, "Ready"))?;
+    ensure!(is(&api.pod("large")?, "Ready"), "the larger one is left alone");
+
+    signal_pid(instance.agent_pid()?, Signal::SIGPWR)?;
+    for name in ["large", "critical"] {
+        let ended = api.until_pod(name, "ended", |p| p["status"]["phase"] == "Failed")?;
+        ensure!(ended["status"]["reason"] == "Terminated", "{}", ended["status"]);
+        ensure!(is(&ended, "DisruptionTarget"), "{}", ended["status"]);
+    }
+    eventually(LIMIT, "the node says so", || {
+        let node = api.get(&format!("/api/v1/nodes/{name}"))?;
+        let mut all = node["status"]["conditions"].as_array().into_iter().flatten();
+        let ready = all.find(|c| c["type"] == "Ready").context("a condition")?;
+        ensure!(ready["reason"] == "KubeletNotReady" && ready["message"] == "node is shutting down", "{ready}");
+        Ok(())
+    })?;
+    let tolerant = json!({"tolerations": [{"operator": "Exists"}]});
+    api.create("pods", &placed("new", &name, 1, tolerant))?;
+    let turned = api.until_pod("new", "turned away", |p| p["status"]["phase"] == "Failed")?;
+    ensure!(turned["status"]["reason"] == "NodeShutdown", "{}", turned["status"]);
+    instance.down()
+}
