@@ -297,7 +297,10 @@ impl Instance {
             let line = leaks::command_line(*pid);
             line.split(' ').any(|w| w == "shim") && line.contains(&run)
         };
-        leaks::pids().into_iter().filter(is_shim).collect()
+        let all: Vec<u32> = leaks::pids().into_iter().filter(is_shim).collect();
+        // A container's first process is a copy of the shim until it becomes the container's program.
+        let copy = |pid: &u32| leaks::parent(*pid).is_some_and(|parent| all.contains(&parent));
+        all.iter().copied().filter(|pid| !copy(pid)).collect()
     }
 
     /// Sends the server a signal and waits until it is gone.

@@ -44,20 +44,41 @@ fn processes(instance: &Instance) -> Vec<String> {
         let line = command_line(pid);
         let in_cgroup = read(pid, "cgroup").lines().any(|l| format!("{l}/").contains(&cgroup));
         let named = line.split(' ').any(|w| w == instance.name() || w.starts_with(&run) || w.starts_with(&data));
-        if in_cgroup || named {
+        // Looked at last: one that ends meanwhile has lost its command line first, and its cgroup at the end.
+        if (in_cgroup || named) && runs(pid) {
             found.push(format!("process {pid} {line}"));
         }
     }
     found
 }
 
-/// The ids of all processes of the host that run, but our own. One that has ended and waits for init to take note is gone.
+/// The ids of all processes of the host that run, but our own.
 pub fn pids() -> Vec<u32> {
     let own = std::process::id();
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = entries.filter_map(|e| e.file_name().to_str()?.parse().ok());
-    let runs = |pid: &u32| read(*pid, "stat").rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']));
-    pids.filter(|p| *p != own).filter(runs).collect()
+    pids.filter(|p| *p != own && runs(*p)).collect()
+}
+
+/// The fields of `/proc/PID/stat` from the state on (`proc_pid_stat(5)`).
+fn stat(pid: u32) -> Vec<String> {
+    let text = read(pid, "stat");
+    let rest = text.rsplit_once(") ").map(|(_, rest)| rest);
+    rest.unwrap_or_default().split(' ').map(str::to_owned).collect()
+}
+
+/// Whether a process runs: one that has ended and waits for init to take note is gone, and so is one that the kernel is
+/// about to take apart (`PF_EXITING` of its flags).
+fn runs(pid: u32) -> bool {
+    const EXITING: u64 = 0x4;
+    let stat = stat(pid);
+    let flags = stat.get(6).and_then(|f| f.parse::<u64>().ok());
+    !matches!(stat[0].as_str(), "Z" | "X" | "") && flags.is_some_and(|f| f & EXITING == 0)
+}
+
+/// The parent of a process.
+pub fn parent(pid: u32) -> Option<u32> {
+    stat(pid).get(1)?.parse().ok()
 }
 
 /// The command line of a process, words separated by spaces; empty when it is gone.

@@ -30,6 +30,15 @@ fn said(ctx: &Ctx, pod: &str, container: &str) -> Result<String> {
     Ok(out.stdout + &out.stderr)
 }
 
+/// The log of a pod as soon as it ends with that word: a pod is ready before its script has said all.
+fn spoken(ctx: &Ctx, pod: &str, last: &str) -> Result<String> {
+    eventually(Duration::from_secs(60), &format!("{pod} has said {last:?}"), || {
+        let log = ctx.ok(&["logs", pod])?.trim().to_owned();
+        ensure!(log.lines().next_back() == Some(last), "it said: {log}");
+        Ok(log)
+    })
+}
+
 /// Waits until none of the pod's containers of that list is about to start: each has run to its end, or was refused.
 /// Answers what became of each: the reason, and the message.
 fn settled(ctx: &Ctx, pod: &str, containers: &[&str]) -> Result<Vec<(String, String)>> {
@@ -53,10 +62,12 @@ fn settled(ctx: &Ctx, pod: &str, containers: &[&str]) -> Result<Vec<(String, Str
 
 /// Descriptors that a runtime leaves open are doors to the host's files.
 pub fn a_container_and_an_exec_have_no_descriptors_but_their_streams(ctx: &Ctx) -> Result<()> {
-    // Of a process that was started as any is, without what the shell that lists them has open for itself.
-    let list = "sleep 1000 & ls /proc/$!/fd; kill $!";
-    ctx.ready_pod(pod("few", &format!("{list}; {IDLE}"), json!({})))?;
-    ensure!(ctx.ok(&["logs", "few"])?.trim() == "0\n1\n2", "{}", ctx.ok(&["logs", "few"])?);
+    // Of a process that was started as any is, without what the shell that lists them has open for itself, and that is no
+    // copy of this shell any more.
+    let list = "sleep 1000 & until grep -qx sleep /proc/$!/comm; do sleep 0.1; done; ls /proc/$!/fd; kill $!";
+    ctx.ready_pod(pod("few", &format!("{list}; echo listed; {IDLE}"), json!({})))?;
+    let listed = spoken(ctx, "few", "listed")?;
+    ensure!(listed == "0\n1\n2\nlisted", "{listed}");
     ensure!(ctx.sh("few", list)? == "0\n1\n2", "{}", ctx.sh("few", list)?);
     // A terminal's `ls` would set the names side by side.
     let plain = list.replace("ls ", "ls -1 ");
@@ -351,7 +362,8 @@ pub fn the_default_filter_refuses_what_reaches_the_host(ctx: &Ctx) -> Result<()>
                  grep -q '^Seccomp:.2' /proc/self/status || echo unfiltered; \
                  grep -q '^NoNewPrivs:.1' /proc/self/status || echo privileges; echo done";
     ctx.ready_pod(pod("filtered", &format!("{calls}; {IDLE}"), spec))?;
-    ensure!(ctx.ok(&["logs", "filtered"])?.trim() == "done", "{}", ctx.ok(&["logs", "filtered"])?);
+    let said = spoken(ctx, "filtered", "done")?;
+    ensure!(said == "done", "{said}");
     ensure!(ctx.sh("filtered", calls)? == "done", "{}", ctx.sh("filtered", calls)?);
     Ok(())
 }
