@@ -24,6 +24,20 @@ struct Cli {
     what: What,
 }
 
+/// Pods that are made one after the other.
+#[derive(clap::Args)]
+struct OneAtATime {
+    /// Admin kubeconfig
+    #[arg(long)]
+    kubeconfig: PathBuf,
+    /// Image that is on the node, with a shell
+    #[arg(long)]
+    image: String,
+    /// How many pods, one after the other
+    #[arg(long, default_value_t = 20)]
+    count: usize,
+}
+
 #[derive(Subcommand)]
 enum What {
     /// Requests per second of ConfigMaps: create, get, patch, list, watch
@@ -73,30 +87,16 @@ enum What {
     },
     /// Pods: create to Ready one at a time, at a rate and all at once, exec, deletion, memory of each; image present
     Pods {
-        /// Admin kubeconfig
-        #[arg(long)]
-        kubeconfig: PathBuf,
-        /// Image that is on the node, with a shell
-        #[arg(long)]
-        image: String,
-        /// How many pods one at a time
-        #[arg(long, default_value_t = 20)]
-        count: usize,
+        #[command(flatten)]
+        of: OneAtATime,
         /// Run directory of the instance: memory of pods is measured, too
         #[arg(long)]
         run_dir: Option<PathBuf>,
     },
     /// Where the time of a pod goes, from the spans of an instance that was started with --tracing-endpoint
     Traces {
-        /// Admin kubeconfig
-        #[arg(long)]
-        kubeconfig: PathBuf,
-        /// Image that is on the node, with a shell
-        #[arg(long)]
-        image: String,
-        /// How many pods, one after the other
-        #[arg(long, default_value_t = 20)]
-        count: usize,
+        #[command(flatten)]
+        of: OneAtATime,
         /// Where the instance sends its spans
         #[arg(long, default_value = "127.0.0.1:4318")]
         listen: std::net::SocketAddr,
@@ -139,10 +139,8 @@ async fn main() -> anyhow::Result<()> {
             memory::run(&kubeconfig, processes::Server::of(&run_dir)?, pods, connections).await
         }
         What::Raw { dir, etcd, seconds, callers } => raw::run(&dir, etcd.as_deref(), seconds, callers).await,
-        What::Pods { kubeconfig, image, count, run_dir } => {
-            pods::run(&kubeconfig, &image, count, run_dir.as_deref()).await
-        }
-        What::Traces { kubeconfig, image, count, listen } => traces::run(&kubeconfig, &image, count, listen).await,
+        What::Pods { of, run_dir } => pods::run(&of.kubeconfig, &of.image, of.count, run_dir.as_deref()).await,
+        What::Traces { of, listen } => traces::run(&of.kubeconfig, &of.image, of.count, listen).await,
         What::Idle { run_dir } => processes::idle(&run_dir),
         What::Start { binary, name, data_dir, port, count } => {
             processes::start(&binary, &name, &data_dir, port, count).await

@@ -15,6 +15,7 @@ pub mod dockerfile;
 mod error;
 pub mod expand;
 mod files;
+mod mount_points;
 mod options;
 mod output;
 pub mod pattern;
@@ -26,7 +27,6 @@ mod solve;
 mod stage;
 mod state;
 mod step;
-mod stubs;
 
 pub use context::is_git;
 pub use error::{BuildError, Place, Result};

@@ -11,13 +11,13 @@ use crate::dockerfile::{CacheSharing, Command, Heredoc, Mount, MountKind, Run, S
 use crate::error::{BuildError, Result};
 use crate::files::root::Root;
 use crate::files::{Owner, Put, Request, choose, digest, put};
+use crate::mount_points::MountPoints;
 use crate::pattern::{Ignore, clean};
 use crate::plan::PROXIES;
 use crate::progress::Step;
 use crate::run::{RunMount, RunSpec};
 use crate::stage::Building;
 use crate::step::{Mounted, key};
-use crate::stubs::Stubs;
 
 /// Most copies of a cache mount that is private.
 const PRIVATE_MAX: usize = 64;
@@ -169,7 +169,7 @@ impl Building<'_> {
         root.make_dirs(workdir.as_ref(), (0, 0), 0o755)
             .map_err(|e| BuildError::new(format!("cannot make the working directory {workdir}: {e}")))?;
         let targets: Vec<&Path> = held.mounts.iter().map(|m| m.target().as_path()).collect();
-        let stubs = Stubs::before(&root, &targets)?;
+        let points = MountPoints::before(&root, &targets)?;
         let spec = RunSpec {
             rootfs: mounted.path.clone(),
             args: args.to_vec(),
@@ -190,7 +190,7 @@ impl Building<'_> {
             let message = format!("process \"{}\" did not complete successfully: exit code: {code}", args.join(" "));
             return Err(BuildError { exit_code: Some(code), ..BuildError::new(message) });
         }
-        stubs.after(&root).map_err(BuildError::from)
+        points.after(&root).map_err(BuildError::from)
     }
 
     /// Makes what is mounted.

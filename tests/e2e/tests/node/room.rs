@@ -16,22 +16,22 @@ fn status_of<'a>(pod: &'a Value, name: &str) -> &'a Value {
 
 pub fn a_rule_of_a_container_restarts_all_of_them(ctx: &Ctx) -> Result<()> {
     let api = Api::new(ctx)?;
-    let mount = json!({"volumeMounts": [{"name": "work", "mountPath": "/work"}]});
+    let mount = json!({"volumeMounts": [{"name": "data", "mountPath": "/data"}]});
     let of = |name: &str, script: &str, more: Value| merge(merge(container(name, script), mount.clone()), more);
     let rule = json!({"restartPolicy": "Never", "restartPolicyRules": [
         {"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [42]}}]});
     // Not before all of them run: one that had not begun would not begin again.
-    let all = "until [ -f /work/other ]; do sleep 0.1; done";
+    let all = "until [ -f /data/other ]; do sleep 0.1; done";
     let ends =
-        format!("echo main >> /work/log; if [ -f /work/again ]; then {IDLE}; fi; {all}; touch /work/again; exit 42");
-    let other = format!("touch /work/other; {IDLE}");
-    let idle = format!("echo side >> /work/log; {IDLE}");
+        format!("echo main >> /data/log; if [ -f /data/again ]; then {IDLE}; fi; {all}; touch /data/again; exit 42");
+    let other = format!("touch /data/other; {IDLE}");
+    let idle = format!("echo side >> /data/log; {IDLE}");
     api.create(
         "pods",
         &json!({"metadata": {"name": "anew"}, "spec": {
-            "restartPolicy": "Never", "terminationGracePeriodSeconds": 2, "volumes": [{"name": "work", "emptyDir": {}}],
+            "restartPolicy": "Never", "terminationGracePeriodSeconds": 2, "volumes": [{"name": "data", "emptyDir": {}}],
             "initContainers": [
-                of("init", "echo init >> /work/log", json!({})),
+                of("init", "echo init >> /data/log", json!({})),
                 of("side", &idle, json!({"restartPolicy": "Always"})),
             ],
             "containers": [of("main", &ends, rule), of("other", &other, json!({}))],
@@ -47,7 +47,7 @@ pub fn a_rule_of_a_container_restarts_all_of_them(ctx: &Ctx) -> Result<()> {
     ensure!(!is(&found, "AllContainersRestarting") && is(&found, "Initialized"), "{}", found["status"]);
     let log = ctx.ok(&["exec", "anew", "-c", "other", "--", "cat", "/proc/1/status"])?;
     ensure!(log.contains("Name:"), "{log}");
-    let log = ctx.ok(&["exec", "anew", "-c", "main", "--", "cat", "/work/log"])?;
+    let log = ctx.ok(&["exec", "anew", "-c", "main", "--", "cat", "/data/log"])?;
     let mut lines: Vec<&str> = log.lines().collect();
     lines.sort_unstable();
     ensure!(lines == ["init", "init", "main", "main", "side", "side"], "the volume stays: {log}");

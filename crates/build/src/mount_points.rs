@@ -28,26 +28,26 @@ const ALWAYS: [&str; 10] = [
 ];
 
 /// A name that was not there.
-struct Stub {
+struct MountPoint {
     dir: PathBuf,
     name: OsString,
 }
 
 /// What was not there before.
-pub struct Stubs {
-    missing: Vec<Stub>,
-    /// Folders that were there and may get a stub, with their times.
+pub struct MountPoints {
+    missing: Vec<MountPoint>,
+    /// Folders that were there and may get one, with their times.
     times: Vec<(PathBuf, FileStat)>,
 }
 
-impl Stubs {
+impl MountPoints {
     /// Looks, before the command runs.
-    pub fn before(root: &Root, targets: &[&Path]) -> io::Result<Stubs> {
-        let mut stubs = Stubs { missing: Vec::new(), times: Vec::new() };
+    pub fn before(root: &Root, targets: &[&Path]) -> io::Result<MountPoints> {
+        let mut points = MountPoints { missing: Vec::new(), times: Vec::new() };
         for target in ALWAYS.iter().map(Path::new).chain(targets.iter().copied()) {
-            stubs.look(root, target)?;
+            points.look(root, target)?;
         }
-        Ok(stubs)
+        Ok(points)
     }
 
     fn look(&mut self, root: &Root, target: &Path) -> io::Result<()> {
@@ -69,7 +69,7 @@ impl Stubs {
                 }
             }
             if gone && !self.missing.iter().any(|s| s.dir == dir && s.name == *name) {
-                self.missing.push(Stub { dir: dir.clone(), name: name.to_owned() });
+                self.missing.push(MountPoint { dir: dir.clone(), name: name.to_owned() });
             }
             dir = path;
         }
@@ -79,18 +79,18 @@ impl Stubs {
     /// Takes away what is still empty, the innermost first.
     pub fn after(&self, root: &Root) -> io::Result<()> {
         let mut removed = Vec::new();
-        let mut stubs: Vec<&Stub> = self.missing.iter().collect();
-        stubs.sort_by_key(|s| std::cmp::Reverse(s.dir.components().count()));
-        for stub in stubs {
-            let Ok(dir) = root.dir(&stub.dir) else { continue };
-            let Ok(stat) = fstatat(&dir, stub.name.as_os_str(), AtFlags::AT_SYMLINK_NOFOLLOW) else { continue };
+        let mut points: Vec<&MountPoint> = self.missing.iter().collect();
+        points.sort_by_key(|s| std::cmp::Reverse(s.dir.components().count()));
+        for point in points {
+            let Ok(dir) = root.dir(&point.dir) else { continue };
+            let Ok(stat) = fstatat(&dir, point.name.as_os_str(), AtFlags::AT_SYMLINK_NOFOLLOW) else { continue };
             let flag = match SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits()) {
                 SFlag::S_IFDIR => UnlinkatFlags::RemoveDir,
                 SFlag::S_IFREG if stat.st_size == 0 => UnlinkatFlags::NoRemoveDir,
                 _ => continue,
             };
-            match unlinkat(&dir, stub.name.as_os_str(), flag) {
-                Ok(()) => removed.push(&stub.dir),
+            match unlinkat(&dir, point.name.as_os_str(), flag) {
+                Ok(()) => removed.push(&point.dir),
                 // The command put something there.
                 Err(Errno::ENOTEMPTY | Errno::ENOENT) => {}
                 Err(errno) => return Err(errno.into()),
@@ -120,7 +120,7 @@ mod tests {
         let then = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(5);
         fs::File::open(dir.path().join("etc")).unwrap().set_modified(then).unwrap();
         let root = Root::open(dir.path()).unwrap();
-        let stubs = Stubs::before(&root, &[Path::new("/run/secrets/x"), Path::new("/cache/y")]).unwrap();
+        let points = MountPoints::before(&root, &[Path::new("/run/secrets/x"), Path::new("/cache/y")]).unwrap();
         for name in ["run/secrets", "cache/y", "proc"] {
             fs::create_dir_all(dir.path().join(name)).unwrap();
         }
@@ -128,7 +128,7 @@ mod tests {
             fs::write(dir.path().join(name), text).unwrap();
         }
         fs::remove_file(dir.path().join("etc/hostname")).unwrap();
-        stubs.after(&root).unwrap();
+        points.after(&root).unwrap();
         let left = |name: &str| fs::symlink_metadata(dir.path().join(name)).is_ok();
         assert!(!left("run") && !left("proc") && !left("etc/hosts") && !left("cache/y"));
         assert!(left("cache/kept") && left("etc"));
