@@ -4,9 +4,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
-use kube::runtime::watcher::{self, Event, watcher};
-use kube::{Api, Resource};
+use futures::{Stream, StreamExt};
+use kube::Resource;
+use kube::runtime::watcher::{self, Event};
 use parking_lot::RwLock;
 use reconcile::plan::{name, namespace};
 use tokio::sync::{Notify, watch};
@@ -132,22 +132,20 @@ impl<K: Kept> Cache<K> {
         let _ = tokio::time::timeout(CATCH_UP_MAX, wait).await;
     }
 
-    /// Follows the API server until `drain`; tells every listener of each change, old and new.
+    /// Takes in what a watch of the API server brings until `drain`; tells every listener of each change, old and new.
     pub fn follow(
         self: &Arc<Self>,
-        api: Api<K>,
-        config: watcher::Config,
+        mut events: impl Stream<Item = Result<Event<K>, watcher::Error>> + Send + Unpin + 'static,
         listeners: Vec<Listener<K>>,
         drain: CancellationToken,
     ) {
         let cache = self.clone();
         tokio::spawn(async move {
-            let mut stream = watcher(api, config).boxed();
             let mut listed: Option<Shelf<K>> = None;
             loop {
                 let event = tokio::select! {
                     () = drain.cancelled() => return,
-                    event = stream.next() => event,
+                    event = events.next() => event,
                 };
                 match event {
                     Some(Ok(event)) => cache.apply(event, &mut listed, &listeners),

@@ -11,8 +11,7 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use http::{Method, Request};
 use k8s_openapi::api::coordination::v1::Lease;
-use kube::Api;
-use kube::runtime::watcher::{self, Event, watcher};
+use kube::runtime::watcher::{self, Event};
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -135,9 +134,8 @@ impl Candidate {
 
     /// Returns when this server holds the Lease, with the time at which it asked for it.
     async fn acquire(&mut self) -> Instant {
-        let api: Api<Lease> = Api::namespaced(self.client.clone(), NAMESPACE);
         let config = watcher::Config::default().fields(&format!("metadata.name={}", self.election.name));
-        let mut changes = watcher(api, config).boxed();
+        let mut changes = follow::watch::<Lease>(self.client.clone(), Some(NAMESPACE), config);
         let (mut since, mut listed) = (Instant::now(), false);
         loop {
             let free = self.seen.free_at(since, &self.election.identity).unwrap_or_else(Instant::now);

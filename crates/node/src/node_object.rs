@@ -268,7 +268,7 @@ pub(crate) fn follow(
 ) -> tokio::sync::watch::Receiver<Arc<Node>> {
     let config = watcher::Config::default()
         .fields(&format!("metadata.name={}", registered.metadata.name.as_deref().unwrap_or_default()));
-    let events = watcher(Api::<Node>::all(client.clone()), config).default_backoff();
+    let events = ::follow::watch::<Node>(client.clone(), None, config).default_backoff();
     let (tx, rx) = tokio::sync::watch::channel(Arc::new(registered));
     let drain = tasks.drain();
     tasks.spawn("node", async move {

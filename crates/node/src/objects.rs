@@ -9,7 +9,6 @@ use std::time::Duration;
 use futures::StreamExt;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Secret};
-use kube::api::Api;
 use kube::runtime::{WatchStreamExt, watcher};
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
@@ -180,9 +179,8 @@ async fn follow<K>(
         + Send
         + 'static,
 {
-    let api: Api<K> = Api::namespaced(client, &namespace);
     let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
-    let mut events = watcher(api, config).default_backoff().boxed();
+    let mut events = follow::watch::<K>(client, Some(&namespace), config).default_backoff().boxed();
     let mut listed = None;
     let set = |new: Option<Arc<Content>>| {
         tx.send_if_modified(|state| {

@@ -9,12 +9,11 @@ use http::Method;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::rbac::v1::ClusterRole;
 use k8s_openapi::jiff::Timestamp;
-use kube::Api;
-use kube::runtime::watcher::Config;
 use reconcile::certificates::Step;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
+use super::wiring::every;
 use super::{Context, KeyQueue};
 use crate::actuator::{ActError, Actuator, is_not_found};
 use crate::cache::Cache;
@@ -75,7 +74,7 @@ pub fn start(context: &Arc<Context>) {
         collecting: KeyQueue::default(),
         certificates: KeyQueue::default(),
     });
-    let (client, drain) = (&context.client, &context.drain);
+    let drain = &context.drain;
     let weak = Arc::downgrade(&access);
     // Any role may be one that is collected.
     let on_role = Box::new(move |_: Option<&Arc<ClusterRole>>, _: Option<&Arc<ClusterRole>>| {
@@ -84,7 +83,7 @@ pub fn start(context: &Arc<Context>) {
             access.collecting.add("", role.metadata.name.as_deref().unwrap_or_default());
         }
     });
-    access.roles.follow(Api::all(client.clone()), Config::default(), vec![on_role], drain.clone());
+    access.roles.follow(every(context), vec![on_role], drain.clone());
     let queue = access.certificates.clone();
     let on_request =
         Box::new(move |_: Option<&Arc<CertificateSigningRequest>>, new: Option<&Arc<CertificateSigningRequest>>| {
@@ -92,7 +91,7 @@ pub fn start(context: &Arc<Context>) {
                 queue.add("", request.metadata.name.as_deref().unwrap_or_default());
             }
         });
-    access.requests.follow(Api::all(client.clone()), Config::default(), vec![on_request], drain.clone());
+    access.requests.follow(every(context), vec![on_request], drain.clone());
     tokio::spawn(work(access.clone(), "clusterrole-aggregation", drain.clone()));
     tokio::spawn(work(access, "certificate", drain.clone()));
 }

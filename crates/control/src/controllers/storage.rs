@@ -5,8 +5,6 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use k8s_openapi::api::storage::v1::StorageClass;
 use k8s_openapi::jiff::Timestamp;
-use kube::runtime::watcher::Config;
-use kube::{Api, Resource};
 use reconcile::ephemeralvolume;
 use reconcile::plan::{Plan, name, namespace, terminating};
 use reconcile::volume::snapshot::{
@@ -15,7 +13,7 @@ use reconcile::volume::snapshot::{
 use tokio_util::sync::CancellationToken;
 
 use super::passes::refs;
-use super::wiring::to_itself;
+use super::wiring::{every, to_itself};
 use super::{Context, Pass};
 use crate::actuator::ActError;
 use crate::cache::{Key, Listener};
@@ -112,14 +110,11 @@ pub fn pinned(c: &Context, claim: &PersistentVolumeClaim, class: Option<&Storage
 
 /// Follows snapshots, their contents and classes until `end`. Their kinds must be served.
 pub async fn follow_snapshots(context: Arc<Context>, end: CancellationToken) {
-    fn api<K: Resource<DynamicType = ()>>(c: &Context) -> Api<K> {
-        Api::all(c.client.clone())
-    }
     let (c, q) = (&context.caches, &context.queues);
     let classes = vec![classes_to_snapshots(&context)];
-    c.snapshot_classes.follow(api(&context), Config::default(), classes, end.clone());
+    c.snapshot_classes.follow(every(&context), classes, end.clone());
     let contents = vec![to_itself(&q.snapshot_contents), contents_to_snapshots(&context)];
-    c.snapshot_contents.follow(api(&context), Config::default(), contents, end.clone());
+    c.snapshot_contents.follow(every(&context), contents, end.clone());
     let both = async {
         c.snapshot_classes.wait_synced().await;
         c.snapshot_contents.wait_synced().await;
@@ -130,7 +125,7 @@ pub async fn follow_snapshots(context: Arc<Context>, end: CancellationToken) {
     }
     // A snapshot is not decided on before it is known which contents there are.
     let snapshots = vec![to_itself(&q.snapshots), snapshots_onward(&context)];
-    c.snapshots.follow(api(&context), Config::default(), snapshots, end.clone());
+    c.snapshots.follow(every(&context), snapshots, end.clone());
     tokio::select! {
         () = end.cancelled() => return,
         () = c.snapshots.wait_synced() => {}

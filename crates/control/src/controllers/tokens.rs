@@ -5,7 +5,6 @@ use std::sync::Arc;
 use http::Method;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::jiff::Timestamp;
-use kube::Api;
 use kube::runtime::watcher::Config;
 use reconcile::bootstraptoken::{NAMESPACE, Step, TYPE, step};
 use serde_json::json;
@@ -24,9 +23,9 @@ pub fn start(context: &Arc<Context>) {
             added.add(NAMESPACE, secret.metadata.name.as_deref().unwrap_or_default());
         }
     });
-    let api = Api::namespaced(context.client.clone(), NAMESPACE);
     let config = Config::default().fields(&format!("type={TYPE}"));
-    secrets.follow(api, config, vec![on_secret], context.drain.clone());
+    let events = follow::watch(context.client.clone(), Some(NAMESPACE), config);
+    secrets.follow(events, vec![on_secret], context.drain.clone());
     tokio::spawn(work(context.actuator.clone(), secrets, queue, context.drain.clone()));
 }
 

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
+use futures::Stream;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
-use kube::runtime::watcher::Config;
-use kube::{Api, Resource};
+use kube::Resource;
+use kube::runtime::watcher::{Config, Error, Event};
 use reconcile::plan::{controller, name, namespace};
+use serde::de::DeserializeOwned;
 
 use super::{Context, KeyQueue};
 use crate::cache::Listener;
@@ -15,27 +17,25 @@ use crate::cache::Listener;
 pub(super) fn follow(context: &Arc<Context>) {
     let c = &context.caches;
     let q = &context.queues;
-    let all = Config::default;
     let drain = || context.drain.clone();
-    let client = || context.client.clone();
     let deployments = vec![to_itself(&q.deployments), scales_to_budgets(context)];
-    c.deployments.follow(Api::all(client()), all(), deployments, drain());
+    c.deployments.follow(every(context), deployments, drain());
     let to_owner = to_controller(&q.deployments, "Deployment");
     let sets = vec![to_itself(&q.sets), to_owner, orphan_sets(context), scales_to_budgets(context)];
-    c.sets.follow(Api::all(client()), all(), sets, drain());
+    c.sets.follow(every(context), sets, drain());
     let to_owners = vec![to_controller(&q.stateful_sets, "StatefulSet"), to_controller(&q.daemon_sets, "DaemonSet")];
-    c.revisions.follow(Api::all(client()), all(), to_owners, drain());
-    c.daemon_sets.follow(Api::all(client()), all(), vec![to_itself(&q.daemon_sets)], drain());
+    c.revisions.follow(every(context), to_owners, drain());
+    c.daemon_sets.follow(every(context), vec![to_itself(&q.daemon_sets)], drain());
     let controllers = vec![to_itself(&q.replication_controllers), scales_to_budgets(context)];
-    c.replication_controllers.follow(Api::all(client()), all(), controllers, drain());
+    c.replication_controllers.follow(every(context), controllers, drain());
     let stateful = vec![to_itself(&q.stateful_sets), scales_to_budgets(context)];
-    c.stateful_sets.follow(Api::all(client()), all(), stateful, drain());
+    c.stateful_sets.follow(every(context), stateful, drain());
     let jobs = vec![to_itself(&q.jobs), to_controller(&q.cron_jobs, "CronJob")];
-    c.jobs.follow(Api::all(client()), all(), jobs, drain());
-    c.cron_jobs.follow(Api::all(client()), all(), vec![to_itself(&q.cron_jobs)], drain());
+    c.jobs.follow(every(context), jobs, drain());
+    c.cron_jobs.follow(every(context), vec![to_itself(&q.cron_jobs)], drain());
     let autoscalers = vec![to_itself(&q.autoscalers), crate::autoscaling::on_autoscaler(context)];
-    c.autoscalers.follow(Api::all(client()), all(), autoscalers, drain());
-    c.budgets.follow(Api::all(client()), all(), vec![to_itself(&q.budgets)], drain());
+    c.autoscalers.follow(every(context), autoscalers, drain());
+    c.budgets.follow(every(context), vec![to_itself(&q.budgets)], drain());
     let pods = vec![
         to_controller(&q.sets, "ReplicaSet"),
         to_controller(&q.stateful_sets, "StatefulSet"),
@@ -52,15 +52,16 @@ pub(super) fn follow(context: &Arc<Context>) {
         super::attach::on_pod(context),
         crate::scheduling::on_pod(context),
     ];
-    c.pods.follow(Api::all(client()), all(), pods, drain());
-    c.services.follow(Api::all(client()), all(), vec![to_itself(&q.services)], drain());
-    c.endpoints.follow(Api::all(client()), all(), vec![to_itself(&q.services)], drain());
-    c.slices.follow(Api::all(client()), all(), vec![slices_to_services(&q.services)], drain());
+    c.pods.follow(every(context), pods, drain());
+    c.services.follow(every(context), vec![to_itself(&q.services)], drain());
+    c.endpoints.follow(every(context), vec![to_itself(&q.services)], drain());
+    c.slices.follow(every(context), vec![slices_to_services(&q.services)], drain());
     let namespaces = vec![to_itself(&q.namespaces), to_itself(&q.accounts), crate::scheduling::on_namespace(context)];
-    c.namespaces.follow(Api::all(client()), all(), namespaces, drain());
-    c.accounts.follow(Api::all(client()), all(), vec![to_namespace(&q.accounts)], drain());
-    let root_ca = all().fields("metadata.name=kube-root-ca.crt");
-    c.root_cas.follow(Api::all(client()), root_ca, vec![to_namespace(&q.accounts)], drain());
+    c.namespaces.follow(every(context), namespaces, drain());
+    c.accounts.follow(every(context), vec![to_namespace(&q.accounts)], drain());
+    let root_ca = Config::default().fields("metadata.name=kube-root-ca.crt");
+    let root_cas = follow::watch(context.client.clone(), None, root_ca);
+    c.root_cas.follow(root_cas, vec![to_namespace(&q.accounts)], drain());
     let nodes = vec![
         to_itself(&q.nodes),
         nodes_to_daemon_sets(context),
@@ -68,32 +69,37 @@ pub(super) fn follow(context: &Arc<Context>) {
         super::podgc::on_node(context),
         super::attach::on_node(context),
     ];
-    c.nodes.follow(Api::all(client()), all(), nodes, drain());
-    let leases = Api::namespaced(client(), "kube-node-lease");
+    c.nodes.follow(every(context), nodes, drain());
+    let leases = follow::watch(context.client.clone(), Some("kube-node-lease"), Config::default());
     // A renewal needs no pass of its own: the pass that is due asks again only when the node stays silent.
-    c.leases.follow(leases, all(), vec![super::clock::on_lease(context)], drain());
+    c.leases.follow(leases, vec![super::clock::on_lease(context)], drain());
     follow_storage(context);
 }
 
 fn follow_storage(context: &Arc<Context>) {
     let (c, q) = (&context.caches, &context.queues);
-    let all = Config::default;
     let drain = || context.drain.clone();
-    let client = || context.client.clone();
     let claims = vec![
         to_itself(&q.claims),
         claims_onward(context),
         super::storage::claims_to_snapshots(context),
         super::attach::on_claim(context),
     ];
-    c.claims.follow(Api::all(client()), all(), claims, drain());
-    c.attachments.follow(Api::all(client()), all(), vec![super::attach::on_attachment(context)], drain());
-    c.csi_nodes.follow(Api::all(client()), all(), vec![crate::scheduling::on_storage(context)], drain());
-    c.capacities.follow(Api::all(client()), all(), vec![crate::scheduling::on_storage(context)], drain());
-    c.drivers.follow(Api::all(client()), all(), vec![super::attach::on_driver(context)], drain());
+    c.claims.follow(every(context), claims, drain());
+    c.attachments.follow(every(context), vec![super::attach::on_attachment(context)], drain());
+    c.csi_nodes.follow(every(context), vec![crate::scheduling::on_storage(context)], drain());
+    c.capacities.follow(every(context), vec![crate::scheduling::on_storage(context)], drain());
+    c.drivers.follow(every(context), vec![super::attach::on_driver(context)], drain());
     let volumes = vec![to_itself(&q.volumes), volumes_to_claims(context), super::attach::on_volume(context)];
-    c.volumes.follow(Api::all(client()), all(), volumes, drain());
-    c.classes.follow(Api::all(client()), all(), vec![classes_to_claims(context)], drain());
+    c.volumes.follow(every(context), volumes, drain());
+    c.classes.follow(every(context), vec![classes_to_claims(context)], drain());
+}
+
+/// All objects of a kind.
+pub(super) fn every<K: Resource<DynamicType = ()> + DeserializeOwned>(
+    context: &Context,
+) -> impl Stream<Item = Result<Event<K>, Error>> + Send + Unpin + use<K> {
+    follow::watch(context.client.clone(), None, Config::default())
 }
 
 fn either<'a, K>(old: Option<&'a Arc<K>>, new: Option<&'a Arc<K>>) -> Option<&'a Arc<K>> {

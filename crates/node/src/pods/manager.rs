@@ -167,9 +167,8 @@ impl Manager {
     }
 
     pub(crate) async fn run(mut self) {
-        let api: Api<Pod> = Api::all(self.ctx.client());
         let config = watcher::Config::default().fields(&format!("spec.nodeName={}", self.ctx.config.node_name));
-        let mut events = watcher(api, config).default_backoff().boxed();
+        let mut events = follow::watch::<Pod>(self.ctx.client(), None, config).default_backoff().boxed();
         let mut runtime = self.ctx.runtime.events();
         let (mut clock, mut looks) = (base::clock::Steady::default(), tokio::time::interval(base::clock::LOOK_EVERY));
         looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

@@ -15,7 +15,6 @@ use std::sync::Arc;
 use base::rt::Tasks;
 use futures::StreamExt;
 use kube::Resource;
-use kube::api::Api;
 use kube::runtime::{WatchStreamExt, reflector, watcher};
 use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
@@ -38,8 +37,8 @@ where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
 {
     let (store, writer) = reflector::store();
-    let api: Api<K> = Api::all(client.clone());
-    let events = reflector(writer, watcher(api, watcher::Config::default())).default_backoff();
+    let events =
+        reflector(writer, ::follow::watch::<K>(client.clone(), None, watcher::Config::default())).default_backoff();
     let drain = tasks.drain();
     let kind = name.to_owned();
     tasks.spawn(name, async move {

@@ -277,7 +277,8 @@ impl FakeApi {
         });
         let stream = futures::stream::iter(missed).chain(later).filter_map(move |change| {
             let wanted = within(&change.path, &collection) && selected(&change.object, selector.as_deref());
-            let line = format!("{}\n", json!({"type": change.kind, "object": change.object}));
+            // The type first, as API servers have it.
+            let line = format!("{{\"type\":\"{}\",\"object\":{}}}\n", change.kind, change.object);
             futures::future::ready(wanted.then(|| Ok::<_, Infallible>(http_body::Frame::data(Bytes::from(line)))))
         });
         let body = BodyExt::boxed(SyncBody(Mutex::new(Box::pin(StreamBody::new(stream)))));

@@ -176,7 +176,8 @@ const RETRY: Duration = Duration::from_secs(10);
 /// Follows persistent volumes and removes those of the local-path class on this node once they are released.
 pub(crate) async fn reclaim(ctx: Arc<Context>, drain: Drain) {
     let api: Api<PersistentVolume> = Api::all(ctx.client());
-    let mut events = watcher(api.clone(), watcher::Config::default()).default_backoff().boxed();
+    let mut events =
+        follow::watch::<PersistentVolume>(ctx.client(), None, watcher::Config::default()).default_backoff().boxed();
     let mut left: BTreeMap<String, PersistentVolume> = BTreeMap::new();
     loop {
         let event = tokio::select! {

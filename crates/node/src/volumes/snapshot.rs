@@ -141,7 +141,7 @@ fn remove(ctx: &Context, name: &str, made_of_it: &[PersistentVolume]) -> Result<
 pub(crate) async fn keep(ctx: Arc<Context>, drain: Drain) {
     let api: Api<VolumeSnapshotContent> = Api::all(ctx.client());
     let own = watcher::Config::default().labels(&format!("{MANAGED_BY}={}", ctx.config.node_name));
-    let mut events = watcher(api.clone(), own).default_backoff().boxed();
+    let mut events = follow::watch::<VolumeSnapshotContent>(ctx.client(), None, own).default_backoff().boxed();
     let mut left: BTreeMap<String, VolumeSnapshotContent> = BTreeMap::new();
     loop {
         let event = tokio::select! {
