@@ -24,7 +24,7 @@ use crate::oci::Host;
 use crate::record::{ContainerRecord, Records};
 use crate::runtime::{
     ContainerRuntime, ContainerSpec, ContainerState, ContainerStatus, Duplex, ExecSpec, Resources, RuntimeError,
-    RuntimeEvent, SandboxSpec, SandboxStatus, Session, Usage,
+    RuntimeEvent, SandboxSpec, SandboxStatus, Session, Usage, Written,
 };
 use crate::users::Ranges;
 use crate::{session, usage};
@@ -407,11 +407,13 @@ impl ContainerRuntime for Engine {
         self.command(id, &handle, |tx| Command::UpdateSandbox(r, tx)).await
     }
 
-    async fn written(&self, container_id: &str) -> Result<u64, RuntimeError> {
+    async fn written(&self, container_id: &str) -> Result<Written, RuntimeError> {
         let (_, status) = self.container(container_id)?;
         let key = status.spec.extra.root_key.unwrap_or_else(|| snapshot_key(container_id));
         let images = self.cx.images.clone();
-        blocking("measure", move || images.snapshot_usage(&key).map_err(failed("measure root file system"))).await
+        let measure = move || images.snapshot_files(&key).map_err(failed("measure root file system"));
+        let (bytes, files) = blocking("measure", measure).await?;
+        Ok(Written { bytes, files })
     }
 
     async fn exec(&self, spec: ExecSpec) -> Result<Session, RuntimeError> {

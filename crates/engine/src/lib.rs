@@ -37,3 +37,4 @@ pub use down::{destroy_all, leftovers};
 pub use engine::{Engine, EngineConfig, OpenError};
 pub use image;
 pub use shim::wire::read_with_descriptors;
+pub use usage::of_host;

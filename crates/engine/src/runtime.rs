@@ -478,6 +478,15 @@ pub struct Usage {
     pub pids: u64,
 }
 
+/// What a container wrote to its own file system.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Written {
+    /// Bytes on disk.
+    pub bytes: u64,
+    /// Files and folders.
+    pub files: u64,
+}
+
 /// Runs sandboxes and containers. Calls on one sandbox may come in any order and more than once: each is idempotent
 /// (making what exists with the same spec answers it; stopping or removing what is gone succeeds).
 pub trait ContainerRuntime: Send + Sync + 'static {
@@ -503,8 +512,8 @@ pub trait ContainerRuntime: Send + Sync + 'static {
     fn update_resources(&self, id: &str, r: Resources) -> impl Future<Output = Result<(), RuntimeError>> + Send;
     /// Changes the limits of a sandbox as a whole.
     fn update_sandbox(&self, id: &str, r: Resources) -> impl Future<Output = Result<(), RuntimeError>> + Send;
-    /// Bytes that a container wrote to its own file system.
-    fn written(&self, container_id: &str) -> impl Future<Output = Result<u64, RuntimeError>> + Send;
+    /// What a container wrote to its own file system.
+    fn written(&self, container_id: &str) -> impl Future<Output = Result<Written, RuntimeError>> + Send;
     /// Runs a command in a container.
     fn exec(&self, spec: ExecSpec) -> impl Future<Output = Result<Session, RuntimeError>> + Send;
     /// Connects to the streams of the container's own process.

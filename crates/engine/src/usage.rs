@@ -36,3 +36,9 @@ pub fn of_cgroup(path: &str) -> Usage {
         pids: number(&pids, "pids.current").unwrap_or(0),
     }
 }
+
+/// Usage of the host as a whole, or of the container that this runs in, as far as its root cgroup says it: that of v2 says
+/// nothing of memory.
+pub fn of_host() -> Usage {
+    of_cgroup("")
+}

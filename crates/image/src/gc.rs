@@ -37,6 +37,17 @@ pub struct DiskUsage {
     pub reclaimable_bytes: u64,
 }
 
+/// An image, and whether it may go when the disk fills.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    /// Its id.
+    pub id: Digest,
+    /// A container or a volume stands on it, or it was named.
+    pub used: bool,
+    /// It has a name under which no registry is known to have it: imported, loaded, built or tagged here.
+    pub local: bool,
+}
+
 /// What is still needed.
 struct Live {
     dangling: Vec<Digest>,
@@ -71,6 +82,22 @@ impl ImageStore {
         }
         let content = self.collect_content()?;
         Ok(Removed { freed_bytes: content.freed_bytes, deferred: content.deferred, ..removed })
+    }
+
+    /// All images, and who holds them; those of these names are used.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn held(&self, named: &[String]) -> Result<Vec<Held>> {
+        let (refs, snapshots) = (self.refs()?, self.snapshot_records()?);
+        // A name that is none, or that fits several images, holds nothing.
+        let named: BTreeSet<Digest> = named.iter().filter_map(|n| self.resolve(n, &refs).ok().flatten()).collect();
+        let held = |id: Digest| {
+            let used = named.contains(&id) || snapshots.iter().any(|s| s.image == id);
+            let local = refs.values().any(|r| r.image == id && r.repo_digest.is_none());
+            Held { id, used, local }
+        };
+        Ok(self.image_ids()?.into_iter().map(held).collect())
     }
 
     /// How much disk space the store uses. Walks the folders: seconds on a large store.

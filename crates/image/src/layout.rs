@@ -266,6 +266,18 @@ pub(crate) fn disk_bytes(path: &Path) -> u64 {
     own + children.flatten().map(|child| disk_bytes(&child.path())).sum::<u64>()
 }
 
+/// Bytes on disk of a folder, and how many files and folders are in it.
+pub(crate) fn disk_usage(path: &Path) -> (u64, u64) {
+    let Ok(meta) = fs::symlink_metadata(path) else { return (0, 0) };
+    let mut sum = (meta.blocks() * 512, 1);
+    let children = if meta.is_dir() { fs::read_dir(path).ok() } else { None };
+    for child in children.into_iter().flatten().flatten() {
+        let (bytes, files) = disk_usage(&child.path());
+        sum = (sum.0 + bytes, sum.1 + files);
+    }
+    sum
+}
+
 /// Removes a file or a folder; already gone is fine. Answers the bytes freed.
 pub(crate) fn remove(path: &Path) -> Result<u64> {
     let bytes = disk_bytes(path);

@@ -39,7 +39,7 @@ pub use built::{BuiltLayer, Compression, Hold, LayerSource, is_archive};
 pub use digest::Digest;
 pub use download::Download;
 pub use error::{ImageError, Result};
-pub use gc::{DiskUsage, Removed};
+pub use gc::{DiskUsage, Held, Removed};
 pub use import::ImportConfig;
 pub use oci_spec;
 pub use progress::{Progress, ProgressEvent};

@@ -220,6 +220,14 @@ impl ImageStore {
         Ok(layout::disk_bytes(&self.snapshot_dir(key)?.join("upper")))
     }
 
+    /// The same, with how many files and folders that is.
+    ///
+    /// # Errors
+    /// As [`ImageStore::snapshot_usage`].
+    pub fn snapshot_files(&self, key: &str) -> Result<(u64, u64)> {
+        Ok(layout::disk_usage(&self.snapshot_dir(key)?.join("upper")))
+    }
+
     pub(crate) fn snapshot_records(&self) -> Result<Vec<SnapshotRecord>> {
         let mut records = Vec::new();
         for (_, path) in layout::entries(&self.layout.dir("snapshots"))? {

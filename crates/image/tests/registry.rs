@@ -38,6 +38,12 @@ async fn what_is_pushed_can_be_pulled() {
     assert_eq!((&pulled.id, &pulled.config), (&image.id, &image.config));
     assert_eq!(pulled.repo_digests, [format!("{}@{digest}", registry.reference("team/app"))]);
     assert_eq!(names(&other, &pulled), names(&f, &image));
+    let held = |f: &Fixture, named: &[String]| {
+        f.store.held(named).unwrap().into_iter().map(|h| (h.id, h.used, h.local)).collect::<Vec<_>>()
+    };
+    assert_eq!(held(&f, &[]), [(image.id.clone(), false, true)], "made here");
+    assert_eq!(held(&other, &[]), [(image.id.clone(), false, false)], "it can be pulled again");
+    assert_eq!(held(&other, &[name.clone(), "none:1".into()]), [(image.id.clone(), true, false)]);
     let events = events.into_inner().unwrap();
     assert!(matches!(events.last(), Some(ProgressEvent::Done { .. })), "{events:?}");
     assert!(events.iter().any(|e| matches!(e, ProgressEvent::Transfer { .. })));
@@ -53,6 +59,7 @@ async fn what_is_pushed_can_be_pulled() {
     // Under a second repository the layers are mounted.
     let second = registry.reference("team/second:1");
     other.store.tag(&name, &second).unwrap();
+    assert_eq!(held(&other, &[]), [(image.id.clone(), false, true)], "one of its names is in no registry");
     let events = Mutex::new(Vec::new());
     other.store.push(&second, None, &|e: ProgressEvent| events.lock().unwrap().push(e)).await.unwrap();
     assert!(events.lock().unwrap().iter().all(|e| !matches!(e, ProgressEvent::Transfer { .. })));

@@ -26,7 +26,7 @@ use crate::pods::manager::{Manager, Pods};
 use crate::server::{self, Server};
 use crate::services::{self, Dns, follow};
 use crate::volumes::stats::Registry;
-use crate::{node_object, shutdown, volumes};
+use crate::{eviction, node_object, shutdown, volumes};
 
 /// Tasks are given this long to end when the agent drains.
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
@@ -106,6 +106,7 @@ impl Agent {
             host_ips,
             cpus,
             ending: tokio::sync::watch::Sender::new(false),
+            pressure: tokio::sync::watch::Sender::default(),
             config,
         };
         Ok(Agent { ctx: Arc::new(ctx), pods, tasks, parts, slices, forward_mark, route_mark })
@@ -131,6 +132,7 @@ impl Agent {
         }
         shutdown::start(&self.ctx, &self.pods, &self.tasks);
         self.tasks.spawn("cpus", cpus::run(self.ctx.clone(), drain.clone()));
+        self.tasks.spawn("pressure", eviction::run(self.ctx.clone(), self.pods.clone(), drain.clone()));
         let manager = Manager::new(self.ctx.clone(), self.pods.clone(), own, drain.clone());
         self.tasks.spawn("pods", manager.run());
         self.tasks.spawn("reclaim", volumes::claim::reclaim(self.ctx.clone(), drain.clone()));

@@ -9,6 +9,7 @@ use base::trace::Tracer;
 use k8s_openapi::api::core::v1::Taint;
 
 use crate::cpus::{CpuError, CpuPolicy};
+use crate::eviction::EvictionConfig;
 use crate::shutdown::ShutdownConfig;
 
 /// Settings of one agent.
@@ -48,6 +49,8 @@ pub struct AgentConfig {
     pub shutdown: ShutdownConfig,
     /// Which CPUs containers run on.
     pub cpus: CpuPolicy,
+    /// What is done when the node runs out of memory, disk or process ids.
+    pub eviction: EvictionConfig,
 }
 
 impl AgentConfig {
@@ -72,6 +75,7 @@ impl AgentConfig {
             tracer: Tracer::default(),
             shutdown: ShutdownConfig::default(),
             cpus: CpuPolicy::None,
+            eviction: EvictionConfig::default(),
         }
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Service;
 use kube::runtime::reflector::Store;
+use reconcile::eviction::Pressure;
 use tokio::sync::watch;
 
 use crate::config::AgentConfig;
@@ -33,6 +34,8 @@ pub(crate) struct Context {
     pub(crate) cpus: Cpus,
     /// Whether the node is going down.
     pub(crate) ending: watch::Sender<bool>,
+    /// What the node runs out of.
+    pub(crate) pressure: watch::Sender<Pressure>,
     /// Port of the HTTPS server.
     pub(crate) server_port: Option<u16>,
 }

@@ -35,6 +35,16 @@ fn memory() -> u64 {
     limits.iter().filter_map(|p| line(p).parse::<u64>().ok()).fold(total, u64::min)
 }
 
+/// What is neither free nor of files that were not used lately (proc_meminfo(5)), bytes.
+fn in_use(meminfo: &str) -> Option<u64> {
+    let kib = |name: &str| {
+        let rest = meminfo.lines().find_map(|l| l.strip_prefix(name))?;
+        rest.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()
+    };
+    let idle = kib("MemFree:")?.saturating_add(kib("Inactive(file):")?);
+    Some(kib("MemTotal:")?.saturating_sub(idle).saturating_mul(1024))
+}
+
 /// First kernel on which the mounts of a pod with users of its own can all be mapped: tmpfs can since then (mount_setattr(2)).
 const MAPS_MOUNTS: (u32, u32) = (6, 3);
 
@@ -95,11 +105,28 @@ impl Host {
         memory()
     }
 
-    /// Memory that could be given out now, bytes (`MemAvailable`).
+    /// Memory in use but for files that were not used lately, bytes, as the kubelet computes it: by the root cgroup, or where
+    /// that says nothing (v2) by the kernel as a whole.
+    pub(crate) fn memory_working_set() -> Option<u64> {
+        match engine::of_host().working_set_bytes {
+            0 => in_use(&std::fs::read_to_string("/proc/meminfo").ok()?),
+            bytes => Some(bytes),
+        }
+    }
+
+    /// What is left of the memory beside that, bytes.
     pub(crate) fn memory_available() -> Option<u64> {
-        let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-        let kib = text.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
-        kib.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok().map(|k| k * 1024)
+        Some(memory().saturating_sub(Self::memory_working_set()?))
+    }
+
+    /// How many tasks there can be and how many there are.
+    pub(crate) fn tasks() -> Option<(u64, u64)> {
+        let most = ["/proc/sys/kernel/pid_max", "/proc/sys/kernel/threads-max"];
+        let most = most.iter().filter_map(|p| line(p).parse::<u64>().ok()).min()?;
+        // proc_loadavg(5): the fourth field is of those that can run now and of all.
+        let load = line("/proc/loadavg");
+        let all = load.split(' ').nth(3)?.split_once('/')?.1.parse().ok()?;
+        Some((most, all))
     }
 }
 
@@ -115,6 +142,15 @@ pub(crate) struct Disk {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn memory_in_use_leaves_out_old_files() {
+        let text = "MemTotal:  1000 kB\nMemFree:  300 kB\nCached: 500 kB\nInactive(file):  200 kB\n";
+        assert_eq!(in_use(text), Some(500 << 10));
+        assert_eq!(in_use("MemTotal: 5 kB"), None);
+        assert!(Host::memory_available().is_some_and(|b| b < Host::memory_total()));
+        assert!(Host::tasks().is_some_and(|(most, now)| 0 < now && now < most));
+    }
 
     #[test]
     fn a_kernels_release_begins_with_two_numbers() {

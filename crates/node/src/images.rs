@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use futures::future::{BoxFuture, FutureExt, Shared};
 use parking_lot::Mutex;
+use reconcile::imagegc::Image;
 
 /// Credentials for a registry.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -67,6 +68,10 @@ pub trait Images: Send + Sync + 'static {
     fn forget<'a>(&'a self, keep: &'a (dyn Fn(&str) -> bool + Send + Sync)) -> BoxFuture<'a, Result<(), ImageFailure>>;
     /// All images, for the node's status.
     fn list(&self) -> BoxFuture<'_, Vec<Present>>;
+    /// All images, and whether they may go; those of these names are in use.
+    fn held<'a>(&'a self, named: &'a [String]) -> BoxFuture<'a, Result<Vec<Image>, ImageFailure>>;
+    /// Removes an image that nobody uses, with all its names. Answers the bytes won back.
+    fn remove<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<u64, ImageFailure>>;
     /// The registry a reference leads to, e.g. `docker.io` or `registry:5000`, with the path of the repository.
     fn registry_of(&self, reference: &str) -> Option<(String, String)>;
 }

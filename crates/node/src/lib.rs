@@ -14,6 +14,7 @@ mod context;
 mod cpus;
 mod csi;
 mod events;
+mod eviction;
 mod host;
 mod huge_pages;
 mod node_object;
@@ -32,6 +33,7 @@ mod volumes;
 pub use agent::Agent;
 pub use config::{AgentConfig, AgentError, ServerConfig};
 pub use cpus::{CpuError, CpuPolicy};
+pub use eviction::EvictionConfig;
 pub use parts::Parts;
 pub use shutdown::ShutdownConfig;
 

@@ -17,6 +17,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference, Time};
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use kube::runtime::{WatchStreamExt, watcher};
+use reconcile::eviction::{Condition, Signal};
 use serde_json::json;
 
 use crate::config::AgentError;
@@ -32,11 +33,6 @@ const LEASE_SECONDS: i32 = 40;
 const LEASE_NAMESPACE: &str = "kube-node-lease";
 /// The status is written when it changed, and at least this often.
 const STATUS_EVERY: Duration = Duration::from_secs(300);
-/// Pressure is declared below these: the kubelet's hard eviction thresholds, but of a large disk not a tenth.
-const MEMORY_LOW: u64 = 100 << 20;
-const DISK_LOW_PERCENT: u64 = 10;
-const DISK_LOW_MOST: u64 = 2 << 30;
-const INODES_LOW_PERCENT: u64 = 5;
 /// Images named in the status (the kubelet's limit).
 const IMAGES: usize = 50;
 
@@ -49,21 +45,18 @@ fn quantities(list: &[(&str, String)]) -> BTreeMap<String, Quantity> {
     list.iter().map(|(k, v)| ((*k).to_owned(), Quantity(v.clone()))).collect()
 }
 
-/// Free bytes of a disk below which it is said to be under pressure.
-fn disk_reserve(total: u64) -> u64 {
-    (total / 100 * DISK_LOW_PERCENT).min(DISK_LOW_MOST)
-}
-
 /// What keeps the node from declaring memory pressure is not given to pods.
 pub(crate) fn memory_for_pods(ctx: &Context) -> u64 {
     // Memory that is set aside for huge pages is for nothing else.
     let pages: u64 = huge_pages::pools().into_iter().map(huge_pages::Pool::bytes).sum();
-    ctx.host.memory_bytes.saturating_sub(MEMORY_LOW).saturating_sub(pages)
+    let bytes = ctx.host.memory_bytes;
+    bytes.saturating_sub(ctx.config.eviction.reserve(Signal::MemoryAvailable, bytes)).saturating_sub(pages)
 }
 
 /// Nor what keeps it from declaring disk pressure.
 pub(crate) fn disk_for_pods(ctx: &Context) -> u64 {
-    ctx.host.disk_bytes.saturating_sub(disk_reserve(ctx.host.disk_bytes))
+    let bytes = ctx.host.disk_bytes;
+    bytes.saturating_sub(ctx.config.eviction.reserve(Signal::NodeFsAvailable, bytes))
 }
 
 pub(crate) fn capacity(ctx: &Context, reserve: bool) -> BTreeMap<String, Quantity> {
@@ -115,38 +108,13 @@ fn condition(kind: &str, yes: bool, reason: &str, message: String, before: &[Nod
 }
 
 fn conditions(ctx: &Context, before: &[NodeCondition]) -> Vec<NodeCondition> {
-    let available = Host::memory_available();
-    let memory_low = available.is_some_and(|b| b < MEMORY_LOW);
-    let disk = Host::disk(ctx.paths.data());
-    let disk_low = disk.is_some_and(|d| {
-        let few_inodes = d.inodes > 0 && d.free_inodes * 100 < d.inodes * INODES_LOW_PERCENT;
-        d.free < disk_reserve(d.total) || few_inodes
-    });
-    let word = |low: bool, bad: &'static str, good: &'static str| if low { bad } else { good };
-    let memory = word(memory_low, "KubeletHasInsufficientMemory", "KubeletHasSufficientMemory");
-    let space = word(disk_low, "KubeletHasDiskPressure", "KubeletHasNoDiskPressure");
-    let memory_text = available.map_or("memory not known".to_owned(), |b| format!("{} MiB available", b >> 20));
-    let disk_text =
-        disk.map_or("disk not known".to_owned(), |d| format!("{} of {} MiB free", d.free >> 20, d.total >> 20));
-    vec![
-        // Figures change all the time; they are told only while they matter, so that a quiet node writes nothing.
-        condition(
-            "MemoryPressure",
-            memory_low,
-            memory,
-            told(memory_low, memory_text, "kubelet has sufficient memory available"),
-            before,
-        ),
-        condition("DiskPressure", disk_low, space, told(disk_low, disk_text, "kubelet has no disk pressure"), before),
-        condition(
-            "PIDPressure",
-            false,
-            "KubeletHasSufficientPID",
-            "kubelet has sufficient PID available".into(),
-            before,
-        ),
-        ready(*ctx.ending.borrow(), before),
-    ]
+    let pressure = ctx.pressure.borrow().clone();
+    let of = |c: Condition| {
+        let pressed = pressure.contains(&c);
+        let (reason, message) = c.words(pressed);
+        condition(c.as_str(), pressed, reason, message.to_owned(), before)
+    };
+    Condition::ALL.into_iter().map(of).chain([ready(*ctx.ending.borrow(), before)]).collect()
 }
 
 fn ready(ending: bool, before: &[NodeCondition]) -> NodeCondition {
@@ -154,10 +122,6 @@ fn ready(ending: bool, before: &[NodeCondition]) -> NodeCondition {
         false => condition("Ready", true, "KubeletReady", "kubelet is posting ready status".into(), before),
         true => condition("Ready", false, "KubeletNotReady", "node is shutting down".into(), before),
     }
-}
-
-fn told(low: bool, figures: String, fine: &str) -> String {
-    if low { figures } else { fine.to_owned() }
 }
 
 async fn images(ctx: &Context) -> Vec<ContainerImage> {
@@ -300,11 +264,12 @@ pub(crate) async fn heartbeat(ctx: Arc<Context>, node: Node, drain: Drain) {
     let mut reported: Option<(NodeStatus, tokio::time::Instant)> = None;
     let mut tick = tokio::time::interval(LEASE_RENEW);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut ending = ctx.ending.subscribe();
+    let (mut ending, mut pressure) = (ctx.ending.subscribe(), ctx.pressure.subscribe());
     loop {
         tokio::select! {
             _ = tick.tick() => {}
             Ok(()) = ending.changed() => {}
+            Ok(()) = pressure.changed() => {}
             () = drain.cancelled() => return,
         }
         if let Err(error) = renew(&leases, &ctx, &node).await {

@@ -4,9 +4,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use engine::Engine;
-use engine::image::{Auth, ImageError, ImageInfo, Reference};
+use engine::image::{Auth, Held, ImageError, ImageInfo, Reference};
 use futures::future::BoxFuture;
 use net::Network;
+use reconcile::imagegc::Image;
 
 use crate::images::{Credentials, ImageFailure, Images, Present};
 use crate::runtime::Runtime;
@@ -127,6 +128,26 @@ impl Images for EngineImages {
         Box::pin(async move {
             let all = tokio::task::spawn_blocking(move || engine.images().list().unwrap_or_default()).await;
             all.unwrap_or_default().into_iter().map(|info| present("", info)).collect()
+        })
+    }
+
+    fn held<'a>(&'a self, named: &'a [String]) -> BoxFuture<'a, Result<Vec<Image>, ImageFailure>> {
+        let (engine, named) = (self.0.clone(), named.to_vec());
+        Box::pin(async move {
+            let look = move || (engine.images().held(&named), engine.images_in_use());
+            let (held, in_use) =
+                tokio::task::spawn_blocking(look).await.map_err(|e| ImageFailure::Pull(e.to_string()))?;
+            let image = |h: Held| Image { used: h.used || in_use.contains(&h.id), id: h.id.to_string(), kept: h.local };
+            Ok(held.map_err(failure)?.into_iter().map(image).collect())
+        })
+    }
+
+    fn remove<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<u64, ImageFailure>> {
+        let (engine, id) = (self.0.clone(), id.to_owned());
+        Box::pin(async move {
+            let remove = move || engine.images().remove(&id, &engine.images_in_use());
+            let removed = tokio::task::spawn_blocking(remove).await;
+            Ok(removed.map_err(|e| ImageFailure::Pull(e.to_string()))?.map_err(failure)?.freed_bytes)
         })
     }
 

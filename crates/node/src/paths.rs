@@ -86,6 +86,11 @@ impl Paths {
         self.data.join("seccomp")
     }
 
+    /// Images, and what containers write.
+    pub(crate) fn images(&self) -> PathBuf {
+        self.data.join("images")
+    }
+
     /// The data folder itself.
     pub(crate) fn data(&self) -> &Path {
         &self.data

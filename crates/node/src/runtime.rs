@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use engine::runtime::{
     ContainerRuntime, ContainerSpec, ContainerStatus, Duplex, ExecSpec, Owner, Resources, RuntimeError, RuntimeEvent,
-    SandboxSpec, SandboxStatus, Session, Usage,
+    SandboxSpec, SandboxStatus, Session, Usage, Written,
 };
 use futures::future::BoxFuture;
 use tokio::sync::broadcast;
@@ -37,8 +37,8 @@ pub trait Runtime: Send + Sync + 'static {
     fn update_resources<'a>(&'a self, id: &'a str, r: Resources) -> Answer<'a, ()>;
     /// Changes the limits of a sandbox.
     fn update_sandbox<'a>(&'a self, id: &'a str, r: Resources) -> Answer<'a, ()>;
-    /// Bytes a container wrote to its own file system.
-    fn written<'a>(&'a self, id: &'a str) -> Answer<'a, u64>;
+    /// What a container wrote to its own file system.
+    fn written<'a>(&'a self, id: &'a str) -> Answer<'a, Written>;
     /// Runs a command in one.
     fn exec(&self, spec: ExecSpec) -> Answer<'_, Session>;
     /// Connects to its streams.
@@ -97,7 +97,7 @@ impl<R: ContainerRuntime> Runtime for R {
     fn update_sandbox<'a>(&'a self, id: &'a str, r: Resources) -> Answer<'a, ()> {
         Box::pin(ContainerRuntime::update_sandbox(self, id, r))
     }
-    fn written<'a>(&'a self, id: &'a str) -> Answer<'a, u64> {
+    fn written<'a>(&'a self, id: &'a str) -> Answer<'a, Written> {
         Box::pin(ContainerRuntime::written(self, id))
     }
     fn exec(&self, spec: ExecSpec) -> Answer<'_, Session> {

@@ -283,6 +283,43 @@ pub struct NodeArgs {
     /// CPUs that are shared by all and never given to one container, e.g. `0-1`; needed for `static`
     #[arg(long, value_name = "CPUS")]
     pub reserved_cpus: Option<reconcile::cpus::CpuSet>,
+    #[command(flatten)]
+    pub eviction: EvictionArgs,
+}
+
+/// What a node does that runs out of memory, disk or process ids; named as the kubelet names them.
+#[derive(Debug, Clone, Default, Args)]
+pub struct EvictionArgs {
+    /// Below which amounts pods are ended at once, e.g. `memory.available<1Gi,nodefs.available<10%`; empty: never
+    #[arg(long, value_name = "THRESHOLDS", default_value = reconcile::eviction::DEFAULT_HARD)]
+    pub eviction_hard: String,
+    /// Below which they are ended after a time
+    #[arg(long, value_name = "THRESHOLDS", default_value = "", hide_default_value = true)]
+    pub eviction_soft: String,
+    /// After which time, e.g. `memory.available=1m30s`; needed for each of these
+    #[arg(long, value_name = "TIMES", default_value = "", hide_default_value = true)]
+    pub eviction_soft_grace_period: String,
+    /// How much more than the threshold is won back, e.g. `nodefs.available=500Mi`
+    #[arg(long, value_name = "AMOUNTS", default_value = "", hide_default_value = true)]
+    pub eviction_minimum_reclaim: String,
+    /// How long the node says that it is under pressure after it last was
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = crate::node_flags::seconds)]
+    pub eviction_pressure_transition_period: u32,
+    /// Most seconds that pods have which are ended after a time; negative: as long as they ask for
+    #[arg(long, value_name = "SECONDS", default_value_t = 0, allow_hyphen_values = true)]
+    pub eviction_max_pod_grace_period: i32,
+    /// Percent of the disk in use from which on unused images are removed; 100: never
+    #[arg(long, value_name = "PERCENT", default_value_t = 85)]
+    pub image_gc_high_threshold: u8,
+    /// Percent down to which they are removed
+    #[arg(long, value_name = "PERCENT", default_value_t = 80)]
+    pub image_gc_low_threshold: u8,
+    /// An image that came later than this stays
+    #[arg(long, value_name = "DURATION", default_value = "2m", value_parser = crate::node_flags::seconds)]
+    pub minimum_image_ttl_duration: u32,
+    /// An image that nobody used for longer is removed, however empty the disk is; 0: it stays
+    #[arg(long, value_name = "DURATION", default_value = "0", value_parser = crate::node_flags::seconds)]
+    pub image_maximum_gc_age: u32,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]

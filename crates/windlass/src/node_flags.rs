@@ -1,6 +1,10 @@
 //! Flags of the node: read for an agent, and handed on to it by the server that starts it.
 
-use crate::cli::{CpuManagerPolicy, NodeArgs};
+use std::time::Duration;
+
+use reconcile::imagegc::Policy;
+
+use crate::cli::{CpuManagerPolicy, EvictionArgs, NodeArgs};
 use crate::exit::Unfit;
 
 /// Whole seconds of a duration in Go's notation.
@@ -28,6 +32,7 @@ impl NodeArgs {
             words.push("--cpu-manager-policy=static".to_owned());
         }
         words.extend(self.reserved_cpus.as_ref().map(|cpus| format!("--reserved-cpus={cpus}")));
+        words.extend(self.eviction.words());
         words
     }
 
@@ -55,6 +60,52 @@ impl NodeArgs {
     }
 }
 
+impl EvictionArgs {
+    fn words(&self) -> Vec<String> {
+        vec![
+            format!("--eviction-hard={}", self.eviction_hard),
+            format!("--eviction-soft={}", self.eviction_soft),
+            format!("--eviction-soft-grace-period={}", self.eviction_soft_grace_period),
+            format!("--eviction-minimum-reclaim={}", self.eviction_minimum_reclaim),
+            format!("--eviction-pressure-transition-period={}s", self.eviction_pressure_transition_period),
+            format!("--eviction-max-pod-grace-period={}", self.eviction_max_pod_grace_period),
+            format!("--image-gc-high-threshold={}", self.image_gc_high_threshold),
+            format!("--image-gc-low-threshold={}", self.image_gc_low_threshold),
+            format!("--minimum-image-ttl-duration={}s", self.minimum_image_ttl_duration),
+            format!("--image-maximum-gc-age={}s", self.image_maximum_gc_age),
+        ]
+    }
+
+    /// What is done when the node runs out of something.
+    ///
+    /// # Errors
+    /// A flag that cannot be meant so, in the kubelet's words.
+    pub fn config(&self) -> anyhow::Result<node::EvictionConfig> {
+        use reconcile::eviction::{above, below, thresholds};
+        let fix = "see --eviction-hard and the flags after it in: windlass server --help";
+        let seconds = |n: u32| Duration::from_secs(n.into());
+        let images = Policy {
+            high: self.image_gc_high_threshold,
+            low: self.image_gc_low_threshold,
+            least_age: seconds(self.minimum_image_ttl_duration),
+            most_age: seconds(self.image_maximum_gc_age),
+        };
+        let read = || {
+            let (hard, soft) = (below(&self.eviction_hard)?, below(&self.eviction_soft)?);
+            let (times, more) = (above(&self.eviction_soft_grace_period)?, above(&self.eviction_minimum_reclaim)?);
+            images.check()?;
+            thresholds(&hard, &soft, &times, &more)
+        };
+        let most = self.eviction_max_pod_grace_period;
+        Ok(node::EvictionConfig {
+            thresholds: read().map_err(|why| Unfit::error(why, fix))?,
+            transition: seconds(self.eviction_pressure_transition_period),
+            most_grace: (most >= 0).then(|| jiff::SignedDuration::from_secs(most.into())),
+            images,
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -77,13 +128,41 @@ mod tests {
             vec!["--shutdown-grace-period=1m30s", "--shutdown-grace-period-critical-pods=10s"],
             vec!["--shutdown-grace-period-by-pod-priority=-5=1,10=9"],
             vec!["--cpu-manager-policy=static", "--reserved-cpus=0,2-3"],
+            vec!["--eviction-hard=", "--eviction-max-pod-grace-period=-1", "--image-gc-high-threshold=100"],
+            vec![
+                "--eviction-hard=memory.available<1Gi,nodefs.available<1%",
+                "--eviction-soft=memory.available<10%",
+                "--eviction-soft-grace-period=memory.available=1m30s",
+                "--eviction-minimum-reclaim=nodefs.available=500Mi",
+                "--eviction-pressure-transition-period=30s",
+                "--eviction-max-pod-grace-period=60",
+                "--image-gc-low-threshold=50",
+                "--minimum-image-ttl-duration=0",
+                "--image-maximum-gc-age=12h",
+            ],
         ] {
             let words: Vec<String> = given.into_iter().map(str::to_owned).collect();
             let first = read(&words);
             let again = read(&first.words());
             assert_eq!(format!("{first:?}"), format!("{again:?}"));
             assert_eq!(first.cpus().expect("a policy"), again.cpus().expect("a policy"));
+            let config = |args: &NodeArgs| format!("{:?}", args.eviction.config().expect("a configuration"));
+            assert_eq!(config(&first), config(&again));
             assert_eq!(first.periods().expect("periods"), again.periods().expect("periods"));
+        }
+    }
+
+    #[test]
+    fn eviction_is_the_kubelets_and_what_it_refuses_is_refused_so() {
+        let defaults = read(&[]).eviction.config().expect("a configuration");
+        assert_eq!(format!("{defaults:?}"), format!("{:?}", node::EvictionConfig::default()));
+        for (flag, why) in [
+            ("--eviction-hard=memory.free<1Mi", "unsupported eviction signal memory.free"),
+            ("--eviction-soft=memory.available<1Mi", "grace period must be specified for the soft eviction threshold"),
+            ("--image-gc-high-threshold=80", "imageGCLowThresholdPercent (--image-gc-low-threshold) 80 must be less"),
+        ] {
+            let error = read(&[flag.to_owned()]).eviction.config().expect_err("refused");
+            assert!(format!("{error:#}").contains(why), "{error:#}");
         }
     }
 

@@ -30,6 +30,13 @@ pub fn windlass() -> Option<PathBuf> {
     Some(target.join("release/windlass")).filter(|p| p.is_file())
 }
 
+/// What every server is started with, but where a test has the flag itself: the disk of the machine, which may be rather full,
+/// is none of a test's business.
+const USUAL_FLAGS: [&str; 2] = [
+    "--eviction-hard=memory.available<100Mi,nodefs.available<64Mi,imagefs.available<64Mi",
+    "--image-gc-high-threshold=100",
+];
+
 /// How an instance is to be started.
 #[derive(Debug, Clone)]
 pub struct InstanceBuilder {
@@ -222,6 +229,12 @@ impl Instance {
         let mut command = self.program()?;
         command.args(["server", "--name", self.name(), "--data-dir"]).arg(self.inner.data_dir());
         command.args(["--api-port", &self.api.port().to_string(), "--http-port", &self.http.port().to_string()]);
+        for flag in USUAL_FLAGS {
+            let name = flag.split('=').next().unwrap_or_default();
+            if !self.flags.iter().any(|own| own.split('=').next() == Some(name)) {
+                command.arg(flag);
+            }
+        }
         command.args(&self.flags).envs(self.env.iter().map(|(k, v)| (k, v)));
         Ok(command)
     }

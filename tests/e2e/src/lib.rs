@@ -6,6 +6,7 @@
 
 mod busybox;
 pub mod command;
+mod disk;
 pub mod http;
 mod instance;
 mod kubectl;
@@ -15,6 +16,7 @@ mod runner;
 mod wait;
 
 pub use busybox::rootfs_tar;
+pub use disk::Disk;
 pub use instance::{Instance, InstanceBuilder, free_port, signal_pid, windlass};
 pub use kubectl::{Ctx, Kubectl};
 pub use manifest::{IDLE, IMAGE, container, deployment, httpd, merge, pod, service};

@@ -143,9 +143,11 @@ impl Job {
         }
     }
 
-    pub(super) async fn remove_sandbox(&self) -> Result<(), Failure> {
-        let about = pod_reference(&self.pod);
-        self.ctx.recorder.normal(about, "SandboxChanged", "Pod sandbox changed, it will be killed and re-created.");
+    pub(super) async fn remove_sandbox(&self, anew: bool) -> Result<(), Failure> {
+        if anew {
+            let about = pod_reference(&self.pod);
+            self.ctx.recorder.normal(about, "SandboxChanged", "Pod sandbox changed, it will be killed and re-created.");
+        }
         self.drop_sandbox().await
     }
 
@@ -321,7 +323,7 @@ impl Job {
         let mut written = BTreeMap::new();
         for c in self.ctx.runtime.containers(Some(&self.id.uid)).await {
             // One that is being removed counts no more.
-            let bytes = self.ctx.runtime.written(&c.spec.id).await.unwrap_or(0);
+            let bytes = self.ctx.runtime.written(&c.spec.id).await.map_or(0, |w| w.bytes);
             *written.entry(c.spec.name).or_insert(0) += bytes;
         }
         let (ctx, id) = (self.ctx.clone(), self.id.clone());

@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::Api;
 use kube::runtime::{WatchStreamExt, watcher};
 use parking_lot::Mutex;
+use reconcile::eviction;
 use reconcile::pod::{
     Eviction, Failure, admission_refusal, grace_seconds, is_critical, is_placement, is_shortage, shortages, victims,
 };
@@ -246,6 +247,9 @@ impl Manager {
         }
         if *self.ctx.ending.borrow() {
             return Some(Failure::new("NodeShutdown", "Pod was rejected as the node is shutting down."));
+        }
+        if let Some(failure) = eviction::refusal(pod, &self.ctx.pressure.borrow()) {
+            return Some(failure);
         }
         let uid = pod.metadata.uid.as_deref().unwrap_or_default();
         let allocatable = Amounts::of_list(&node_object::capacity(&self.ctx, true));

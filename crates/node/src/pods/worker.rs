@@ -343,8 +343,8 @@ impl Worker {
             Action::TearDownVolumes => self.tasks.spawn(async move { Done::Unmounted(job.volumes.unmount().await) }),
             Action::RunSandbox => self.tasks.spawn(async move { Done::SandboxMade(job.run_sandbox().await) }),
             Action::RemoveSandbox => {
-                let views = self.seen.containers.clone();
-                self.tasks.spawn(async move { Done::SandboxRemoved(job.remove_sandbox().await, views) })
+                let (views, anew) = (self.seen.containers.clone(), !self.memory.is_stopping());
+                self.tasks.spawn(async move { Done::SandboxRemoved(job.remove_sandbox(anew).await, views) })
             }
             Action::StopSandbox => self.tasks.spawn(async move { Done::SandboxDown(job.stop_sandbox().await) }),
             Action::Pull { name, attempt } => {

@@ -3,6 +3,7 @@
 pub(crate) mod api;
 mod changes;
 mod endings;
+mod pressure;
 pub(crate) mod runtime;
 mod scenarios;
 
@@ -14,10 +15,12 @@ use base::instance::Instance;
 use base::rt::Drain;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
+use reconcile::imagegc::Image;
 use serde_json::{Value, json};
 
 use crate::agent::Agent;
 use crate::config::AgentConfig;
+use crate::eviction::EvictionConfig;
 use crate::images::{Credentials, ImageFailure, Images, Present};
 use api::FakeApi;
 use runtime::FakeRuntime;
@@ -75,6 +78,17 @@ impl Images for FakeImages {
         Box::pin(async move { all })
     }
 
+    fn held<'a>(&'a self, named: &'a [String]) -> BoxFuture<'a, Result<Vec<Image>, ImageFailure>> {
+        let image = |id: &String| Image { id: id.clone(), used: named.contains(id), kept: id.starts_with("own") };
+        let all = self.pulled.lock().iter().map(image).collect();
+        Box::pin(async move { Ok(all) })
+    }
+
+    fn remove<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<u64, ImageFailure>> {
+        self.pulled.lock().retain(|p| p != id);
+        Box::pin(async { Ok(1) })
+    }
+
     fn registry_of(&self, reference: &str) -> Option<(String, String)> {
         (!reference.contains(' ')).then(|| ("docker.io".to_owned(), format!("library/{reference}")))
     }
@@ -114,7 +128,10 @@ impl World {
 
     pub(crate) fn config(&self) -> AgentConfig {
         let instance = Instance::new("test").expect("a name").with_data_dir(self.dir.path());
-        AgentConfig::new(instance, "n", IpAddr::V4(Ipv4Addr::LOCALHOST), self.api.client())
+        let mut config = AgentConfig::new(instance, "n", IpAddr::V4(Ipv4Addr::LOCALHOST), self.api.client());
+        // However full the machine is.
+        config.eviction = EvictionConfig { thresholds: Vec::new(), ..EvictionConfig::default() };
+        config
     }
 
     /// Starts an agent.

@@ -238,8 +238,8 @@ impl ContainerRuntime for FakeRuntime {
         Ok(())
     }
 
-    async fn written(&self, _: &str) -> Result<u64, RuntimeError> {
-        Ok(0)
+    async fn written(&self, _: &str) -> Result<Written, RuntimeError> {
+        Ok(Written::default())
     }
 
     async fn exec(&self, spec: ExecSpec) -> Result<Session, RuntimeError> {

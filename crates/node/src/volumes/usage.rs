@@ -4,11 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use api::quantity::Quantity;
 use k8s_openapi::api::core::v1::{EmptyDirVolumeSource, Pod};
+use reconcile::eviction::Taken;
 use reconcile::pod::Failure;
 
 use crate::paths::{Paths, PodId};
@@ -17,6 +18,8 @@ use crate::paths::{Paths, PodId};
 pub(crate) const EVERY: Duration = Duration::from_secs(10);
 /// Folders deeper than this are not entered: a container may make them as deep as it likes.
 const DEPTH: usize = 256;
+/// More files than this are not counted: whoever has so many is chosen by that.
+const FILES: u64 = 1 << 20;
 
 /// A limit on a volume.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -109,6 +112,36 @@ fn measure(folder: &Path, enough: u64, depth: usize, seen: &mut BTreeSet<(u64, u
         }
     }
     Ok(sum)
+}
+
+/// What folders take on disk. A file with several names counts once; of very many files the first ones count.
+pub(crate) fn taken(folders: impl IntoIterator<Item = PathBuf>) -> Taken {
+    let (mut sum, mut seen) = (Taken::default(), BTreeSet::new());
+    let mut open: Vec<(PathBuf, usize)> = folders.into_iter().map(|f| (f, 0)).collect();
+    while let Some((folder, depth)) = open.pop() {
+        // Containers go on while we count.
+        let Ok(entries) = std::fs::read_dir(&folder) else { continue };
+        for entry in entries.flatten() {
+            let Ok(meta) = entry.metadata() else { continue };
+            if meta.is_dir() || meta.nlink() < 2 || seen.insert((meta.dev(), meta.ino())) {
+                sum.bytes = sum.bytes.saturating_add(meta.blocks().saturating_mul(512));
+                sum.inodes += 1;
+            }
+            if sum.inodes >= FILES {
+                return sum;
+            }
+            if meta.is_dir() && depth < DEPTH {
+                open.push((entry.path(), depth + 1));
+            }
+        }
+    }
+    sum
+}
+
+/// What a pod's volumes take of the node's disk. Blocks.
+pub(crate) fn of_volumes(paths: &Paths, pod: &Pod) -> Taken {
+    let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+    taken(on_disk(pod).iter().map(|name| paths.volume(uid, name)))
 }
 
 /// The first limit that is exceeded, as the reason to evict the pod. `written` is what its containers wrote to their own
@@ -215,5 +248,7 @@ mod tests {
         let used = measure(dir.path(), u64::MAX, 0, &mut BTreeSet::new()).expect("measured");
         assert!((100_000..150_000).contains(&used), "{used}");
         assert!(measure(dir.path(), 10, 0, &mut BTreeSet::new()).expect("measured") > 10);
+        let all = taken([dir.path().to_path_buf(), dir.path().join("none")]);
+        assert_eq!((all.bytes, all.inodes), (used, 3), "a folder, a file with two names and a link");
     }
 }

@@ -347,6 +347,11 @@ impl Memory {
         }
     }
 
+    /// Whether the pod is being taken down, or was.
+    pub fn is_stopping(&self) -> bool {
+        self.stop.is_some()
+    }
+
     /// Whether nothing of the pod runs and its volumes are unmounted, for good.
     pub fn is_down(&self) -> bool {
         self.stop.is_some() && self.volumes_down && !self.busy()

@@ -26,6 +26,11 @@ impl Eviction {
         Eviction { condition: why.message.clone(), why, grace: Some(EVICTION_GRACE) }
     }
 
+    /// To get back something that the node has too little of.
+    pub fn of_pressure(message: String, grace: Option<SignedDuration>) -> Self {
+        Eviction { condition: message.clone(), why: Failure::new(crate::eviction::REASON, message), grace }
+    }
+
     /// To make room for a critical pod.
     pub fn preempting() -> Self {
         Eviction {
@@ -257,6 +262,16 @@ fn keep_probing(s: &Snapshot<'_>, out: &mut Plan, c: &Container, view: &Containe
     }
 }
 
+/// Whether the pod was ended for what it took of the node: all of that is given back, what its containers wrote as well.
+fn gives_back(s: &Snapshot<'_>) -> bool {
+    let evicted = |reason: Option<&str>| reason == Some(crate::eviction::REASON);
+    match s.memory.stop.as_ref().map(|stop| &stop.cause) {
+        Some(StopCause::Evicted(eviction)) => evicted(Some(&eviction.why.reason)),
+        Some(StopCause::Ended) => evicted(s.previous.reason.as_deref()),
+        _ => false,
+    }
+}
+
 /// Nothing runs: sandbox down, volumes off, then, if the pod is being deleted, everything away.
 fn take_down(s: &Snapshot<'_>, out: &mut Plan) {
     let m = s.memory;
@@ -266,6 +281,8 @@ fn take_down(s: &Snapshot<'_>, out: &mut Plan) {
         m.volumes.ready_at(s.now).map(|()| Action::TearDownVolumes)
     } else if s.deleting() && !m.finish.done && !m.in_flight(&Op::Finish) {
         m.finish.ready_at(s.now).map(|()| Action::Finish)
+    } else if !s.deleting() && s.sandbox != Sandbox::Absent && gives_back(s) {
+        m.sandbox.ready_at(s.now).map(|()| Action::RemoveSandbox)
     } else {
         return;
     };

@@ -113,6 +113,7 @@ async fn serve(instance: Instance, args: AgentArgs) -> anyhow::Result<()> {
     config.dns_listen = config.dns_ip.map(|ip| SocketAddr::new(ip, DNS_PORT));
     config.ingress = args.http_listen.map(|address| ingress::Config { http: vec![address], ..Default::default() });
     config.cpus = args.node.cpus()?;
+    config.eviction = args.node.eviction.config()?;
     config.shutdown.periods = args.node.periods()?;
     config.shutdown.power_failure = Some(power_failure(!config.shutdown.periods.is_empty())?);
     let engine = Arc::new(engine);

@@ -9,6 +9,7 @@ mod hooks;
 mod init;
 mod pages;
 mod pods;
+mod pressure;
 mod probes;
 mod registry;
 mod resize;
@@ -71,6 +72,8 @@ fn main() -> ExitCode {
         .with(tests![alone:
             taints::a_taint_evicts_in_time_and_its_end_cancels_that,
             cpus::a_guaranteed_container_has_whole_cpus_for_itself,
+            pressure::a_node_short_of_memory_says_so_and_ends_what_it_may,
+            pressure::a_node_short_of_disk_removes_unused_images_and_then_ends_the_greediest,
             room::a_node_makes_room_for_critical_pods_and_goes_down_in_order,
         ])
         // Some take hundreds of steps: on a machine that does other things as well they are many, not stuck.

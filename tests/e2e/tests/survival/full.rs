@@ -1,85 +1,15 @@
 //! A data directory on a disk that is full.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use e2e::{Instance, Kubectl, command, container, eventually, pod, skip};
-use nix::fcntl::{FallocateFlags, fallocate};
-use nix::mount::{MntFlags, umount2};
+use e2e::{Disk, Instance, Kubectl, container, eventually, pod};
 use serde_json::{Value, json};
 
 /// What a busy machine may take.
 const LIMIT: Duration = Duration::from_secs(120);
 /// Size of the disk: what a server asks for at its start, and little more.
 const DISK: u64 = 900 << 20;
-
-/// A small disk of its own, in a file that has blocks only where something was written.
-struct Disk {
-    mount: PathBuf,
-}
-
-impl Disk {
-    fn mounted(file: &Path, mount: &Path) -> Result<Disk> {
-        File::create(file)?.set_len(DISK)?;
-        let (file, point) = (file.display().to_string(), mount.display().to_string());
-        let mut make = Command::new("mkfs.ext4");
-        // No blocks are put aside for root: the instance is root.
-        make.args(["-q", "-m", "0", "-E", "lazy_itable_init=0,nodiscard", &file]);
-        command::run(&mut make, None, command::LIMIT)?.ok()?;
-        std::fs::create_dir_all(mount)?;
-        let mut attach = Command::new("mount");
-        attach.args(["-o", "loop", &file, &point]);
-        if let Err(error) = command::run(&mut attach, None, command::LIMIT)?.ok() {
-            return Err(skip(format!("no loop device: {error:#}")));
-        }
-        Ok(Disk { mount: mount.to_path_buf() })
-    }
-
-    fn free(&self) -> Result<u64> {
-        let s = nix::sys::statvfs::statvfs(&self.mount)?;
-        Ok(s.blocks_available() * s.fragment_size())
-    }
-
-    fn ballast(&self) -> PathBuf {
-        self.mount.join("ballast")
-    }
-
-    /// Takes all room but so many bytes; again until it is so, since others give and take meanwhile.
-    fn fill(&self, but: u64) -> Result<()> {
-        let file = File::options().create(true).truncate(false).write(true).open(self.ballast())?;
-        for _ in 0..100 {
-            let spare = self.free()?.saturating_sub(but);
-            if spare < 64 << 10 {
-                break;
-            }
-            let (end, more) = (i64::try_from(file.metadata()?.len())?, i64::try_from(spare)?);
-            // Where a file system needs some blocks to say where the others are, it takes a smaller bite next time.
-            if fallocate(&file, FallocateFlags::empty(), end, more).is_err() && but == 0 {
-                break;
-            }
-        }
-        // The last blocks one by one.
-        let mut end = file.metadata()?.len();
-        while but == 0 && file.write_all_at(&[1; 4096], end).is_ok() {
-            end += 4096;
-        }
-        Ok(())
-    }
-
-    fn clear(&self) -> Result<()> {
-        std::fs::remove_file(self.ballast()).context("remove the ballast")
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let _ = umount2(&self.mount, MntFlags::MNT_DETACH);
-    }
-}
 
 struct Host<'a> {
     instance: &'a Instance,
@@ -141,9 +71,11 @@ fn until_refused(host: &Host<'_>) -> Result<(usize, String)> {
 }
 
 pub fn a_full_disk_refuses_writes_loses_nothing_and_recovers() -> Result<()> {
-    let instance = Instance::builder("full").without_image().prepare()?;
+    let flags = ["--eviction-hard=nodefs.available<10%", "--eviction-pressure-transition-period=1s"];
+    let builder = flags.iter().fold(Instance::builder("full").without_image(), |b, flag| b.flag(flag));
+    let instance = builder.prepare()?;
     let data = instance.names().data_dir().to_path_buf();
-    let disk = Disk::mounted(&instance.dir().join("disk.img"), &data)?;
+    let disk = Disk::mounted(&instance.dir().join("disk.img"), &data, DISK)?;
     let outcome = (|| -> Result<()> {
         instance.import_image()?;
         instance.spawn()?;

@@ -161,12 +161,12 @@ fn of_pod(pod: &Pod, by_pod: &mut HashMap<String, Vec<Running>>) -> Option<PodUs
 fn host(samples: &Samples) -> HostUse {
     let stat = std::fs::read_to_string("/proc/stat").unwrap_or_default();
     let cpu_ns = busy_ns(&stat);
-    let available_bytes = Host::memory_available().unwrap_or(0);
+    let (used, total) = (Host::memory_working_set().unwrap_or(0), Host::memory_total());
     HostUse {
         cpu_ns,
         rate: samples.note("", cpu_ns, Instant::now()),
-        memory_bytes: Host::memory_total().saturating_sub(available_bytes),
-        available_bytes,
+        memory_bytes: used,
+        available_bytes: total.saturating_sub(used),
     }
 }
 

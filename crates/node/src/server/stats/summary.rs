@@ -103,7 +103,7 @@ pub(in crate::server) async fn summary(shared: &Shared, look: &Look, only_cpu_an
         for c in &p.containers {
             let written = match only_cpu_and_memory {
                 true => None,
-                false => shared.runtime.written(&c.status.spec.id).await.ok(),
+                false => shared.runtime.written(&c.status.spec.id).await.ok().map(|w| w.bytes),
             };
             containers.push(container(&at, c, written));
         }

@@ -188,8 +188,8 @@ impl ContainerRuntime for Fake {
     async fn update_sandbox(&self, _: &str, _: Resources) -> Result<(), RuntimeError> {
         unreachable!("the server only looks")
     }
-    async fn written(&self, _: &str) -> Result<u64, RuntimeError> {
-        Ok(4096)
+    async fn written(&self, _: &str) -> Result<Written, RuntimeError> {
+        Ok(Written { bytes: 4096, files: 1 })
     }
     async fn exec(&self, spec: ExecSpec) -> Result<Session, RuntimeError> {
         match spec.command[0].as_str() {

@@ -414,6 +414,10 @@ fn an_evicted_pod_fails_soon_and_says_why() {
     assert_eq!((w.phase(), w.status.reason.as_deref()), ("Failed", Some("Evicted")));
     assert_eq!(w.condition("DisruptionTarget"), ("True", "TerminationByKubelet"));
     assert!(!w.finished, "its object stays for people to see");
+    assert_eq!((w.did("RemoveSandbox"), w.views.len()), (1, 0), "what it took is given back: {:?}", w.log);
+    let ended = w.status.container_statuses.as_ref().and_then(|c| c[0].state.as_ref()?.terminated.as_ref());
+    assert!(ended.is_some_and(|t| t.reason.as_deref() != Some("ContainerStatusUnknown")), "{ended:?}");
+    assert!(w.memory.is_down());
 }
 
 #[test]
