@@ -13,6 +13,7 @@ use crate::events::Events;
 use crate::exec::Execs;
 use crate::fault::{Fault, Result};
 use crate::health::Health;
+use crate::images::building::Builds;
 use crate::record::{Phase, Record, Records};
 use crate::volumes::Volumes;
 
@@ -30,6 +31,8 @@ pub struct Face {
     pub events: Events,
     /// Commands in containers.
     pub execs: Execs,
+    /// Builds of images.
+    pub builds: Builds,
     /// Those that wait for containers.
     pub tasks: Tasks,
     /// By id.
