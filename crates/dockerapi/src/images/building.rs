@@ -55,12 +55,26 @@ impl Builds {
     }
 }
 
-/// A context on its way in.
-struct Incoming {
+/// Lets a client send what nobody looks at, for a while: one that is still sending may never look at its answer.
+pub async fn let_finish(call: Call) {
+    let mut rx = call.chunks();
+    let rest = async { while let Some(Ok(_)) = rx.recv().await {} };
+    let _ = tokio::time::timeout(REST_LIMIT, rest).await;
+}
+
+/// An archive on its way in. Dropped early, it lets its client finish.
+pub struct Incoming {
     rx: mpsc::Receiver<io::Result<Bytes>>,
     rest: Bytes,
     runtime: Handle,
     ended: bool,
+}
+
+impl Incoming {
+    /// The body of a request.
+    pub fn of(call: Call) -> Self {
+        Incoming { rx: call.chunks(), rest: Bytes::new(), runtime: Handle::current(), ended: false }
+    }
 }
 
 impl Read for Incoming {
@@ -84,7 +98,6 @@ impl Read for Incoming {
     }
 }
 
-/// A client that is still sending when it is answered may never look at the answer.
 impl Drop for Incoming {
     fn drop(&mut self) {
         if self.ended {
@@ -100,18 +113,20 @@ impl Drop for Incoming {
 /// # Errors
 /// 400 for what is asked and not obeyed, and for what is wrong before the first step; what comes later is in the stream.
 pub async fn build(call: Call) -> Result<Answer> {
-    let asked = Asked::read(&call.query, call.header("x-registry-config"))?;
+    let asked = match Asked::read(&call.query, call.header("x-registry-config")) {
+        Ok(asked) => asked,
+        Err(fault) => {
+            let_finish(call).await;
+            return Err(fault);
+        }
+    };
     let face = call.face.clone();
     let slot = face.builds.slots.clone().acquire_owned().await.map_err(|e| Fault::broken(e.to_string()))?;
     let context = match &asked.remote {
         Some(url) if build::is_git(url) => Context::Git(url.clone()),
         Some(url) if url.starts_with("http://") || url.starts_with("https://") => Context::Url(url.clone()),
         Some(other) => return Err(Fault::bad(format!("remote {other:?} is neither a URL nor a git repository"))),
-        None => {
-            let rx = call.chunks();
-            let incoming = Incoming { rx, rest: Bytes::new(), runtime: Handle::current(), ended: false };
-            Context::Tar(Box::new(incoming))
-        }
+        None => Context::Tar(Box::new(Incoming::of(call))),
     };
     let (tx, mut rx) = mpsc::channel::<Bytes>(CHUNKS);
     let (stop, cancel) = watch::channel(false);

@@ -9,11 +9,12 @@ use http::StatusCode;
 use image::{BuiltLayer, Compression, ImageInfo, LayerSource, Reference};
 use serde_json::{Value, json};
 
+use super::building::{Incoming, let_finish};
 use super::lines::message;
 use crate::create::root_key;
 use crate::face::{Container, Face};
 use crate::fault::{Fault, Result, blocking};
-use crate::http::{Answer, Call, Reader, status_json, whole};
+use crate::http::{Answer, Call, status_json, whole};
 use crate::images::familiar;
 use crate::record::{Phase, Record};
 
@@ -176,15 +177,26 @@ fn install(face: &Face, commit: &Commit<'_>, layers: &[BuiltLayer], name: Option
     Ok(info)
 }
 
+/// What an import is asked for; what is wrong with it is said before the archive is read.
+fn wanted(call: &Call) -> Result<(Option<Reference>, Vec<String>)> {
+    crate::check::platform(&call.query)?;
+    let (name, changes) = (name(call)?, changes(call)?);
+    Commit { changes: &changes, ..Commit::default() }.document(&[]).map_err(|e| Fault::bad(e.message))?;
+    Ok((name, changes))
+}
+
 /// `POST /images/create` with `fromSrc`: an archive of files, of the body (`-`) or of the web.
 ///
 /// # Errors
 /// 400 for a name, a change or an archive that is none.
 pub async fn import(call: Call) -> Result<Answer> {
-    crate::check::platform(&call.query)?;
-    let (name, changes) = (name(&call)?, changes(&call)?);
-    // Before the archive is read: what is wrong is said at once.
-    Commit { changes: &changes, ..Commit::default() }.document(&[]).map_err(|e| Fault::bad(e.message))?;
+    let (name, changes) = match wanted(&call) {
+        Ok(wanted) => wanted,
+        Err(fault) => {
+            let_finish(call).await;
+            return Err(fault);
+        }
+    };
     let source = call.query.get("fromSrc").unwrap_or_default().to_owned();
     let comment = call.query.get("message").map_or_else(|| format!("Imported from {source}"), str::to_owned);
     let face = call.face.clone();
@@ -193,7 +205,7 @@ pub async fn import(call: Call) -> Result<Answer> {
     if source != "-" && !from_web {
         return Err(Fault::bad(format!("fromSrc {source:?} is neither - nor a URL")));
     }
-    let reader = Reader::new(call.chunks());
+    let reader = Incoming::of(call);
     let info = blocking(move || {
         let images = of.engine.images();
         let _hold = images.hold()?;
