@@ -100,6 +100,10 @@ fn no_page() -> Fault {
 }
 
 async fn containers(call: Call, method: &Method, parts: &[&str]) -> Result<Answer> {
+    // Who names none of Docker's own may mean one of a pod.
+    if parts == ["json"] || (!matches!(parts, ["create" | "prune"]) && call.face.container(parts[0]).is_err()) {
+        crate::pods::refresh(&call.face).await?;
+    }
     match (method.as_str(), parts) {
         ("GET", ["json"]) => list::respond(call).await,
         ("POST", ["create"]) => create::create(call).await,

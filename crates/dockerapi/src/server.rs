@@ -63,6 +63,7 @@ pub async fn serve(engine: Arc<Engine>, drain: Drain) -> Result<(), ServeError> 
         tasks: tasks.clone(),
         containers: parking_lot::Mutex::new(known),
         making: parking_lot::Mutex::default(),
+        pods: parking_lot::Mutex::default(),
     });
     life::resume(&face).await;
     let path = socket_path(&instance);

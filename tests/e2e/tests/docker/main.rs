@@ -4,6 +4,7 @@ mod builds;
 mod containers;
 mod files;
 mod lives;
+mod pods;
 mod registries;
 mod runs;
 mod wrong;
@@ -127,6 +128,7 @@ fn main() -> ExitCode {
             builds::a_container_becomes_an_image,
             registries::who_is_logged_in_may_pull_push_and_look,
             registries::a_search_asks_the_index_that_stands_before_the_term,
+            pods::containers_of_pods_are_shown_and_left_to_kubernetes,
             wrong::what_is_not_obeyed_is_refused_by_its_name,
             wrong::names_that_mean_nothing_are_told_in_dockers_words,
             wrong::versions_outside_the_range_are_refused,
