@@ -1,15 +1,17 @@
 //! The context of a build: a folder, whatever it came as.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-use image::ImageStore;
+use image::is_archive;
 
 use crate::error::{BuildError, Result};
 use crate::files::root::Root;
-use crate::options::{Context, Source};
+use crate::options::{Context, Environment, Options, Source};
 use crate::pattern::Ignore;
+use crate::run::canceled;
 
 /// A context that can be copied from.
 pub struct Prepared {
@@ -24,7 +26,8 @@ pub struct Loaded {
 }
 
 /// Makes a folder of a context; what has to be unpacked or fetched goes below `work`.
-pub fn prepare(context: Context, store: &ImageStore, work: &Path) -> Result<Prepared> {
+pub fn prepare(context: Context, options: &Options, env: &Environment<'_>, work: &Path) -> Result<Prepared> {
+    let store = &env.store;
     let path = match context {
         Context::Dir(path) => {
             let real = path.canonicalize().map_err(|e| BuildError::io("unable to prepare context: path", &path, &e))?;
@@ -39,7 +42,26 @@ pub fn prepare(context: Context, store: &ImageStore, work: &Path) -> Result<Prep
         Context::Tar(source) => {
             let dir = work.join("context");
             std::fs::create_dir(&dir).map_err(|e| BuildError::io("make", &dir, &e))?;
-            store.extract("build context", source, &dir)?;
+            store.extract("build context", source, &dir, options.context_max_bytes)?;
+            dir
+        }
+        Context::Url(url) => {
+            let (dir, part) = (work.join("context"), work.join("download"));
+            std::fs::create_dir(&dir).map_err(|e| BuildError::io("make", &dir, &e))?;
+            env.runtime.block_on(async {
+                tokio::select! {
+                    got = store.download(&url, &part) => Ok(got.map(drop)?),
+                    () = canceled(env.cancel.clone()) => Err(BuildError::canceled()),
+                }
+            })?;
+            let open = || File::open(&part).map_err(|e| BuildError::io("open", &part, &e));
+            if is_archive(open()?) {
+                store.extract(&url, open()?, &dir, options.context_max_bytes)?;
+            } else {
+                // What is no archive is a Dockerfile.
+                let alone = dir.join("Dockerfile");
+                std::fs::rename(&part, &alone).map_err(|e| BuildError::io("rename to", &alone, &e))?;
+            }
             dir
         }
         Context::Git(url) => {

@@ -289,7 +289,7 @@ impl Building<'_> {
         if wanted.chown.is_some() || wanted.modes.is_some() {
             // Unpacked aside, then copied with the owner asked for.
             let aside = self.solver.work_dir()?;
-            self.solver.env.store.extract(&what, file, &aside)?;
+            self.solver.env.store.extract(&what, file, &aside, u64::MAX)?;
             let mut extra = Extra::default();
             extra.add_folder(&aside)?;
             let how = Put { into, target, owner, modes: wanted.modes.as_ref(), parents: false };
@@ -298,7 +298,7 @@ impl Building<'_> {
         let (dir, _) = into.make_dirs(Path::new(target), (0, 0), 0o755)?;
         // A real path: an archive is taken apart in a folder that is no link.
         let place = fs::read_link(by_descriptor(&dir, "".as_ref()).components().as_path())?;
-        Ok(self.solver.env.store.extract(&what, file, &place)?)
+        Ok(self.solver.env.store.extract(&what, file, &place, u64::MAX)?)
     }
 }
 

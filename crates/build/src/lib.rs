@@ -9,6 +9,8 @@
 //! remembers it by a digest over all that it was made from: the files below, the instruction, the content of what it
 //! copies. A step whose key is known is not done again. Nothing of a context or an image leads out of its folder.
 
+mod committed;
+mod configure;
 mod context;
 mod copying;
 pub mod dockerfile;
@@ -28,9 +30,10 @@ mod stage;
 mod state;
 mod step;
 
+pub use committed::Commit;
 pub use context::is_git;
 pub use error::{BuildError, Place, Result};
-pub use options::{Context, Environment, Named, Options, Output, Source};
+pub use options::{Context, DockerConfig, Environment, Named, Options, Output, Source};
 pub use progress::{Event, Plain, Progress};
 pub use run::{RunMount, RunSpec, Runner, Sink, Stream, canceled};
 pub use solve::{Built, build, remove_leftovers};

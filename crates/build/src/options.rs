@@ -1,13 +1,16 @@
 //! What can be asked of a build.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io::Read;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use image::{Compression, ImageStore};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
+use crate::dockerfile::Network;
 use crate::progress::Progress;
 use crate::run::Runner;
 
@@ -19,6 +22,8 @@ pub enum Context {
     Tar(Box<dyn Read + Send>),
     /// A repository: `https://…/x.git#ref:folder`, `git@host:x.git`.
     Git(String),
+    /// An archive, or a Dockerfile alone, to be downloaded (`http`, `https`).
+    Url(String),
 }
 
 /// Another place that `--from` and `FROM` can name.
@@ -63,6 +68,16 @@ pub enum Output {
     CacheOnly,
 }
 
+/// Whom registries are told that it is: `config.json` of the Docker CLI. Never shown.
+#[derive(Clone, Default)]
+pub struct DockerConfig(pub Vec<u8>);
+
+impl fmt::Debug for DockerConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("DockerConfig")
+    }
+}
+
 /// What is asked for.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -86,6 +101,14 @@ pub struct Options {
     pub no_cache: bool,
     /// Base images are asked for anew although they are here.
     pub pull: bool,
+    /// The network of commands that name none.
+    pub network: Network,
+    /// Further lines of `/etc/hosts` that commands see: names and addresses.
+    pub hosts: Vec<(String, IpAddr)>,
+    /// Credentials for base images; `None` takes those that this user has saved.
+    pub docker_config: Option<DockerConfig>,
+    /// Most bytes that an archive of the context may unpack to.
+    pub context_max_bytes: u64,
     /// Commands may ask for all rights on the host.
     pub allow_insecure: bool,
     /// No time in the image is later, seconds since the epoch (reproducible-builds.org).
@@ -114,6 +137,10 @@ impl Options {
             platform: None,
             no_cache: false,
             pull: false,
+            network: Network::Default,
+            hosts: Vec::new(),
+            docker_config: None,
+            context_max_bytes: 64 << 30,
             allow_insecure: false,
             epoch: None,
             compression: Compression::default(),

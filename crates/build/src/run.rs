@@ -1,5 +1,6 @@
 //! What a build needs of whoever can run containers.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use tokio::sync::watch;
@@ -53,6 +54,8 @@ pub struct RunSpec {
     pub mounts: Vec<RunMount>,
     /// Which network.
     pub network: Network,
+    /// Further lines of `/etc/hosts`.
+    pub hosts: Vec<(String, IpAddr)>,
     /// With all rights on the host.
     pub insecure: bool,
 }

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use nix::mount::{MsFlags, mount};
 
 use crate::copying::From;
-use crate::dockerfile::{CacheSharing, Command, Heredoc, Mount, MountKind, Run, Security, heredoc_of, parse_mount};
+use crate::dockerfile::{
+    CacheSharing, Command, Heredoc, Mount, MountKind, Network, Run, Security, heredoc_of, parse_mount,
+};
 use crate::error::{BuildError, Result};
 use crate::files::root::Root;
 use crate::files::{Owner, Put, Request, choose, digest, put};
@@ -53,7 +55,7 @@ impl Building<'_> {
         let env_said: Vec<String> = env.iter().map(|(n, v)| format!("{n}={v}")).collect();
         let mounts_said: Vec<&str> = planned.iter().map(|p| p.said.as_str()).collect();
         let script_said = script.as_ref().map(Heredoc::text);
-        let said = format!(
+        let mut said = format!(
             "{:?}",
             (
                 &args,
@@ -62,11 +64,14 @@ impl Building<'_> {
                 script_said,
                 &self.state.workdir,
                 &self.state.user,
-                run.network,
+                self.network(run),
                 run.security,
                 self.solver.options.epoch,
             )
         );
+        if !self.solver.options.hosts.is_empty() {
+            said.push_str(&format!("{:?}", self.solver.options.hosts));
+        }
         let key = key([self.key.as_str(), "run", &said]);
         let heredoc = run.heredocs.first().map(|h| summary(&h.content)).unwrap_or_default();
         let title = self.title(&format!("{text}{heredoc}"));
@@ -81,6 +86,10 @@ impl Building<'_> {
         };
         self.take(outcome, key, &format!("RUN {prefix}{} # buildkit", args.join(" ")));
         Ok(())
+    }
+
+    fn network(&self, run: &Run) -> Network {
+        if run.network == Network::Default { self.solver.options.network } else { run.network }
     }
 
     /// Program and arguments, and a script that is to be run as a file.
@@ -177,7 +186,8 @@ impl Building<'_> {
             working_dir: workdir.to_owned(),
             user: self.state.user.clone(),
             mounts: std::mem::take(&mut held.mounts),
-            network: run.network,
+            network: self.network(run),
+            hosts: self.solver.options.hosts.clone(),
             insecure: run.security == Security::Insecure,
         };
         let sink = |stream, bytes: &[u8]| step.output(stream, bytes);

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use image::{BuiltLayer, ImageInfo, Reference};
+use image::{Auth, BuiltLayer, ImageInfo, Reference};
 use parking_lot::{Condvar, Mutex};
 use serde_json::Value;
 use tokio::sync::watch;
@@ -96,7 +96,7 @@ pub fn build(context: Context, options: &Options, env: &Environment<'_>) -> Resu
     let hold = env.store.hold()?;
     let work = Work::new(&env.dir)?;
     let context = steps
-        .within("[internal] load build context".to_owned(), |_| context::prepare(context, &env.store, &work.path))?;
+        .within("[internal] load build context".to_owned(), |_| context::prepare(context, options, env, &work.path))?;
     let loaded = steps.within("[internal] load build definition from Dockerfile".to_owned(), |step| {
         let loaded = context::load(&options.source, &context)?;
         step.say(&format!("transferring dockerfile: {}B", loaded.text.len()));
@@ -223,9 +223,13 @@ impl Solver<'_> {
                 _ => step.say(&format!("resolve {reference}")),
             }
             let (store, cancel) = (&self.env.store, self.stop.subscribe());
+            let auth = match &self.options.docker_config {
+                Some(config) => Auth::from_docker_config(&config.0, &reference.parse()?)?,
+                None => None,
+            };
             self.env.runtime.block_on(async {
                 tokio::select! {
-                    pulled = store.pull(reference, None, &()) => pulled.map_err(|e| {
+                    pulled = store.pull(reference, auth, &()) => pulled.map_err(|e| {
                         let said = base::chain(&e);
                         BuildError { message: format!("{reference}: failed to resolve source metadata: {said}"), ..BuildError::from(e) }
                     }),

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use image::BuiltLayer;
 
+use crate::configure::Scope;
 use crate::dockerfile::{Instruction, Op, Span, parse_one};
 use crate::error::{BuildError, Result};
 use crate::expand;
@@ -11,11 +12,8 @@ use crate::options::Named;
 use crate::pattern::clean;
 use crate::plan::Base;
 use crate::solve::{EPOCH, Finished, Solver};
-use crate::state::{self, State};
+use crate::state::State;
 use crate::step::{Outcome, key};
-
-/// Most variables' bytes that a stage carries.
-const ENV_BYTES_MAX: usize = 4 << 20;
 
 /// A stage on its way.
 pub struct Building<'a> {
@@ -130,10 +128,17 @@ impl<'a> Building<'a> {
             .map_err(|e| BuildError::new(format!("failed to process {text:?}: {e}")))
     }
 
-    fn expand_words(&self, text: &str) -> Result<Vec<String>> {
-        let escape = self.solver.file.directives.escape;
-        expand::words(text, escape, &|name| self.lookup(name))
-            .map_err(|e| BuildError::new(format!("failed to process {text:?}: {e}")))
+    /// What an instruction sees: all of one see what was before it.
+    fn scope(&self) -> Scope {
+        let mut values: BTreeMap<String, String> = BTreeMap::new();
+        for (name, value) in &self.args {
+            match value {
+                Some(value) => drop(values.insert(name.clone(), value.clone())),
+                None => drop(values.remove(name)),
+            }
+        }
+        values.extend(self.state.env.iter().cloned());
+        Scope { values, escape: self.solver.file.directives.escape }
     }
 
     /// What a command finds in its environment, arguments included, `ENV` last.
@@ -182,7 +187,10 @@ impl<'a> Building<'a> {
             Op::Copy(copy) => return self.copy(copy, text),
             Op::Workdir(path) => return self.workdir(path),
             Op::Arg(args) => self.declare(args)?,
-            op => self.configure(op)?,
+            op => {
+                let scope = self.scope();
+                self.state.configure(op, &scope)?;
+            }
         }
         self.state.log(text, false);
         Ok(())
@@ -197,72 +205,6 @@ impl<'a> Building<'a> {
                 (None, None) => self.solver.plan.global.get(name).cloned(),
             };
             self.args.push((name.clone(), value));
-        }
-        Ok(())
-    }
-
-    /// Instructions that change the configuration only.
-    fn configure(&mut self, op: &Op) -> Result<()> {
-        match op {
-            Op::Env(pairs) => {
-                // All of one instruction see what was before it.
-                let values =
-                    pairs.iter().map(|(n, v)| Ok((self.expand(n)?, self.expand(v)?))).collect::<Result<Vec<_>>>()?;
-                values.into_iter().for_each(|(name, value)| self.state.set_env(&name, value));
-                if self.state.env.iter().map(|(n, v)| n.len() + v.len()).sum::<usize>() > ENV_BYTES_MAX {
-                    return Err(BuildError::new(format!("the environment is larger than {ENV_BYTES_MAX} bytes")));
-                }
-            }
-            Op::Label(pairs) => {
-                for (name, value) in pairs {
-                    let (name, value) = (self.expand(name)?, self.expand(value)?);
-                    self.state.labels.insert(name, value);
-                }
-            }
-            Op::Cmd(command) => {
-                self.state.cmd = self.state.words(command);
-                self.state.cmd_is_own = true;
-            }
-            Op::Entrypoint(command) => {
-                self.state.entrypoint = self.state.words(command);
-                if !self.state.cmd_is_own {
-                    self.state.cmd.clear();
-                }
-            }
-            Op::Expose(list) => {
-                for text in list {
-                    for word in self.expand_words(text)? {
-                        self.state.exposed.extend(state::ports(&word)?);
-                    }
-                }
-            }
-            Op::User(user) => self.state.user = self.expand(user)?,
-            Op::Volume(list) => {
-                for text in list {
-                    let path = self.expand(text)?;
-                    if path.is_empty() {
-                        return Err(BuildError::new("VOLUME specified can not be an empty string"));
-                    }
-                    self.state.volumes.insert(path);
-                }
-            }
-            Op::StopSignal(signal) => {
-                let signal = self.expand(signal)?;
-                let number = signal.parse::<u8>().is_ok_and(|n| (1..=64).contains(&n));
-                let name = signal.trim_start_matches("SIG");
-                let named = !name.is_empty()
-                    && name.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || "+-".contains(c));
-                if !number && (!named || signal.parse::<i64>().is_ok()) {
-                    return Err(BuildError::new(format!("invalid signal: {signal}")));
-                }
-                self.state.stop_signal = signal;
-            }
-            Op::Healthcheck(health) => self.state.set_health(health.as_ref()),
-            Op::Onbuild(text) => self.state.onbuild.push(text.clone()),
-            Op::Shell(words) => self.state.shell = words.clone(),
-            Op::Maintainer(name) => self.state.author = self.expand(name)?,
-            // Steps and arguments never come here.
-            Op::Run(_) | Op::Copy(_) | Op::Workdir(_) | Op::Arg(_) => {}
         }
         Ok(())
     }

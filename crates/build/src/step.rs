@@ -84,7 +84,7 @@ impl Mounted {
         self.unmount()?;
         let upper = self.dir.join("upper");
         let (latest, compression) = (solver.options.epoch, solver.options.compression);
-        let source = LayerSource { upper: &upper, lower: &self.lower, latest, compression };
+        let source = LayerSource { upper: &upper, lower: &self.lower, latest, compression, skip: &[] };
         Ok(solver.env.store.add_layer(&source)?)
     }
 

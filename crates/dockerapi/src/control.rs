@@ -267,7 +267,7 @@ pub async fn written(face: &Arc<Face>, container: &Container) -> u64 {
 /// 404, 409 when it does not run, 400 for arguments of which ps makes no list with process ids.
 pub async fn top(call: Call, id: &str) -> Result<Answer> {
     const LIMIT: Duration = Duration::from_secs(20);
-    let container = call.face.container(id)?;
+    let container = call.face.shown(id)?;
     if !container.phase().is_live() {
         return Err(Fault::conflict(format!("container {} is not running", container.id)));
     }

@@ -110,7 +110,7 @@ impl Execs {
 /// # Errors
 /// 404, 409 when it does not run, 400 for what cannot be obeyed.
 pub async fn create(mut call: Call, id: &str) -> Result<Answer> {
-    let container = call.face.container(id)?;
+    let container = call.face.shown(id)?;
     let document: Value = call.json().await?;
     let asked: Asked =
         serde_json::from_value(without_nulls(document)).map_err(|e| Fault::bad(format!("invalid JSON: {e}")))?;
@@ -175,7 +175,7 @@ pub async fn start(mut call: Call, id: &str) -> Result<Answer> {
         let size = [&begin.console_size, &exec.asked.console_size].into_iter().find(|s| s.len() == 2).cloned();
         Ok((spec_of(exec, begin.detach), keys, size))
     })??;
-    let container = face.container(&spec.container_id)?;
+    let container = face.shown(&spec.container_id)?;
     if container.phase() != Phase::Running {
         return Err(Fault::conflict(format!("container {} is not running", container.id)));
     }
@@ -216,7 +216,7 @@ pub async fn start(mut call: Call, id: &str) -> Result<Answer> {
             code
         };
         let (code, ()) = tokio::join!(ended, streams);
-        if let Ok(container) = face.container(&container.id) {
+        if let Ok(container) = face.shown(&container.id) {
             face.tell(&container.record(), "exec_die", &[("execID", id), ("exitCode", code.to_string())]);
         }
     });

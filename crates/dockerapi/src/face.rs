@@ -13,6 +13,7 @@ use crate::events::Events;
 use crate::exec::Execs;
 use crate::fault::{Fault, Result};
 use crate::health::Health;
+use crate::images::building::Builds;
 use crate::record::{Phase, Record, Records};
 use crate::volumes::Volumes;
 
@@ -30,8 +31,12 @@ pub struct Face {
     pub events: Events,
     /// Commands in containers.
     pub execs: Execs,
+    /// Builds of images.
+    pub builds: Builds,
     /// Those that wait for containers.
     pub tasks: Tasks,
+    /// The containers of pods, by id, as they were when somebody looked last.
+    pub pods: Mutex<BTreeMap<String, Arc<Container>>>,
     /// By id.
     pub containers: Mutex<BTreeMap<String, Arc<Container>>>,
     /// Names that are being given, so that no two containers get one.
@@ -93,6 +98,8 @@ pub struct Container {
     pub hurry: Notify,
     /// How it feels.
     pub health: Mutex<Option<Health>>,
+    /// The log of a pod's container; `None` for Docker's own.
+    of_pod: Option<PathBuf>,
 }
 
 impl Container {
@@ -108,7 +115,29 @@ impl Container {
             carriers: watch::channel(0).0,
             hurry: Notify::new(),
             health: Mutex::default(),
+            of_pod: None,
         }
+    }
+
+    /// One of a pod, with its log.
+    pub fn of_pod(record: Record, log: PathBuf) -> Self {
+        Container { of_pod: Some(log), ..Container::new(record) }
+    }
+
+    /// Whether it is of a pod: nothing of it is kept here, and nothing done to it.
+    pub fn is_of_pod(&self) -> bool {
+        self.of_pod.is_some()
+    }
+
+    /// Takes in how it is now.
+    pub fn update(&self, record: Record) {
+        let seen = (record.state.phase, record.state.exit_code);
+        *self.record.lock() = record;
+        self.seen.send_if_modified(|s| {
+            let changed = (s.phase, s.exit_code) != seen;
+            (s.phase, s.exit_code) = seen;
+            changed
+        });
     }
 
     /// Its record, as it is now.
@@ -138,20 +167,38 @@ impl Face {
     /// # Errors
     /// 404; 400 when several ids begin so.
     pub fn container(&self, text: &str) -> Result<Arc<Container>> {
-        let containers = self.containers.lock();
-        if let Some(found) = containers.get(text) {
-            return Ok(found.clone());
+        if let Some(found) = find(&self.containers.lock(), text)? {
+            return Ok(found);
         }
-        let name = text.strip_prefix('/').unwrap_or(text);
-        if let Some(found) = containers.values().find(|c| c.record.lock().name == name) {
-            return Ok(found.clone());
+        match find(&self.pods.lock(), text)? {
+            Some(of_pod) => Err(crate::pods::refusal(&of_pod.record())),
+            None => Err(Fault::missing(format!("No such container: {text}"))),
         }
-        let mut fitting = containers.values().filter(|c| !text.is_empty() && c.id.starts_with(text));
-        match (fitting.next(), fitting.next()) {
-            (Some(one), None) => Ok(one.clone()),
-            (Some(_), Some(_)) => Err(Fault::bad(format!("Multiple IDs found with provided prefix: {text}"))),
-            _ => Err(Fault::missing(format!("No such container: {text}"))),
+    }
+
+    /// The same, to be looked at: one of a pod, too.
+    ///
+    /// # Errors
+    /// As [`Face::container`].
+    pub fn shown(&self, text: &str) -> Result<Arc<Container>> {
+        if let Some(found) = find(&self.containers.lock(), text)? {
+            return Ok(found);
         }
+        let missing = || Fault::missing(format!("No such container: {text}"));
+        find(&self.pods.lock(), text)?.ok_or_else(missing)
+    }
+
+    /// Docker's containers and those of pods, the newest first.
+    pub fn all_shown(&self) -> Vec<Arc<Container>> {
+        let mut all = self.all();
+        all.extend(self.pods.lock().values().cloned());
+        all.sort_by_key(|c| std::cmp::Reverse(c.record.lock().created_ms));
+        all
+    }
+
+    /// Its log.
+    pub fn log(&self, container: &Container) -> PathBuf {
+        container.of_pod.clone().unwrap_or_else(|| self.records.log(&container.id))
     }
 
     /// All containers, the newest first.
@@ -186,6 +233,22 @@ impl Face {
         attributes.insert("name".to_owned(), record.name.clone());
         attributes.extend(more.iter().map(|(k, v)| ((*k).to_owned(), v.clone())));
         self.events.tell("container", action, &record.id, attributes);
+    }
+}
+
+/// The container of that id, name, or beginning of an id.
+fn find(containers: &BTreeMap<String, Arc<Container>>, text: &str) -> Result<Option<Arc<Container>>> {
+    if let Some(found) = containers.get(text) {
+        return Ok(Some(found.clone()));
+    }
+    let name = text.strip_prefix('/').unwrap_or(text);
+    if let Some(found) = containers.values().find(|c| c.record.lock().name == name) {
+        return Ok(Some(found.clone()));
+    }
+    let mut fitting = containers.values().filter(|c| !text.is_empty() && c.id.starts_with(text));
+    match (fitting.next(), fitting.next()) {
+        (Some(_), Some(_)) => Err(Fault::bad(format!("Multiple IDs found with provided prefix: {text}"))),
+        (one, _) => Ok(one.cloned()),
     }
 }
 

@@ -1,5 +1,12 @@
 //! Images: listed, looked at, named, removed.
 
+mod asked;
+pub mod building;
+pub mod cache;
+mod lines;
+pub mod making;
+pub mod registries;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 

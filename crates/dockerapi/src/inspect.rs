@@ -16,7 +16,7 @@ use crate::record::{Phase, Record};
 /// # Errors
 /// 404.
 pub async fn respond(call: Call, id: &str) -> Result<Answer> {
-    let container = call.face.container(id)?;
+    let container = call.face.shown(id)?;
     let mut document = document(&call.face, &container).await;
     if call.query.flag("size") {
         let own = written(&call.face, &container).await;
@@ -39,11 +39,8 @@ pub fn image_name(face: &Arc<Face>, record: &Record) -> String {
 async fn document(face: &Arc<Face>, container: &Arc<Container>) -> Value {
     let record = container.record();
     let (path, args) = record.argv.split_first().map_or(("", &[][..]), |(p, a)| (p.as_str(), a));
-    let log = if record.host.log_config.kind == "none" {
-        String::new()
-    } else {
-        face.records.log(&record.id).display().to_string()
-    };
+    let log =
+        if record.host.log_config.kind == "none" { String::new() } else { face.log(container).display().to_string() };
     let execs = face.execs.of(&record.id);
     json!({
         "Id": record.id,

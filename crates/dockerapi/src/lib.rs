@@ -29,6 +29,7 @@ mod logs;
 mod model;
 mod names;
 mod networks;
+mod pods;
 mod ports;
 mod query;
 mod record;

@@ -29,12 +29,12 @@ pub async fn respond(call: Call) -> Result<Answer> {
         return Err(Fault::bad(format!("invalid filter 'status={bad}'")));
     }
     let shows_all = all || limit > 0 || ["status", "exited", "before", "since"].iter().any(|f| filters.has(f));
-    let made = |text: &String| Ok::<_, Fault>(call.face.container(text)?.record().created_ms);
+    let made = |text: &String| Ok::<_, Fault>(call.face.shown(text)?.record().created_ms);
     let before = filters.of("before").first().map(made).transpose()?;
     let since = filters.of("since").first().map(made).transpose()?;
     let ancestors = ancestors(&call.face, &filters);
     let mut rows = Vec::new();
-    for container in call.face.all() {
+    for container in call.face.all_shown() {
         let record = container.record();
         let timely = before.is_none_or(|b| record.created_ms < b) && since.is_none_or(|s| record.created_ms > s);
         let shown = shows_all || record.state.phase.is_live() || record.state.phase == Phase::Restarting;

@@ -46,7 +46,7 @@ struct Options {
 /// # Errors
 /// 404, 400 for options that are none, 501 for a container without a log.
 pub async fn respond(call: Call, id: &str) -> Result<Answer> {
-    let container = call.face.container(id)?;
+    let container = call.face.shown(id)?;
     let record = container.record();
     let query = &call.query;
     let choice = Choice { stdin: false, stdout: query.flag("stdout"), stderr: query.flag("stderr") };
@@ -69,7 +69,7 @@ pub async fn respond(call: Call, id: &str) -> Result<Answer> {
     };
     let (tx, rx) = mpsc::channel(CHUNKS);
     let kind = content_type(record.config.tty);
-    let (face, path) = (call.face.clone(), call.face.records.log(&record.id));
+    let (face, path) = (call.face.clone(), call.face.log(&container));
     let folder = path.parent().map(Path::to_path_buf).unwrap_or_default();
     // There before the first run too, so that it can be watched.
     std::fs::create_dir_all(&folder).map_err(|e| Fault::io("open the log", &e))?;
@@ -84,6 +84,7 @@ pub async fn respond(call: Call, id: &str) -> Result<Answer> {
                     tracing::warn!(container = container.id, error = %fault, "a log is not sent to its end");
                 }
             }
+            () = crate::pods::follow(&face, &container) => {}
             () = tx.closed() => {}
             () = drain.cancelled() => {}
         }

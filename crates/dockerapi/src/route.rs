@@ -100,6 +100,10 @@ fn no_page() -> Fault {
 }
 
 async fn containers(call: Call, method: &Method, parts: &[&str]) -> Result<Answer> {
+    // Who names none of Docker's own may mean one of a pod.
+    if parts == ["json"] || (!matches!(parts, ["create" | "prune"]) && call.face.container(parts[0]).is_err()) {
+        crate::pods::refresh(&call.face).await?;
+    }
     match (method.as_str(), parts) {
         ("GET", ["json"]) => list::respond(call).await,
         ("POST", ["create"]) => create::create(call).await,
@@ -145,7 +149,7 @@ async fn of_images(call: Call, method: &Method, parts: &[&str]) -> Result<Answer
             let names = call.query.all("names").map(str::to_owned).collect();
             return transfer::save(call, names).await;
         }
-        ("GET", ["search"]) => return Err(Fault::unsupported("searching Docker Hub (docker search)")),
+        ("GET", ["search"]) => return images::registries::search(call).await,
         ("DELETE", [_, ..]) => return images::remove(call, &parts.join("/")).await,
         _ => {}
     }
@@ -200,13 +204,16 @@ async fn others(call: Call, method: &Method, parts: &[&str]) -> Result<Answer> {
         ("GET", ["info"]) => system::info(call).await,
         ("GET", ["events"]) => system::events(&call),
         ("GET", ["system", "df"]) => system::disk(call).await,
-        ("POST", ["auth"]) => {
-            Err(Fault::unsupported("checking credentials (docker login); a pull or push takes them as they are"))
+        ("POST", ["auth"]) => images::registries::login(call).await,
+        ("POST", ["build"]) => images::building::build(call).await,
+        ("POST", ["build", "prune"]) => images::cache::prune(call).await,
+        // A build ends with its connection.
+        ("POST", ["build", "cancel"]) => Err(Fault::unsupported("cancelling a build by its id")),
+        ("POST", ["session"] | ["grpc"]) => Err(Fault::unsupported("BuildKit")),
+        ("POST", ["commit"]) => images::making::commit(call).await,
+        ("GET", ["distribution", name @ .., "json"]) if !name.is_empty() => {
+            images::registries::distribution(call, &name.join("/")).await
         }
-        ("POST", ["build"]) => Err(Fault::unsupported("building an image (docker build)")),
-        ("POST", ["build", ..] | ["session"] | ["grpc"]) => Err(Fault::unsupported("BuildKit")),
-        ("POST", ["commit"]) => Err(Fault::unsupported("making an image of a container (docker commit)")),
-        (_, ["distribution", ..]) => Err(Fault::unsupported("asking a registry about an image")),
         (_, ["plugins", ..]) => Err(Fault::unsupported("plugins")),
         (_, ["swarm" | "nodes" | "services" | "tasks" | "secrets" | "configs", ..]) => {
             let message = "Swarm is not supported by Windlass: what it is for, Kubernetes manifests do here";

@@ -59,9 +59,11 @@ pub async fn serve(engine: Arc<Engine>, drain: Drain) -> Result<(), ServeError> 
         volumes,
         events: Events::default(),
         execs: Execs::default(),
+        builds: crate::images::building::Builds::default(),
         tasks: tasks.clone(),
         containers: parking_lot::Mutex::new(known),
         making: parking_lot::Mutex::default(),
+        pods: parking_lot::Mutex::default(),
     });
     life::resume(&face).await;
     let path = socket_path(&instance);

@@ -28,33 +28,33 @@ struct Sample {
 /// # Errors
 /// 404.
 pub async fn respond(call: Call, id: &str) -> Result<Answer> {
-    let container = call.face.container(id)?;
+    let container = call.face.shown(id)?;
     let (stream, one) = (call.query.flag_or("stream", true), call.query.flag("one-shot"));
     let (tx, rx) = mpsc::channel(CHUNKS);
     let (face, drain) = (call.face.clone(), call.face.drain());
     let prefix = face.engine.network().config().veth_prefix.clone();
     tokio::spawn(async move {
-        let mut before: Option<Sample> = None;
-        loop {
-            let now = look(&face, &container).await;
-            let settled = stream || one || before.is_some() || now.is_none();
-            if settled
-                && tx
-                    .send(format!("{}\n", document(&container.record(), before.as_ref(), now.as_ref(), &prefix)).into())
-                    .await
-                    .is_err()
-            {
-                return;
+        let looking = async {
+            let mut before: Option<Sample> = None;
+            loop {
+                let now = look(&face, &container).await;
+                let settled = stream || one || before.is_some() || now.is_none();
+                let line = || document(&container.record(), before.as_ref(), now.as_ref(), &prefix);
+                if settled && tx.send(format!("{}\n", line()).into()).await.is_err() {
+                    return;
+                }
+                if !stream && settled || container.seen.borrow().removed {
+                    return;
+                }
+                before = now;
+                tokio::time::sleep(EVERY).await;
             }
-            if !stream && settled || container.seen.borrow().removed {
-                return;
-            }
-            before = now;
-            tokio::select! {
-                () = tokio::time::sleep(EVERY) => {}
-                () = tx.closed() => return,
-                () = drain.cancelled() => return,
-            }
+        };
+        tokio::select! {
+            () = looking => {}
+            () = crate::pods::follow(&face, &container) => {}
+            () = tx.closed() => {}
+            () = drain.cancelled() => {}
         }
     });
     Ok(streaming("application/json", rx))

@@ -207,7 +207,7 @@ pub async fn disk(call: Call) -> Result<Answer> {
         document["Volumes"] = json!(blocking(move || Ok::<_, crate::fault::Fault>(volumes::measured(&of))).await?);
     }
     if wanted("build-cache") {
-        document["BuildCache"] = json!([]);
+        document["BuildCache"] = json!(crate::images::cache::rows(&face).await?);
     }
     Ok(json(&document))
 }

@@ -19,38 +19,56 @@ use crate::images::{familiar, found};
 /// Steps of a transfer that its client may be behind before some are left out: they are only shown.
 const AHEAD: usize = 1024;
 
-#[derive(Debug, Default, Deserialize)]
+/// Who somebody is to a registry, as Docker's clients send it.
+#[derive(Default, Deserialize)]
 #[serde(default)]
-struct Credentials {
+pub struct Credentials {
     username: String,
     password: String,
     auth: String,
     identitytoken: String,
     registrytoken: String,
+    /// The registry.
+    pub serveraddress: String,
+}
+
+impl Credentials {
+    /// What a registry takes; `None` for nobody.
+    ///
+    /// # Errors
+    /// 400 for what cannot be read.
+    pub fn auth(self) -> Result<Option<Auth>> {
+        if !self.registrytoken.is_empty() {
+            return Ok(Some(Auth::Bearer(self.registrytoken)));
+        }
+        if !self.identitytoken.is_empty() {
+            return Ok(Some(Auth::IdentityToken(self.identitytoken)));
+        }
+        if !self.username.is_empty() {
+            return Ok(Some(Auth::Basic { username: self.username, password: self.password }));
+        }
+        if self.auth.is_empty() {
+            return Ok(None);
+        }
+        let invalid = || Fault::bad("invalid X-Registry-Auth header");
+        let bytes = base64::engine::general_purpose::STANDARD.decode(&self.auth).ok();
+        let pair = bytes.and_then(|b| String::from_utf8(b).ok()).ok_or_else(invalid)?;
+        let (username, password) = pair.split_once(':').ok_or_else(invalid)?;
+        Ok(Some(Auth::Basic { username: username.to_owned(), password: password.to_owned() }))
+    }
 }
 
 /// What `X-Registry-Auth` says: base64 of JSON; nothing, and an object of nothing, is nobody.
-fn credentials(header: Option<&str>) -> Result<Option<Auth>> {
+///
+/// # Errors
+/// 400 for what cannot be read.
+pub fn credentials(header: Option<&str>) -> Result<Option<Auth>> {
     use base64::engine::general_purpose::{STANDARD, URL_SAFE, URL_SAFE_NO_PAD};
     let Some(text) = header.filter(|h| !h.is_empty()) else { return Ok(None) };
     let invalid = || Fault::bad("invalid X-Registry-Auth header");
     let bytes = [URL_SAFE, URL_SAFE_NO_PAD, STANDARD].iter().find_map(|e| e.decode(text).ok()).ok_or_else(invalid)?;
     let given: Credentials = serde_json::from_slice(&bytes).map_err(|_| invalid())?;
-    if !given.registrytoken.is_empty() {
-        return Ok(Some(Auth::Bearer(given.registrytoken)));
-    }
-    if !given.identitytoken.is_empty() {
-        return Ok(Some(Auth::IdentityToken(given.identitytoken)));
-    }
-    if !given.username.is_empty() {
-        return Ok(Some(Auth::Basic { username: given.username, password: given.password }));
-    }
-    if given.auth.is_empty() {
-        return Ok(None);
-    }
-    let pair = STANDARD.decode(&given.auth).ok().and_then(|b| String::from_utf8(b).ok()).ok_or_else(invalid)?;
-    let (username, password) = pair.split_once(':').ok_or_else(invalid)?;
-    Ok(Some(Auth::Basic { username: username.to_owned(), password: password.to_owned() }))
+    given.auth()
 }
 
 fn line(value: &Value) -> Bytes {
@@ -103,13 +121,13 @@ fn error_line(error: &ImageError) -> Bytes {
     line(&json!({ "errorDetail": { "message": text }, "error": text }))
 }
 
-/// `POST /images/create`: pull.
+/// `POST /images/create`: pull, or import.
 ///
 /// # Errors
 /// 400 for names that are none; what the registry says is in the stream, and before anything was sent in the status.
 pub async fn pull(call: Call) -> Result<Answer> {
     if call.query.get("fromSrc").is_some() {
-        return Err(Fault::unsupported("importing an image (docker import)"));
+        return crate::images::making::import(call).await;
     }
     crate::check::platform(&call.query)?;
     let name = call.query.get("fromImage").ok_or_else(|| Fault::bad("invalid reference format"))?;

@@ -24,7 +24,7 @@ use crate::driver::teardown::{kill_shim_of, remove_pod_dir};
 use crate::fdio::FdStream;
 use crate::link::{Link, ShimEvent};
 use crate::oci::{Host, ImageDefaults, Inputs};
-use crate::runtime::{ContainerSpec, Mount, RuntimeError, SandboxSpec, Security};
+use crate::runtime::{ContainerSpec, Mount, Owner, RuntimeError, SandboxSpec, Security};
 use crate::{files, user};
 
 /// The container's name in its sandbox.
@@ -287,7 +287,9 @@ fn sandbox_of(id: &str, spec: &RunSpec) -> SandboxSpec {
     SandboxSpec {
         id: id.to_owned(),
         hostname: "buildkitsandbox".to_owned(),
+        owner: Owner::Docker,
         host_network: spec.network != Network::None,
+        host_aliases: spec.hosts.iter().map(|(name, ip)| (ip.to_string(), vec![name.clone()])).collect(),
         ..SandboxSpec::default()
     }
 }

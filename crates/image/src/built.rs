@@ -53,6 +53,8 @@ pub struct LayerSource<'a> {
     pub latest: Option<i64>,
     /// How the blob is compressed.
     pub compression: Compression,
+    /// Files left out, named from the root: what a runtime made to mount on.
+    pub skip: &'a [PathBuf],
 }
 
 /// While it is held nothing is removed from the store.
@@ -109,7 +111,7 @@ impl ImageStore {
         let packed = temp.path().join("layer");
         let fail = |e| io_error("write", &packed)(e);
         let sink = Hashing::new(File::create_new(&packed).map_err(fail)?);
-        let from = Source { upper: source.upper, lower: source.lower, latest: source.latest };
+        let from = Source { upper: source.upper, lower: source.lower, latest: source.latest, skip: source.skip };
         let (diff_id, entries, sink, media_type) = match source.compression {
             Compression::Gzip => {
                 let encoder = GzEncoder::new(sink, flate2::Compression::default());
@@ -169,16 +171,16 @@ impl ImageStore {
     /// # Errors
     /// Faults of the disk.
     pub fn pack<W: Write>(&self, folder: &Path, latest: Option<i64>, out: W) -> Result<W> {
-        write_layer(&Source { upper: folder, lower: &[], latest }, out).map(|(out, _)| out)
+        write_layer(&Source { upper: folder, lower: &[], latest, skip: &[] }, out).map(|(out, _)| out)
     }
 
     /// Takes an archive (plain, gzip or zstd) apart into an existing folder; nothing it names leads out of there.
-    /// `what` names it in errors.
+    /// `what` names it in errors. It may hold `max_bytes` at most, and never more than a layer.
     ///
     /// # Errors
     /// [`ImageError::BadArchive`], limits, faults of the disk.
-    pub fn extract(&self, what: &str, source: impl Read, into: &Path) -> Result<()> {
-        let (bytes, entries) = (self.options.max_layer_bytes, self.options.max_layer_entries);
+    pub fn extract(&self, what: &str, source: impl Read, into: &Path, max_bytes: u64) -> Result<()> {
+        let (bytes, entries) = (self.options.max_layer_bytes.min(max_bytes), self.options.max_layer_entries);
         unpack(what, source, into, Limits { bytes, entries, plain: true }).map(drop)
     }
 

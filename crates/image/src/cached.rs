@@ -21,7 +21,67 @@ struct Record {
     note: String,
 }
 
+/// A step of builds that is remembered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CachedStep {
+    /// What it is called: hex digits made of its key.
+    pub id: String,
+    /// Bytes of its compressed layers.
+    pub bytes: u64,
+    /// Images have its layers too: forgetting it frees nothing.
+    pub shared: bool,
+    /// Used last.
+    pub used: SystemTime,
+    /// What the builder noted.
+    pub note: String,
+}
+
 impl ImageStore {
+    /// All steps that are remembered, the last used first.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    pub fn cached_steps(&self) -> Result<Vec<CachedStep>> {
+        let mut of_images = BTreeSet::new();
+        for id in self.image_ids()? {
+            let layers = self.record(&id)?.map(|record| record.layers).unwrap_or_default();
+            of_images.extend(layers.into_iter().map(|layer| layer.blob));
+        }
+        let mut steps = Vec::new();
+        for (name, path) in layout::entries(&self.layout.dir("cached"))? {
+            // What cannot be read is no step, and goes when the store is tidied.
+            let Some(record) = layout::read_json::<Record>(&path).ok().flatten() else { continue };
+            let used = fs::metadata(&path).and_then(|m| m.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
+            steps.push(CachedStep {
+                id: name.strip_suffix(".json").unwrap_or(&name).to_owned(),
+                bytes: record.layers.iter().map(|l| l.size).sum(),
+                shared: !record.layers.is_empty() && record.layers.iter().all(|l| of_images.contains(&l.blob)),
+                used,
+                note: record.note,
+            });
+        }
+        steps.sort_by_key(|step| std::cmp::Reverse(step.used));
+        Ok(steps)
+    }
+
+    /// Forgets these steps and says which were forgotten, and how many bytes that freed on the disk. Content goes as with
+    /// [`ImageStore::forget_cached`].
+    ///
+    /// # Errors
+    /// Faults of the disk.
+    pub fn forget_steps(&self, ids: &BTreeSet<String>) -> Result<(Vec<String>, u64)> {
+        let mut forgotten = Vec::new();
+        for (name, path) in layout::entries(&self.layout.dir("cached"))? {
+            let id = name.strip_suffix(".json").unwrap_or(&name);
+            if ids.contains(id) {
+                layout::remove(&path)?;
+                forgotten.push(id.to_owned());
+            }
+        }
+        let freed = if forgotten.is_empty() { 0 } else { self.collect_content()?.freed_bytes };
+        Ok((forgotten, freed))
+    }
+
     /// Remembers the layers (none, if a step changed nothing) that came of what `key` describes, with a note.
     ///
     /// # Errors

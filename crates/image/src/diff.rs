@@ -27,6 +27,8 @@ pub(crate) struct Source<'a> {
     pub(crate) lower: &'a [PathBuf],
     /// No time is later, seconds since the epoch.
     pub(crate) latest: Option<i64>,
+    /// Left out, named from the root.
+    pub(crate) skip: &'a [PathBuf],
 }
 
 /// Writes the tar and says how many entries it has; with none the output is an empty archive.
@@ -65,6 +67,9 @@ impl<W: Write> Packer<'_, W> {
         names.sort();
         for name in names {
             let path = at.join(&name);
+            if self.source.skip.contains(&path) {
+                continue;
+            }
             if name.as_bytes().starts_with(b".wh.") {
                 let reason = "names that begin with .wh. mean removals in a layer, and cannot be kept";
                 return Err(ImageError::archive(path.display().to_string(), reason));

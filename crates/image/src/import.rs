@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read, Write};
 use std::path::Path;
 
 use oci_spec::image::{ConfigBuilder, HistoryBuilder, ImageConfigurationBuilder, RootFsBuilder};
 
+use crate::built::BuiltLayer;
 use crate::digest::Digest;
 use crate::error::{ImageError, Result, io_error};
 use crate::manifest::{Descriptor, OCI_CONFIG, host_architecture};
@@ -76,6 +77,45 @@ impl ImageStore {
         let layer = Descriptor::new(media_type, &blob, size);
         let config = Descriptor::new(OCI_CONFIG, &id, document.len() as u64);
         self.install_new(config, vec![layer], layers, staged.into_iter().collect(), vec![name])
+    }
+
+    /// Makes a layer of an archive of files (plain, gzip or zstd), whole before it is looked at. `what` names it in errors.
+    ///
+    /// # Errors
+    /// [`ImageError::BadArchive`], limits, faults of the disk.
+    pub fn add_archive(&self, what: &str, source: impl Read) -> Result<BuiltLayer> {
+        let _hold = self.layout.hold_content()?;
+        let temp = self.layout.temp_dir()?;
+        let copy = temp.path().join("rootfs");
+        let limit = self.options.max_layer_bytes;
+        let mut to = fs::File::create_new(&copy).map_err(io_error("create", &copy))?;
+        let broken = |e: io::Error| ImageError::archive(what, e.to_string());
+        let mut limited = source.take(limit.saturating_add(1));
+        let mut buffer = vec![0; 256 << 10];
+        let mut taken = 0u64;
+        loop {
+            let n = limited.read(&mut buffer).map_err(broken)?;
+            if n == 0 {
+                break;
+            }
+            taken += n as u64;
+            if taken > limit {
+                return Err(ImageError::TooLarge { what: what.to_owned(), limit, unit: "bytes" });
+            }
+            to.write_all(&buffer[..n]).map_err(io_error("write", &copy))?;
+        }
+        drop(to);
+        let (blob, size, media_type) = self.layer_blob(&copy)?;
+        drop(temp);
+        let known = self.layers_of_blobs()?.remove(&blob);
+        let staged = self.stage_layer(&blob, known.as_ref()).map_err(|e| rename_layer(e, &blob, Path::new(what)))?;
+        let diff_id = match (&staged, known) {
+            (Some(staged), _) => staged.diff_id.clone(),
+            (None, Some(known)) => known,
+            (None, None) => return Err(ImageError::MissingContent { what: "layer", digest: blob }),
+        };
+        self.commit_layers(staged.into_iter().collect())?;
+        Ok(BuiltLayer { diff_id, blob, media_type: media_type.to_owned(), size })
     }
 
     /// Which blob is which unpacked layer, as far as images say.

@@ -25,6 +25,16 @@ pub struct Reference {
 }
 
 impl Reference {
+    /// No repository, but the registry alone.
+    pub(crate) fn of_registry(registry: &str) -> Result<Self> {
+        let registry = if registry == "index.docker.io" { DEFAULT_REGISTRY } else { registry };
+        if !valid_registry(registry) {
+            let reason = "the registry must be a host name or address, with an optional port";
+            return Err(ImageError::InvalidReference { reference: registry.chars().take(300).collect(), reason });
+        }
+        Ok(Reference { registry: registry.to_owned(), path: String::new(), tag: None, digest: None })
+    }
+
     /// Host and port, `docker.io` for Docker Hub.
     pub fn registry(&self) -> &str {
         &self.registry
@@ -152,14 +162,16 @@ impl FromStr for Reference {
     }
 }
 
-fn split_registry(name: &str) -> (String, String) {
+/// The registry that stands before a name or a term, if one does.
+pub(crate) fn leading_registry(name: &str) -> Option<(&str, &str)> {
     let named = |first: &str| {
         first.contains(['.', ':']) || first == "localhost" || first.bytes().any(|b| b.is_ascii_uppercase())
     };
-    let (registry, path) = match name.split_once('/') {
-        Some((first, path)) if named(first) => (first, path),
-        _ => (DEFAULT_REGISTRY, name),
-    };
+    name.split_once('/').filter(|(first, _)| named(first))
+}
+
+fn split_registry(name: &str) -> (String, String) {
+    let (registry, path) = leading_registry(name).unwrap_or((DEFAULT_REGISTRY, name));
     let registry = if registry == "index.docker.io" { DEFAULT_REGISTRY } else { registry };
     if registry == DEFAULT_REGISTRY && !path.contains('/') && !path.is_empty() {
         return (registry.to_owned(), format!("library/{path}"));

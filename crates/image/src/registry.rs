@@ -199,7 +199,11 @@ impl Registry {
             return Err(ImageError::Network { url: realm.to_owned(), message });
         }
         let actions = if self.push { "pull,push" } else { "pull" };
-        let mut pairs = vec![("scope", format!("repository:{}:{actions}", self.reference.path()))];
+        let mut pairs = Vec::new();
+        // Who only logs in asks for no repository.
+        if !self.reference.path().is_empty() {
+            pairs.push(("scope", format!("repository:{}:{actions}", self.reference.path())));
+        }
         pairs.extend(self.mount_from.iter().map(|path| ("scope", format!("repository:{path}:pull"))));
         pairs.extend(service.map(|service| ("service", service.to_owned())));
         let request = match auth {
@@ -267,6 +271,15 @@ impl Registry {
         }
         let media_type = media_type.split(';').next().unwrap_or_default().trim().to_owned();
         Ok(Fetched { bytes, media_type, digest })
+    }
+
+    /// Whether the registry takes the credentials (distribution-spec, end-1).
+    pub(crate) async fn login(&self) -> Result<()> {
+        let response = self.send(|c| c.get(self.base.clone())).await?;
+        match response.status() {
+            StatusCode::OK => Ok(()),
+            _ => Err(self.fail(response).await),
+        }
     }
 
     /// A blob from that byte on; the answer may begin at 0 all the same (200 instead of 206).
@@ -367,7 +380,7 @@ fn header(headers: &HeaderMap, name: &str) -> Option<String> {
     headers.get(name)?.to_str().ok().map(str::to_owned)
 }
 
-async fn read_body(mut response: Response, max: u64) -> Result<Vec<u8>> {
+pub(crate) async fn read_body(mut response: Response, max: u64) -> Result<Vec<u8>> {
     let url = shown(response.url());
     let mut bytes = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(network)? {
@@ -379,7 +392,7 @@ async fn read_body(mut response: Response, max: u64) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-async fn failure(response: Response) -> ImageError {
+pub(crate) async fn failure(response: Response) -> ImageError {
     let url = shown(response.url());
     let (status, message) = error_text(response).await;
     ImageError::Registry { url, status, message }

@@ -8,7 +8,7 @@ use crate::unpack::{Limits, unpack};
 const LIMITS: Limits = Limits { bytes: 64 << 20, entries: 1000, plain: false };
 
 fn pack(upper: &Path, lower: &[PathBuf], latest: Option<i64>) -> (Vec<u8>, u64) {
-    write_layer(&Source { upper, lower, latest }, Vec::new()).unwrap()
+    write_layer(&Source { upper, lower, latest, skip: &[] }, Vec::new()).unwrap()
 }
 
 fn names(tar: &[u8]) -> Vec<String> {
@@ -86,8 +86,20 @@ fn an_empty_folder_is_no_layer() {
 fn a_name_that_means_removal_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join(".wh.x"), "").unwrap();
-    let source = Source { upper: dir.path(), lower: &[], latest: None };
+    let source = Source { upper: dir.path(), lower: &[], latest: None, skip: &[] };
     assert!(write_layer(&source, Vec::new()).unwrap_err().to_string().contains(".wh.x"));
 }
 
 use std::time::SystemTime;
+
+#[test]
+fn what_is_to_be_left_out_is_not_there() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("etc")).unwrap();
+    fs::write(dir.path().join("etc/hosts"), "").unwrap();
+    fs::write(dir.path().join("etc/own"), "x").unwrap();
+    let skip = [PathBuf::from("etc/hosts")];
+    let source = Source { upper: dir.path(), lower: &[], latest: None, skip: &skip };
+    let (tar, _) = write_layer(&source, Vec::new()).unwrap();
+    assert_eq!(names(&tar), ["etc/", "etc/own"]);
+}

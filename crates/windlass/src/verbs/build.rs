@@ -67,10 +67,15 @@ pub fn run(instance: &Instance, args: BuildArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+fn is_url(text: &str) -> bool {
+    text.starts_with("https://") || text.starts_with("http://")
+}
+
 fn context(text: &str) -> Context {
     match text {
         "-" => Context::Tar(Box::new(std::io::stdin())),
         text if build::is_git(text) => Context::Git(text.to_owned()),
+        text if is_url(text) => Context::Url(text.to_owned()),
         text => Context::Dir(PathBuf::from(text)),
     }
 }
@@ -131,7 +136,7 @@ fn source(args: &BuildArgs) -> anyhow::Result<Source> {
         std::io::stdin().read_to_string(&mut text).context("read the Dockerfile from standard input")?;
         return Ok(Source::Text { name: "Dockerfile".to_owned(), text, ignore: None });
     }
-    if args.context == "-" || build::is_git(&args.context) {
+    if args.context == "-" || build::is_git(&args.context) || is_url(&args.context) {
         // Such a context is not here yet: the name is one in it.
         return Ok(Source::InContext(path.display().to_string()));
     }

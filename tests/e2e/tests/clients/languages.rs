@@ -24,9 +24,12 @@ fn program(name: &str) -> PathBuf {
 }
 
 /// Runs a program and counts its checks.
-fn run(ctx: &Ctx, mut command: Command, checks: usize) -> Result<()> {
-    let kubeconfig = ctx.instance.names().data_dir().join("admin.kubeconfig");
-    command.arg(kubeconfig).arg(&ctx.ns).arg(IMAGE);
+fn run(ctx: &Ctx, command: Command, checks: usize) -> Result<()> {
+    run_at(ctx, command, &ctx.instance.names().data_dir().join("admin.kubeconfig"), checks)
+}
+
+fn run_at(ctx: &Ctx, mut command: Command, place: &Path, checks: usize) -> Result<()> {
+    command.arg(place).arg(&ctx.ns).arg(IMAGE);
     let said = command::run(&mut command, None, LIMIT)?.ok()?;
     let done = said.lines().filter(|l| l.starts_with("ok ")).count();
     ensure!(done == checks, "{done} of {checks} checks were made:\n{said}");
@@ -37,6 +40,12 @@ pub fn the_python_client_finds_what_it_expects(ctx: &Ctx) -> Result<()> {
     let mut command = Command::new(installed()?.join("python/bin/python"));
     command.arg(program("python/check.py"));
     run(ctx, command, 8)
+}
+
+pub fn dockers_python_library_finds_what_it_expects(ctx: &Ctx) -> Result<()> {
+    let mut command = Command::new(installed()?.join("python/bin/python"));
+    command.arg(program("python/docker_check.py"));
+    run_at(ctx, command, &ctx.instance.names().run_dir().join("docker.sock"), 5)
 }
 
 pub fn the_javascript_client_finds_what_it_expects(ctx: &Ctx) -> Result<()> {

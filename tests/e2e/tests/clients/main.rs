@@ -14,6 +14,7 @@ fn main() -> ExitCode {
         .instance(Instance::builder("clients"))
         .with(tests![shared:
             languages::the_python_client_finds_what_it_expects,
+            languages::dockers_python_library_finds_what_it_expects,
             languages::the_javascript_client_finds_what_it_expects,
             operator::an_operator_of_kube_rs_defines_reflects_reconciles_and_finalizes,
         ])

@@ -14,13 +14,19 @@ const LIMIT: Duration = Duration::from_secs(60);
 pub fn logs_are_followed_cut_and_told_apart(ctx: &Ctx) -> Result<()> {
     let docker = Docker::of(&ctx.instance)?;
     let name = named(ctx, "log");
-    let script = "echo one; echo bad >&2; echo two; while [ ! -e /go ]; do sleep 0.1; done; echo three";
+    let script = "echo one; echo bad >&2; until [ -e /on ]; do sleep 0.1; done; echo two; until [ -e /go ]; do sleep 0.1; done; echo three";
     docker.script(&["-d", "--name", &name], script)?.ok()?;
-    eventually(LIMIT, "both streams are there", || {
-        let all = docker.run(&["logs", &name])?;
-        ensure!(all.stdout == "one\ntwo\n" && all.stderr == "bad\n", "{all:?}");
-        Ok(())
-    })?;
+    let both = |wanted: &str| {
+        eventually(LIMIT, "both streams are there", || {
+            let all = docker.run(&["logs", &name])?;
+            ensure!(all.stdout == wanted && all.stderr == "bad\n", "{all:?}");
+            Ok(())
+        })
+    };
+    both("one\n")?;
+    // Two streams have no order between them: what is to be the last line is said when the others are there.
+    docker.ok(&["exec", &name, "touch", "/on"])?;
+    both("one\ntwo\n")?;
     ensure!(docker.ok(&["logs", "--tail", "1", &name])? == "two");
     let stamped = docker.ok(&["logs", "-t", "--tail", "1", &name])?;
     ensure!(stamped.ends_with(" two") && stamped.starts_with("20"), "{stamped}");

@@ -1,8 +1,11 @@
 //! Docker's API: the stock docker CLI against a real instance.
 
+mod builds;
 mod containers;
 mod files;
 mod lives;
+mod pods;
+mod registries;
 mod runs;
 mod wrong;
 
@@ -34,6 +37,19 @@ impl Docker {
             socket: instance.names().run_dir().join("docker.sock"),
             config: instance.dir().join("docker-config"),
         })
+    }
+
+    /// The same with a configuration of its own, for who logs in.
+    ///
+    /// # Errors
+    /// As [`Docker::of`].
+    pub fn with_config(instance: &Instance, name: &str) -> Result<Docker> {
+        Ok(Docker { config: instance.dir().join(name), ..Docker::of(instance)? })
+    }
+
+    /// Where the API is.
+    pub fn socket(&self) -> &std::path::Path {
+        &self.socket
     }
 
     /// A command line of docker, to be run.
@@ -104,6 +120,15 @@ fn main() -> ExitCode {
             files::a_volume_keeps_its_files_and_gets_those_of_the_image,
             files::a_published_port_is_reached_over_loopback_and_is_given_once,
             files::images_are_listed_named_saved_loaded_and_removed,
+            builds::a_build_is_told_step_by_step_and_done_once,
+            builds::the_network_and_the_hosts_of_a_build_are_those_asked_for,
+            builds::what_is_wrong_with_a_dockerfile_is_told_with_its_line,
+            builds::hostile_contexts_reach_nothing_and_leave_nothing,
+            builds::a_build_ends_with_its_client,
+            builds::a_container_becomes_an_image,
+            registries::who_is_logged_in_may_pull_push_and_look,
+            registries::a_search_asks_the_index_that_stands_before_the_term,
+            pods::containers_of_pods_are_shown_and_left_to_kubernetes,
             wrong::what_is_not_obeyed_is_refused_by_its_name,
             wrong::names_that_mean_nothing_are_told_in_dockers_words,
             wrong::versions_outside_the_range_are_refused,

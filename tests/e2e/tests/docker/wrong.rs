@@ -26,7 +26,6 @@ pub fn what_is_not_obeyed_is_refused_by_its_name(ctx: &Ctx) -> Result<()> {
     for (args, words) in [
         (&["network", "create", "mine"][..], "docker network create"),
         (&["swarm", "init"], "Swarm is not supported by Windlass"),
-        (&["search", "x"], "docker search"),
     ] {
         let refused = docker.fails(args)?;
         ensure!(refused.contains(words) && refused.contains("not supported by Windlass"), "{refused}");
