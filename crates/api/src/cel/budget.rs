@@ -16,6 +16,9 @@ const TURNS: &str = "@turns";
 const KEPT: &str = "@kept";
 const PAID: &str = "@paid";
 
+/// So many comparisons of numbers are a step.
+const LOOK_UPS: usize = 64;
+
 thread_local! {
     /// Steps left of the evaluation under way on this thread; `None` when they were not enough.
     static LEFT: Cell<Option<u64>> = const { Cell::new(None) };
@@ -95,7 +98,11 @@ pub(super) fn counted(node: &mut IdedExpr) -> u64 {
             let turn = Expr::Literal(LiteralValue::Int(CelInt::from(i64::try_from(turn).unwrap_or(i64::MAX))));
             c.iter_range = call(TURNS, vec![range, IdedExpr { id: 0, expr: turn }]);
         }
-        Expr::List(list) => nodes += list.elements.iter_mut().map(counted).sum::<u64>(),
+        Expr::List(list) => {
+            // The evaluator looks each element up among the optional ones.
+            nodes += (list.elements.len() * list.optional_indices.len() / LOOK_UPS) as u64;
+            nodes += list.elements.iter_mut().map(counted).sum::<u64>();
+        }
         Expr::Select(select) => nodes += counted(&mut select.operand),
         Expr::Map(map) => nodes += map.entries.iter_mut().map(|e| entry(&mut e.expr)).sum::<u64>(),
         Expr::Struct(map) => nodes += map.entries.iter_mut().map(|e| entry(&mut e.expr)).sum::<u64>(),

@@ -5,13 +5,17 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use cel::Value as Cel;
-use cel::objects::{Key, Map};
+use cel::objects::{Key, Map, OptionalValue};
 use serde_json::Value;
 
 use super::{AUTHORIZER, Authorizer, ENVIRONMENT, Error, Program, convert};
 
 /// The name of the variable that holds them.
 pub const VARIABLES: &str = "variables";
+
+/// Levels of lists, maps and optionals in a value. Expressions that name each other could pile up more than the stack has
+/// room for, each adding as many levels as one expression may have.
+const LEVELS: usize = 300;
 
 /// Values by their names.
 #[derive(Clone, Default)]
@@ -60,8 +64,22 @@ impl Made {
     ) -> Result<(), Error> {
         let scope = Scope { authorizer: Some(authorizer), made: Some(self) };
         let value = program.run(&ENVIRONMENT, variables, &scope, |_| Ok(()))?;
+        if !is_shallow(&value, LEVELS) {
+            return Err(Error::Evaluate(format!("the value has more than {LEVELS} levels")));
+        }
         Arc::make_mut(&mut self.values).insert(Key::String(Arc::new(name.to_owned())), value);
         Ok(())
+    }
+}
+
+/// Whether a value has no more levels than that.
+fn is_shallow(value: &Cel, levels: usize) -> bool {
+    let below = |value: &Cel| levels > 0 && is_shallow(value, levels - 1);
+    match value {
+        Cel::List(list) => list.iter().all(below),
+        Cel::Map(map) => map.map.values().all(below),
+        Cel::Opaque(_) => <&OptionalValue>::try_from(value).ok().and_then(OptionalValue::value).is_none_or(below),
+        _ => true,
     }
 }
 
@@ -88,6 +106,23 @@ mod tests {
     impl Authorize for Nobody {
         fn decide(&self, _: &Question) -> Answer {
             Answer { allowed: false, reason: String::new() }
+        }
+    }
+
+    #[test]
+    fn variables_do_not_pile_up_levels() {
+        let authorizer = Authorizer::new(Arc::new(Nobody), Question::default());
+        for (open, close) in [("[", "]"), ("{'a': ", "}"), ("optional.of(", ")")] {
+            let mut made = Made::default();
+            made.make("v0", &compile("1", &[VARIABLES]).unwrap(), &[], &authorizer).unwrap();
+            let results: Vec<_> = (1..9)
+                .map(|i| {
+                    let text = format!("{}variables.v{}{}", open.repeat(60), i - 1, close.repeat(60));
+                    let program = compile(&text, &[VARIABLES]).unwrap();
+                    made.make(&format!("v{i}"), &program, &[], &authorizer).is_ok()
+                })
+                .collect();
+            assert_eq!(results, [true, true, true, true, true, false, false, false], "{open}");
         }
     }
 

@@ -9,10 +9,12 @@ mod convert;
 mod library;
 mod made;
 mod mutation;
-mod nesting;
+mod stack;
+mod syntax;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashSet;
 use std::sync::{Arc, LazyLock};
 
 use ::cel as engine;
@@ -26,8 +28,6 @@ pub use mutation::{Form, Mutation, compile_mutation};
 /// An evaluation may take this many steps: nodes of the expression that are evaluated, and values that are kept. Kubernetes
 /// gives a call a million units of a cost that counts much the same but also the lengths of texts.
 pub const STEP_LIMIT: u64 = 2_000_000;
-/// An expression may be this long, in bytes.
-const LENGTH: usize = 64 << 10;
 
 /// Why an expression does not compile, or has no value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -49,7 +49,12 @@ pub enum Error {
 /// A compiled expression.
 #[derive(Debug)]
 pub struct Program {
-    program: engine::Program,
+    expr: IdedExpr,
+    /// How deep it goes.
+    depth: usize,
+    source: syntax::Source,
+    /// The variables it names.
+    names: HashSet<String>,
     /// The same with what counts the steps.
     counted: IdedExpr,
     /// Steps without loops.
@@ -110,24 +115,24 @@ static ENVIRONMENT: LazyLock<Arc<engine::Env>> = LazyLock::new(|| Arc::new(libra
 /// # Errors
 /// [`Error::Compile`]: syntax, or a variable that is not among them.
 pub fn compile(expression: &str, variables: &[&str]) -> Result<Program, Error> {
-    if expression.len() > LENGTH {
-        return Err(Error::Compile(format!("expression is longer than {LENGTH} bytes")));
-    }
-    nesting::with_stack(nesting::depth(expression)?, || compile_here(expression, variables))
+    let parsed = syntax::parse(expression)?;
+    let program = stack::with_room(parsed.depth > stack::SHALLOW, || compiled(parsed, variables));
+    let mut program = program.map_err(|e| Error::Compile(format!("expression cannot be compiled: {e}")))??;
+    program.escapes = expression.contains("__");
+    Ok(program)
 }
 
-/// The same on whatever stack there is.
-fn compile_here(expression: &str, variables: &[&str]) -> Result<Program, Error> {
-    let program = ENVIRONMENT.compile(expression).map_err(|e| Error::Compile(one_line(&e.to_string())))?;
+fn compiled(parsed: syntax::Parsed, variables: &[&str]) -> Result<Program, Error> {
+    let syntax::Parsed { expr, depth, source } = parsed;
     let mut visit = Visit::default();
-    visit.node(program.expression());
+    visit.node(&expr);
     let declared = |name: &str| variables.contains(&name) || TYPES.contains(&name);
     if let Some(name) = visit.free.iter().find(|name| !declared(name)) {
         return Err(Error::Compile(format!("undeclared reference to '{name}' (in container '')")));
     }
-    let mut counted = program.expression().clone();
+    let mut counted = expr.clone();
     let nodes = budget::counted(&mut counted);
-    Ok(Program { program, counted, nodes, escapes: expression.contains("__") })
+    Ok(Program { expr, depth, source, names: visit.free.into_iter().collect(), counted, nodes, escapes: false })
 }
 
 /// Whether a variable may be called so: an identifier that is no word of the language.
@@ -144,7 +149,7 @@ fn one_line(text: &str) -> String {
 impl Program {
     /// Whether the expression names the variable.
     pub fn uses(&self, variable: &str) -> bool {
-        self.program.references().has_variable(variable)
+        self.names.contains(variable)
     }
 
     /// The value of the expression.
@@ -162,7 +167,7 @@ impl Program {
         environment: &Arc<engine::Env>,
         variables: &[(&str, &Value)],
         scope: &Scope<'_>,
-        extend: impl FnOnce(&mut engine::Context<'_, '_>) -> Result<(), engine::DeclarationError>,
+        extend: impl FnOnce(&mut engine::Context<'_, '_>) -> Result<(), engine::DeclarationError> + Send,
     ) -> Result<engine::Value, Error> {
         let variables: Vec<_> = variables.iter().map(|(name, value)| (*name, Variable::Value(value))).collect();
         self.run_variables(environment, &variables, &mut STEP_LIMIT.clone(), |context| {
@@ -190,6 +195,19 @@ impl Program {
 
     /// The value in an environment, with functions of the caller's own.
     fn run_variables(
+        &self,
+        environment: &Arc<engine::Env>,
+        variables: &[(&str, Variable<'_>)],
+        budget: &mut u64,
+        extend: impl FnOnce(&mut engine::Context<'_, '_>) -> Result<(), engine::DeclarationError> + Send,
+    ) -> Result<engine::Value, Error> {
+        let run = || self.run_here(environment, variables, budget, extend);
+        let value = stack::with_room(self.depth > stack::SHALLOW, run);
+        value.map_err(|e| Error::Evaluate(format!("expression cannot be evaluated: {e}")))?
+    }
+
+    /// The same on whatever stack there is.
+    fn run_here(
         &self,
         environment: &Arc<engine::Env>,
         variables: &[(&str, Variable<'_>)],

@@ -56,8 +56,8 @@ pub fn compile_mutation(expression: &str, variables: &[&str], form: Form) -> Res
     declared.push(LIBRARY);
     let program = super::compile(expression, &declared)?;
     let mut types = BTreeSet::new();
-    constructed(program.program.expression(), &mut types)?;
-    let made = type_of(program.program.expression());
+    constructed(&program.expr, &mut types)?;
+    let made = type_of(&program.expr);
     if !made.is_empty() && made != form.name() {
         return Err(Error::Compile(format!("must evaluate to {} but got {made}", form.name())));
     }

@@ -17,7 +17,7 @@ pub(crate) use types::{AUTHORIZER, Type};
 
 use serde_json::Value;
 
-use super::Program;
+use super::{Program, stack};
 use cost::Estimate;
 use functions::Found;
 use sizes::Place;
@@ -49,7 +49,9 @@ impl<'s> Sound<'s> {
     /// What an evaluation costs at most when `self` and `oldSelf` are values of the schema, `root` or in another object.
     pub fn cost(&self, program: &Program, schema: &'s Value, root: bool) -> u64 {
         let place = Place::Of(schema, root || schema["x-kubernetes-embedded-resource"] == true);
-        Estimate::new(&self.types, place).cost(program.program.expression())
+        let estimate = || Estimate::new(&self.types, place).cost(&program.expr);
+        // Without a thread to be had nothing is known, and what is not known costs most.
+        stack::with_room(program.depth > stack::SHALLOW, estimate).unwrap_or(u64::MAX)
     }
 }
 
@@ -60,22 +62,11 @@ impl<'s> Sound<'s> {
 pub(crate) fn check<'s>(program: &Program, variables: &[(&str, Type<'s>)]) -> Result<Sound<'s>, String> {
     let scope = variables.iter().map(|(name, ty)| ((*name).to_owned(), ty.clone())).collect();
     let mut check = Check { scope, types: HashMap::new() };
-    match check.node(program.program.expression()) {
-        Ok(ty) => Ok(Sound { ty, types: check.types }),
-        Err(mistake) => Err(located(program, &mistake)),
+    match stack::with_room(program.depth > stack::SHALLOW, || check.node(&program.expr)) {
+        Ok(Ok(ty)) => Ok(Sound { ty, types: check.types }),
+        Ok(Err(mistake)) => Err(program.source.mistake(mistake.node, &mistake.what)),
+        Err(error) => Err(format!("expression cannot be checked: {error}")),
     }
-}
-
-/// `ERROR: <input>:1:5: what` with the line and a pointer below it.
-fn located(program: &Program, mistake: &Mistake) -> String {
-    let info = program.program.source_info();
-    let at = info.offset_for(mistake.node).map_or(0, |(start, _)| start as usize);
-    let before: String = info.source.chars().take(at).collect();
-    let line = before.matches('\n').count();
-    let column = before.rsplit('\n').next().map_or(0, |start| start.chars().count());
-    let text = info.source.lines().nth(line).unwrap_or("");
-    let (what, dots) = (&mistake.what, ".".repeat(column));
-    format!("ERROR: <input>:{}:{}: {what}\n | {text}\n | {dots}^", line + 1, column + 1)
 }
 
 fn wrong<T>(node: &IdedExpr, what: impl Into<String>) -> Result<T, Mistake> {

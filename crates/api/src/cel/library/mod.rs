@@ -3,7 +3,7 @@
 
 mod format;
 mod net;
-mod pairs;
+pub(super) mod pairs;
 mod quantity;
 mod semver;
 mod sets;
