@@ -35,7 +35,7 @@ fn look_later(c: &Context, pod: &Pod) {
 fn kept_for_nobody(c: &Context, pod: &Pod) -> bool {
     let of = |job: &str| c.caches.jobs.get(namespace(&pod.metadata), job);
     let owner = controller(&pod.metadata).filter(|o| o.kind == "Job");
-    reconcile::job::held(pod) && !owner.is_some_and(|o| of(&o.name).is_some_and(|job| uid(&job.metadata) == o.uid))
+    reconcile::job::held(pod) && owner.is_none_or(|o| of(&o.name).is_none_or(|job| uid(&job.metadata) != o.uid))
 }
 
 /// A pod on a node that is not known, one that has just ended, or one whose Job is gone.
