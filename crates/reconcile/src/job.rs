@@ -79,14 +79,25 @@ fn expire(job: &Job, spec: &JobSpec, ended: Timestamp, now: Timestamp, plan: &mu
 /// Takes the finalizer off pods that are counted (or all, when counting is over).
 fn free_pods(mine: &[&Pod], counted: &BTreeSet<String>, all: bool, plan: &mut Plan) {
     for pod in mine {
-        let held = pod.metadata.finalizers.iter().flatten().any(|f| f == FINALIZER);
-        if held && (all || counted.contains(uid(&pod.metadata))) {
+        if held(pod) && (all || counted.contains(uid(&pod.metadata))) {
             let rest: Vec<&String> = pod.metadata.finalizers.iter().flatten().filter(|f| *f != FINALIZER).collect();
             let meta =
                 json!({"uid": pod.metadata.uid, "resourceVersion": pod.metadata.resource_version, "finalizers": rest});
             plan.patch(PODS, &pod.metadata, json!({"metadata": meta}));
         }
     }
+}
+
+/// Whether a pod stays until a Job has counted it.
+pub fn held(pod: &Pod) -> bool {
+    pod.metadata.finalizers.iter().flatten().any(|f| f == FINALIZER)
+}
+
+/// Lets a pod go whose Job is gone, or that has none any more: nobody will count it.
+pub fn plan_left(pod: &Pod) -> Plan {
+    let mut plan = Plan::default();
+    free_pods(&[pod], &BTreeSet::new(), true, &mut plan);
+    plan
 }
 
 /// Why a Job ends.
@@ -152,12 +163,7 @@ impl<'a> Pass<'a> {
     /// stored already, or they do not count.
     fn count(&mut self) -> BTreeSet<String> {
         let stored = self.job.status.as_ref().and_then(|s| s.uncounted_terminated_pods.clone()).unwrap_or_default();
-        let held: BTreeSet<&str> = self
-            .pods
-            .iter()
-            .filter(|p| p.metadata.finalizers.iter().flatten().any(|f| f == FINALIZER))
-            .map(|p| uid(&p.metadata))
-            .collect();
+        let held: BTreeSet<&str> = self.pods.iter().filter(|p| held(p)).map(|p| uid(&p.metadata)).collect();
         // In the stored list and no longer held: its finalizer is gone, so it will not be seen again.
         let settle = |list: &Option<Vec<String>>| -> (Vec<String>, i32) {
             let (keep, done): (Vec<String>, Vec<String>) =

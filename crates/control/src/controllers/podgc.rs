@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::Method;
+use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::jiff::Timestamp;
-use reconcile::plan::{name, namespace};
+use reconcile::plan::{controller, name, namespace, uid};
 use reconcile::podgc::{ENDED_MAX, QUARANTINE, plan_ended, plan_orphan};
 
 use super::{Context, Pass};
-use crate::actuator::is_not_found;
+use crate::actuator::{ActError, is_not_found};
 use crate::cache::{Key, Listener};
 
 /// Pods that ended are counted together, this long after the first (the period of Kubernetes' collector).
@@ -30,7 +31,14 @@ fn look_later(c: &Context, pod: &Pod) {
     c.queues.pod_gc.0.add_after(key, QUARANTINE);
 }
 
-/// A pod on a node that is not known, or one that has just ended.
+/// Whether a pod stays for a Job that, as far as is known here, is gone.
+fn kept_for_nobody(c: &Context, pod: &Pod) -> bool {
+    let of = |job: &str| c.caches.jobs.get(namespace(&pod.metadata), job);
+    let owner = controller(&pod.metadata).filter(|o| o.kind == "Job");
+    reconcile::job::held(pod) && owner.is_none_or(|o| of(&o.name).is_none_or(|job| uid(&job.metadata) != o.uid))
+}
+
+/// A pod on a node that is not known, one that has just ended, or one whose Job is gone.
 pub(super) fn on_pod(context: &Arc<Context>) -> Listener<Pod> {
     let weak = Arc::downgrade(context);
     Box::new(move |old, new| {
@@ -40,6 +48,24 @@ pub(super) fn on_pod(context: &Arc<Context>) -> Listener<Pod> {
         }
         if reconcile::pods::finished(pod) && old.is_none_or(|p| !reconcile::pods::finished(p)) {
             c.queues.pod_gc.0.add_after(count_key(), COUNT_AFTER);
+        }
+        if kept_for_nobody(&c, pod) {
+            c.queues.pod_gc.add(namespace(&pod.metadata), name(&pod.metadata));
+        }
+    })
+}
+
+/// The pods of a Job that went.
+pub(super) fn on_job(context: &Arc<Context>) -> Listener<Job> {
+    let weak = Arc::downgrade(context);
+    Box::new(move |old, new| {
+        let (Some(c), Some(job)) = (weak.upgrade(), old) else { return };
+        let gone = uid(&job.metadata);
+        if new.is_some_and(|new| uid(&new.metadata) == gone) {
+            return;
+        }
+        for (ns, pod) in c.caches.pods.keys(|pod| *pod.owner == *gone) {
+            c.queues.pod_gc.add(&ns, &pod);
         }
     })
 }
@@ -67,6 +93,9 @@ pub(super) fn pass(c: Arc<Context>, key: Key) -> Pass {
             return c.carry_out(plan_ended(&refs)).await;
         }
         let Some(pod) = c.caches.pods.get(&key.0, &key.1) else { return Ok(None) };
+        if kept_for_nobody(&c, &pod) && is_gone(&c, &pod).await? {
+            return c.carry_out(reconcile::job::plan_left(&pod)).await;
+        }
         let Some(node) = node_of(&pod).filter(|n| c.caches.nodes.get("", n).is_none()) else { return Ok(None) };
         // The cache may lag: a pod is not ended on its word alone.
         match c.actuator.call(Method::GET, &format!("/api/v1/nodes/{node}"), None, None).await {
@@ -75,4 +104,15 @@ pub(super) fn pass(c: Arc<Context>, key: Key) -> Pass {
             Err(e) => Err(e),
         }
     })
+}
+
+/// Whether the Job of a pod is gone as the API server has it: the cache may lag, and a pod that is let go is never counted.
+async fn is_gone(c: &Context, pod: &Pod) -> Result<bool, ActError> {
+    let Some(owner) = controller(&pod.metadata).filter(|o| o.kind == "Job") else { return Ok(true) };
+    let path = format!("/apis/batch/v1/namespaces/{}/jobs/{}", namespace(&pod.metadata), owner.name);
+    match c.actuator.call(Method::GET, &path, None, None).await {
+        Ok(job) => Ok(job["metadata"]["uid"] != owner.uid.as_str()),
+        Err(e) if is_not_found(&e) => Ok(true),
+        Err(e) => Err(e),
+    }
 }

@@ -30,7 +30,7 @@ pub(super) fn follow(context: &Arc<Context>) {
     c.replication_controllers.follow(every(context), controllers, drain());
     let stateful = vec![to_itself(&q.stateful_sets), scales_to_budgets(context)];
     c.stateful_sets.follow(every(context), stateful, drain());
-    let jobs = vec![to_itself(&q.jobs), to_controller(&q.cron_jobs, "CronJob")];
+    let jobs = vec![to_itself(&q.jobs), to_controller(&q.cron_jobs, "CronJob"), super::podgc::on_job(context)];
     c.jobs.follow(every(context), jobs, drain());
     c.cron_jobs.follow(every(context), vec![to_itself(&q.cron_jobs)], drain());
     let autoscalers = vec![to_itself(&q.autoscalers), crate::autoscaling::on_autoscaler(context)];

@@ -263,3 +263,14 @@ fn orphans_are_adopted_and_strays_let_go_with_their_finalizers() {
     assert_eq!(patches, [(1, &json!([FINALIZER])), (0, &json!([]))]);
     assert_eq!(p.actions.len(), 2);
 }
+
+#[test]
+fn a_pod_that_nobody_counts_any_more_is_let_go() {
+    let p = plan_left(&pod("a", "Running"));
+    let [Action::Patch { name, subresource: None, patch, .. }] = &p.actions[..] else { panic!("{p:?}") };
+    assert_eq!((name.as_str(), &patch["metadata"]["finalizers"]), ("a", &json!([])));
+    let mut free = pod("b", "Running");
+    assert!(held(&free));
+    free.metadata.finalizers = Some(vec!["example.com/other".into()]);
+    assert!(!held(&free) && plan_left(&free).actions.is_empty());
+}

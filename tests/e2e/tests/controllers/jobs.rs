@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use e2e::{Ctx, container, eventually};
 use serde_json::{Value, json};
 
@@ -26,6 +26,27 @@ pub fn a_job_completes_and_keeps_its_count(ctx: &Ctx) -> Result<()> {
     // Its pods can be read until it is deleted, and go with it.
     ctx.ok(&["delete", "job", "three"])?;
     ctx.none_left("pods", "batch.kubernetes.io/job-name=three")
+}
+
+pub fn the_running_pods_of_a_deleted_job_go_with_it(ctx: &Ctx) -> Result<()> {
+    ctx.apply(&[job("long", e2e::IDLE, json!({"completions": 2, "parallelism": 2}))])?;
+    ctx.wait("job/long", "jsonpath={.status.ready}=2")?;
+    ctx.ok(&["delete", "job", "long", "--cascade=background"])?;
+    ctx.none_left("pods", "batch.kubernetes.io/job-name=long")?;
+    // Orphaned ones are nobody's to count: they run on, and nothing keeps them from being deleted.
+    ctx.apply(&[job("kept", e2e::IDLE, json!({}))])?;
+    ctx.wait("job/kept", "jsonpath={.status.ready}=1")?;
+    ctx.ok(&["delete", "job", "kept", "--cascade=orphan"])?;
+    let selector = "batch.kubernetes.io/job-name=kept";
+    eventually(Duration::from_secs(60), "the pod is let go", || {
+        let pods = ctx.list("pods", selector)?;
+        let metadata = pods.first().map(|p| &p["metadata"]).context("it runs on")?;
+        ensure!(metadata["ownerReferences"].is_null() && metadata["finalizers"].is_null(), "{metadata}");
+        ensure!(metadata["deletionTimestamp"].is_null(), "{metadata}");
+        Ok(())
+    })?;
+    ctx.ok(&["delete", "pods", "-l", selector])?;
+    ctx.none_left("pods", selector)
 }
 
 pub fn a_failing_job_is_given_up_after_its_limit(ctx: &Ctx) -> Result<()> {

@@ -24,6 +24,7 @@ fn main() -> ExitCode {
             stateful::pods_start_in_order_with_claims_of_their_own_and_keep_them,
             stateful::an_update_goes_from_the_last_to_the_first_and_stops_at_the_partition,
             jobs::a_job_completes_and_keeps_its_count,
+            jobs::the_running_pods_of_a_deleted_job_go_with_it,
             jobs::a_failing_job_is_given_up_after_its_limit,
             jobs::an_indexed_job_runs_every_index_once,
             jobs::indexes_fail_on_their_own_and_a_policy_ends_a_job_early,

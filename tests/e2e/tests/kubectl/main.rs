@@ -2,6 +2,7 @@
 
 mod access;
 mod admission;
+mod aggregated;
 mod changes;
 mod crd;
 mod guestbook;
@@ -17,6 +18,10 @@ use std::process::ExitCode;
 use e2e::{Instance, Suite, tests};
 
 fn main() -> ExitCode {
+    if let Some(served) = aggregated::server::serve_if_asked() {
+        eprintln!("the server of parcels ended: {served:?}");
+        return ExitCode::FAILURE;
+    }
     Suite::new("kubectl")
         .instance(Instance::builder("kubectl"))
         .with(tests![shared:
@@ -76,5 +81,6 @@ fn main() -> ExitCode {
             singles::logs_are_cut_by_lines_bytes_and_age,
             singles::proxy_serves_the_api_on_any_port_and_on_a_socket,
         ])
+        .with(tests![alone: aggregated::an_api_server_in_a_deployment_extends_the_cluster_until_its_registration_goes])
         .main()
 }
