@@ -29,6 +29,10 @@ async fn what_is_pushed_can_be_pulled() {
     let f = Fixture::new();
     let name = registry.reference("team/app:1");
     let image = f.import(&name, &[("bin/", b""), ("bin/app", &noise(3 << 20, 1))]);
+    let held = |f: &Fixture, named: &[String]| {
+        f.store.held(named).unwrap().into_iter().map(|h| (h.id, h.used, h.local)).collect::<Vec<_>>()
+    };
+    assert_eq!(held(&f, &[]), [(image.id.clone(), false, true)], "made here");
     let digest = f.store.push(&name, None, &()).await.unwrap();
     assert_eq!(digest, image.manifest_digest);
 
@@ -38,10 +42,7 @@ async fn what_is_pushed_can_be_pulled() {
     assert_eq!((&pulled.id, &pulled.config), (&image.id, &image.config));
     assert_eq!(pulled.repo_digests, [format!("{}@{digest}", registry.reference("team/app"))]);
     assert_eq!(names(&other, &pulled), names(&f, &image));
-    let held = |f: &Fixture, named: &[String]| {
-        f.store.held(named).unwrap().into_iter().map(|h| (h.id, h.used, h.local)).collect::<Vec<_>>()
-    };
-    assert_eq!(held(&f, &[]), [(image.id.clone(), false, true)], "made here");
+    assert_eq!(held(&f, &[]), [(image.id.clone(), false, false)], "the registry has it now");
     assert_eq!(held(&other, &[]), [(image.id.clone(), false, false)], "it can be pulled again");
     assert_eq!(held(&other, &[name.clone(), "none:1".into()]), [(image.id.clone(), true, false)]);
     let events = events.into_inner().unwrap();
