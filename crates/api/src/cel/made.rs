@@ -8,7 +8,7 @@ use cel::Value as Cel;
 use cel::objects::{Key, Map, OptionalValue};
 use serde_json::Value;
 
-use super::{AUTHORIZER, Authorizer, ENVIRONMENT, Error, Program, convert};
+use super::{AUTHORIZER, Authorizer, ENVIRONMENT, Error, Program, STEP_LIMIT, convert};
 
 /// The name of the variable that holds them.
 pub const VARIABLES: &str = "variables";
@@ -17,10 +17,16 @@ pub const VARIABLES: &str = "variables";
 /// room for, each adding as many levels as one expression may have.
 const LEVELS: usize = 300;
 
+/// All of them may take so many steps together: each may be twice the one before it (Kubernetes' `RuntimeCELCostBudget` is ten
+/// calls' too).
+const BUDGET: u64 = 10 * STEP_LIMIT;
+
 /// Values by their names.
 #[derive(Clone, Default)]
 pub struct Made {
     values: Arc<HashMap<Key, Cel>>,
+    /// Steps that making them took.
+    spent: u64,
 }
 
 /// What an expression of admission can name beside its variables.
@@ -63,7 +69,10 @@ impl Made {
         authorizer: &Authorizer,
     ) -> Result<(), Error> {
         let scope = Scope { authorizer: Some(authorizer), made: Some(self) };
-        let value = program.run(&ENVIRONMENT, variables, &scope, |_| Ok(()))?;
+        let mut left = BUDGET.saturating_sub(self.spent);
+        let value = program.run(&ENVIRONMENT, variables, &scope, &mut left, |_| Ok(()));
+        self.spent = BUDGET - left;
+        let value = value?;
         if !is_shallow(&value, LEVELS) {
             return Err(Error::Evaluate(format!("the value has more than {LEVELS} levels")));
         }
@@ -89,7 +98,7 @@ impl Program {
     /// # Errors
     /// As [`Program::eval`].
     pub fn eval_in(&self, variables: &[(&str, &Value)], scope: &Scope<'_>) -> Result<Value, Error> {
-        let value = self.run(&ENVIRONMENT, variables, scope, |_| Ok(()))?;
+        let value = self.run(&ENVIRONMENT, variables, scope, &mut STEP_LIMIT.clone(), |_| Ok(()))?;
         convert::to_json(&value).ok_or_else(|| Error::Evaluate("the value has no JSON form".to_owned()))
     }
 }
@@ -124,6 +133,19 @@ mod tests {
                 .collect();
             assert_eq!(results, [true, true, true, true, true, false, false, false], "{open}");
         }
+    }
+
+    #[test]
+    fn variables_have_a_budget_together() {
+        let authorizer = Authorizer::new(Arc::new(Nobody), Question::default());
+        // Refused before it is made, and yet all that one may take is spent.
+        let object = json!("a".repeat(100_000));
+        let program = compile("object.replace('a', object)", &["object"]).unwrap();
+        let mut made = Made::default();
+        let results: Vec<_> =
+            (0..12).map(|i| made.make(&format!("v{i}"), &program, &[("object", &object)], &authorizer)).collect();
+        assert!(results[..10].iter().all(|result| result == &Err(Error::Cost)), "{results:?}");
+        assert!(results[10..].iter().all(|result| result == &Err(Error::Budget)), "{results:?}");
     }
 
     #[test]

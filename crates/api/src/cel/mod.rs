@@ -167,10 +167,11 @@ impl Program {
         environment: &Arc<engine::Env>,
         variables: &[(&str, &Value)],
         scope: &Scope<'_>,
+        budget: &mut u64,
         extend: impl FnOnce(&mut engine::Context<'_, '_>) -> Result<(), engine::DeclarationError> + Send,
     ) -> Result<engine::Value, Error> {
         let variables: Vec<_> = variables.iter().map(|(name, value)| (*name, Variable::Value(value))).collect();
-        self.run_variables(environment, &variables, &mut STEP_LIMIT.clone(), |context| {
+        self.run_variables(environment, &variables, budget, |context| {
             scope.add_to(self, context)?;
             extend(context)
         })
@@ -237,7 +238,10 @@ impl Program {
         if left.is_none() {
             return Err(if limit < STEP_LIMIT { Error::Budget } else { Error::Cost });
         }
-        value.map_err(|e| Error::Evaluate(one_line(&e.to_string())))
+        // What pays first is not called so by who wrote the expression.
+        value.map_err(|e| {
+            Error::Evaluate(one_line(&e.to_string()).replace("@replace", "replace").replace("@join", "join"))
+        })
     }
 }
 

@@ -10,7 +10,7 @@ use cel::common::value::{CowVal, Val};
 use cel::{Env, ExecutionError, StructType, Value as Cel};
 use serde_json::{Map, Value, json};
 
-use super::{Error, Program, Scope, convert, library};
+use super::{Error, Program, STEP_LIMIT, Scope, convert, library};
 
 /// The type of a configuration; those of its fields are `Object.spec`, `Object.spec.template` and so on.
 const OBJECT: &str = "Object";
@@ -75,7 +75,7 @@ impl Mutation {
     /// # Errors
     /// [`Error::Evaluate`], and [`Error::Cost`] when it takes too long.
     pub fn eval(&self, variables: &[(&str, &Value)], scope: &Scope<'_>) -> Result<Value, Error> {
-        let value = self.program.run(&self.environment, variables, scope, |context| {
+        let value = self.program.run(&self.environment, variables, scope, &mut STEP_LIMIT.clone(), |context| {
             context.add_function("jsonpatch.escapeKey", escape_key)
         })?;
         match self.form {

@@ -47,6 +47,36 @@ fn loops_end_when_they_have_spent_their_budget() {
 }
 
 #[test]
+fn texts_and_copies_do_not_grow_without_end() {
+    let object = json!({"text": "a".repeat(1 << 20), "list": vec!["abc"; 1000]});
+    for rule in [
+        "self.text.replace('a', self.text) != ''",
+        "self.text.replace('', self.text, 500) != ''",
+        "self.list.map(x, '').join(self.text) != ''",
+        "self.list.map(x, self.text).join('') != ''",
+        &format!("optional.of(self.text){}.hasValue()", ".optMap(v, v + v)".repeat(30)),
+        &format!("optional.of(self.list){}.hasValue()", ".optMap(v, [v, v])".repeat(30)),
+        &format!("optional.of(self.list){}.hasValue()", ".optMap(v, {1: v, 2: v})".repeat(30)),
+        &format!("size([{}]) > 0", "self.text,".repeat(5000)),
+        &format!("size({}) > 0", vec!["self.text"; 120].join(" + ")),
+    ] {
+        let found = eval(rule, &object);
+        assert_eq!(found, Err(Error::Cost), "{}", &rule[..rule.len().min(80)]);
+    }
+    for rule in [
+        "self.list.join('-').size() == 3999 && ['a', 'b'].join(', ') == 'a, b' && [].join('x') == ''",
+        "'aXbX'.replace('X', '--') == 'a--b--' && 'aXbX'.replace('X', '', 1) == 'abX' && 'ab'.replace('', '.') == '.a.b.'",
+        "'aX'.replace('X', 'y', 0) == 'aX' && 'aXX'.replace('X', 'y', -1) == 'ayy' && 'é'.replace('é', 'e') == 'e'",
+        "self.text + self.text != self.text && [self.text, self.text].size() == 2 && 1 + 2 == 3 && [1] + [2] == [1, 2]",
+        "self.list.map(x, x + '!')[0] == 'abc!' && self.list.filter(x, x != 'abc') == [] && b'a' + b'b' == b'ab'",
+    ] {
+        holds(rule, &object);
+    }
+    let wrong = eval("dyn(1).replace('a', 'b') == ''", &object).unwrap_err();
+    assert!(matches!(&wrong, Error::Evaluate(why) if !why.contains('@')), "{wrong}");
+}
+
+#[test]
 fn an_absent_old_value_is_an_optional() {
     let program = compile("!oldSelf.hasValue() || oldSelf.value() == self", &["self", "oldSelf"]).unwrap();
     let (one, two) = (json!(1), json!(2));

@@ -7,6 +7,7 @@ pub(super) mod pairs;
 mod quantity;
 mod semver;
 mod sets;
+pub(super) mod texts;
 mod urls;
 mod value;
 
@@ -23,7 +24,7 @@ const PATTERN: usize = 1 << 20;
 pub(super) fn environment() -> Env {
     let mut env = Env::stdlib();
     let own = [functions, quantity::extension, net::extension, urls::extension, format::extension, semver::extension];
-    let more = [sets::extension, pairs::extension, super::budget::extension];
+    let more = [sets::extension, pairs::extension, texts::extension, super::budget::extension];
     let all = [extensions::strings, extensions::lists, extensions::math];
     for extension in all.into_iter().chain(own).chain(more) {
         // Each is added to a fresh environment, once; a test sees that nothing conflicts.

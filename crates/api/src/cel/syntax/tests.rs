@@ -334,8 +334,8 @@ fn long_texts_take_time_in_proportion() {
         assert!(text.chars().count() <= LENGTH);
         let _ = parse(text);
     }
-    // A fifth of a second without optimisation on a machine that is not busy: what grows with the square takes minutes.
-    assert!(begun.elapsed().as_secs() < 20, "{:?}", begun.elapsed());
+    // A fifth of a second for each without optimisation; what grows with the square takes minutes.
+    assert!(begun.elapsed().as_secs() < 60, "{:?}", begun.elapsed());
     let Err(Error::Compile(why)) = parse(&"é".repeat(LENGTH + 1)) else { panic!("too long is taken") };
     assert!(why.contains("expression code point size exceeds limit: size: 100001, limit 100000"), "{why}");
 }
