@@ -1,8 +1,10 @@
 //! Docker's API: the stock docker CLI against a real instance.
 
+mod compose;
 mod containers;
 mod files;
 mod lives;
+mod networks;
 mod runs;
 mod wrong;
 
@@ -104,6 +106,14 @@ fn main() -> ExitCode {
             files::a_volume_keeps_its_files_and_gets_those_of_the_image,
             files::a_published_port_is_reached_over_loopback_and_is_given_once,
             files::images_are_listed_named_saved_loaded_and_removed,
+            networks::members_find_each_other_by_name_and_others_do_not,
+            networks::networks_are_apart_but_for_published_ports,
+            networks::a_running_container_comes_into_a_network_and_leaves_it,
+            networks::the_way_out_goes_along_and_addresses_are_had_once,
+            networks::networks_are_listed_pruned_and_refused_in_dockers_words,
+            networks::a_container_in_anothers_network_is_where_that_is,
+            compose::compose_brings_up_scales_and_takes_down_a_project,
+            compose::the_python_client_finds_what_it_expects,
             wrong::what_is_not_obeyed_is_refused_by_its_name,
             wrong::names_that_mean_nothing_are_told_in_dockers_words,
             wrong::versions_outside_the_range_are_refused,
