@@ -181,7 +181,7 @@ async fn of_volumes(call: Call, method: &Method, parts: &[&str]) -> Result<Answe
     }
 }
 
-async fn others(call: Call, method: &Method, parts: &[&str]) -> Result<Answer> {
+async fn others(mut call: Call, method: &Method, parts: &[&str]) -> Result<Answer> {
     match (method.as_str(), parts) {
         ("GET" | "HEAD", ["_ping"]) => Ok(system::ping(&call)),
         ("GET", ["version"]) => Ok(system::version()),
@@ -197,6 +197,8 @@ async fn others(call: Call, method: &Method, parts: &[&str]) -> Result<Answer> {
         (_, ["distribution", ..]) => Err(Fault::unsupported("asking a registry about an image")),
         (_, ["plugins", ..]) => Err(Fault::unsupported("plugins")),
         (_, ["swarm" | "nodes" | "services" | "tasks" | "secrets" | "configs", ..]) => {
+            // A client that still writes its question would not hear the answer.
+            drop(call.json::<serde_json::Value>().await);
             let message = "Swarm is not supported by Windlass: what it is for, Kubernetes manifests do here";
             Err(Fault::new(StatusCode::NOT_IMPLEMENTED, message))
         }
