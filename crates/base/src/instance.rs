@@ -145,6 +145,24 @@ impl Instance {
         if self.name == DEFAULT_NAME { "wlv".into() } else { format!("w{:04x}v", self.hash() as u16) }
     }
 
+    /// The start of the names of bridges beside the instance's own, for Docker's networks, at most 7 bytes; eight more follow.
+    pub fn net_prefix(&self) -> String {
+        self.own_prefix('b')
+    }
+
+    /// The start of the host-side names of veths on those bridges, at most 7 bytes; eight more follow.
+    pub fn plug_prefix(&self) -> String {
+        self.own_prefix('n')
+    }
+
+    /// [`Instance::veth_prefix`] with another letter at its end.
+    fn own_prefix(&self, letter: char) -> String {
+        let mut prefix = self.veth_prefix();
+        prefix.pop();
+        prefix.push(letter);
+        prefix
+    }
+
     /// The one nftables table of the instance (family `ip`).
     pub fn nft_table(&self) -> String {
         format!("windlass_{}", self.name.replace('-', "_"))
@@ -206,7 +224,7 @@ mod tests {
     fn interface_names_fit_the_kernel() {
         let i = Instance::new(&"x".repeat(32)).expect("a label");
         assert!(i.bridge().len() <= 15);
-        assert!(i.veth_prefix().len() <= 7);
+        assert!([i.veth_prefix(), i.net_prefix(), i.plug_prefix()].iter().all(|p| p.len() <= 7));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Which options are obeyed. What is not is refused by its name.
 
 use crate::fault::{Fault, Result};
-use crate::model::{Creation, HostConfig, only_empty};
+use crate::model::{Config, Creation, HostConfig, only_empty};
 use crate::query::Query;
 
 /// Where logs may go: all of them are the same files of the shim, but for `none`.
@@ -43,17 +43,8 @@ pub fn creation(asked: &Creation, warnings: &mut Vec<String>) -> Result<()> {
     }
     only_empty("", &rest)?;
     only_empty("HostConfig.", &host.rest)?;
-    for (name, endpoint) in &asked.networks {
-        let mut rest = endpoint.rest.clone();
-        for said in ["DNSNames", "EndpointID", "NetworkID"] {
-            rest.remove(said);
-        }
-        only_empty(&format!("NetworkingConfig.EndpointsConfig.{name}."), &rest)?;
-        if name != &host.network_mode && !(name == "default" || name == "bridge") {
-            return Err(Fault::refused(&format!("network {name:?}: a container in more than one network")));
-        }
-    }
     modes(host)?;
+    shared_network(config, host)?;
     if host.network_mode == "host" && !host.port_bindings.is_empty() {
         warnings.push("Published ports are discarded when using host network mode".to_owned());
     }
@@ -104,8 +95,32 @@ pub fn creation(asked: &Creation, warnings: &mut Vec<String>) -> Result<()> {
     crate::health::check(config.healthcheck.as_ref())
 }
 
+/// What one in another's network namespace cannot have of its own (Docker's words).
+fn shared_network(config: &Config, host: &HostConfig) -> Result<()> {
+    if !host.network_mode.starts_with("container:") {
+        return Ok(());
+    }
+    let conflict =
+        |what: &str, mode: &str| Err(Fault::bad(format!("conflicting options: {what} and the {mode}network mode")));
+    if !config.hostname.is_empty() {
+        return conflict("hostname", "");
+    }
+    if !host.extra_hosts.is_empty() {
+        return conflict("custom host-to-IP mapping", "");
+    }
+    if !host.dns.is_empty() || !host.dns_search.is_empty() || !host.dns_options.is_empty() {
+        return conflict("dns", "");
+    }
+    if host.publish_all_ports || !host.port_bindings.is_empty() {
+        return conflict("port publishing", "container type ");
+    }
+    if !config.exposed_ports.is_empty() {
+        return conflict("port exposing", "container type ");
+    }
+    Ok(())
+}
+
 fn modes(host: &HostConfig) -> Result<()> {
-    one_of("HostConfig.NetworkMode", &host.network_mode, &["", "default", "bridge", "host", "none"])?;
     one_of("HostConfig.PidMode", &host.pid_mode, &["", "host"])?;
     one_of("HostConfig.IpcMode", &host.ipc_mode, &["", "private", "shareable", "host"])?;
     one_of("HostConfig.UTSMode", &host.uts_mode, &[""])?;
@@ -239,7 +254,7 @@ mod tests {
         let of_host = |host: serde_json::Value| refused(serde_json::json!({ "Image": "a", "HostConfig": host }));
         assert_eq!(of_host(serde_json::json!({ "MemorySwappiness": -1, "ShmSize": 0, "Init": false })), None);
         for (host, word) in [
-            (serde_json::json!({ "NetworkMode": "container:x" }), "NetworkMode"),
+            (serde_json::json!({ "NetworkMode": "container:x", "Dns": ["1.1.1.1"] }), "dns and the network mode"),
             (serde_json::json!({ "LogConfig": { "Type": "syslog" } }), "syslog"),
             (serde_json::json!({ "LogConfig": { "Config": { "tag": "x" } } }), "tag"),
             (serde_json::json!({ "Devices": [{ "PathOnHost": "/dev/kvm" }] }), "Devices"),

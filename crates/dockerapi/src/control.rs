@@ -170,6 +170,7 @@ pub async fn rename(call: Call, id: &str) -> Result<Answer> {
         )));
     }
     let record = call.face.change(&container, |r| r.name = name);
+    crate::networks::names_changed(&call.face, record.networks.keys());
     call.face.tell(&record, "rename", &[("oldName", format!("/{old}"))]);
     Ok(empty(StatusCode::NO_CONTENT))
 }

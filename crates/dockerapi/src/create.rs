@@ -13,7 +13,7 @@ use crate::fault::{Fault, Result, blocking};
 use crate::http::{Answer, Call, status_json};
 use crate::model::{Creation, Healthcheck, Mount, Words};
 use crate::record::{MountPoint, Record};
-use crate::{check, names, spec};
+use crate::{check, names, networks, spec};
 
 /// Propagations a bind may have.
 const PROPAGATIONS: [&str; 6] = ["private", "rprivate", "slave", "rslave", "shared", "rshared"];
@@ -66,15 +66,17 @@ fn taken(name: &str, id: &str) -> Fault {
 /// 400 for what cannot be obeyed, 404 without the image, 409 for a name that is taken.
 pub async fn create(mut call: Call) -> Result<Answer> {
     let document: Value = call.json().await?;
-    let asked = Creation::read(document)?;
+    let mut asked = Creation::read(document)?;
     check::platform(&call.query)?;
     let claim = claim(&call.face, call.query.get("name").unwrap_or_default())?;
     let (face, mut warnings) = (call.face.clone(), Vec::new());
     check::creation(&asked, &mut warnings)?;
+    let given = std::mem::take(&mut asked.networks);
+    asked.networks = networks::asked(&face, &mut asked.host, given)?;
     let image = image_of(&face, &asked.config.image).await?;
     let mut record = complete(&face, asked, image.clone(), &claim.name).await?;
     // What would be refused at the start is refused now.
-    spec::sandbox(&face, &record, &[])?;
+    spec::sandbox(&face, &record, &networks::Ground::default(), &[])?;
     spec::container(&face, &record)?;
     let made = make(&face, &mut record, image).await;
     if let Err(fault) = made {
@@ -177,9 +179,6 @@ async fn complete(face: &Arc<Face>, asked: Creation, image: ImageInfo, name: &st
     }
     for port in host.port_bindings.keys() {
         config.exposed_ports.entry(port.clone()).or_insert_with(|| json!({}));
-    }
-    if host.network_mode.is_empty() || host.network_mode == "default" {
-        host.network_mode = "bridge".to_owned();
     }
     let id = names::id();
     if config.hostname.is_empty() {

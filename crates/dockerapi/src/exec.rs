@@ -116,6 +116,8 @@ pub async fn create(mut call: Call, id: &str) -> Result<Answer> {
         serde_json::from_value(without_nulls(document)).map_err(|e| Fault::bad(format!("invalid JSON: {e}")))?;
     // Said by old clients of what they attach to when they start it.
     let mut rest = asked.rest.clone();
+    // Told again what the path says (docker-py), and whether the client waits.
+    rest.remove("Container");
     rest.remove("Detach");
     only_empty("", &rest)?;
     if asked.cmd.is_empty() {
@@ -179,48 +181,90 @@ pub async fn start(mut call: Call, id: &str) -> Result<Answer> {
     if container.phase() != Phase::Running {
         return Err(Fault::conflict(format!("container {} is not running", container.id)));
     }
-    let tty = spec.tty;
-    let hijacked = if begin.detach { None } else { Some(hijack(&mut call.request, tty)?) };
+    let hijacked = if begin.detach { None } else { Some(hijack(&mut call.request, spec.tty)?) };
     face.execs.with(id, |exec| (exec.started, exec.running) = (true, true))?;
-    let begun = face.engine.exec(spec).await;
-    face.tell(&container.record(), "exec_start", &[("execID", id.to_owned())]);
-    let session = match begun {
-        Ok(session) => session,
-        Err(error) => return not_begun(&face, id, error, hijacked.map(|h| (h, tty))),
-    };
-    if let (Some(resize), Some(size)) = (&session.resize, size) {
-        let _ = resize.send((size[1], size[0])).await;
-    }
-    let resize = session.resize.clone();
-    face.execs.with(id, |exec| exec.resize = resize)?;
-    let id = id.to_owned();
+    let run = Run { face, id: id.to_owned(), container, spec, size, keys };
     let Some((answer, coming)) = hijacked else {
+        let session = run.begin().await.map_err(|fault| Fault { status: StatusCode::BAD_REQUEST, ..fault })?;
         // Its end is waited for by a task of its own: who drops a session ends its command.
-        tokio::spawn(async move { wait(&face, &id, session).await });
+        tokio::spawn(async move { wait(&run.face, &run.id, session).await });
         return Ok(empty(StatusCode::OK));
     };
     tokio::spawn(async move {
-        let (session, exit) = without_exit(session);
-        let (over, ended) = tokio::sync::oneshot::channel::<()>();
-        let streams = async {
-            if let Ok(upgraded) = coming.await {
-                // A client asks for the status as soon as its streams end.
-                let last = async { drop(ended.await) };
-                carry(TokioIo::new(upgraded), session, tty, keys.filter(|_| tty), last).await;
-            }
-        };
-        let ended = async {
-            let code = exit.await.unwrap_or(137);
-            face.execs.ended(&id, code);
-            let _ = over.send(());
-            code
-        };
-        let (code, ()) = tokio::join!(ended, streams);
-        if let Ok(container) = face.shown(&container.id) {
-            face.tell(&container.record(), "exec_die", &[("execID", id), ("exitCode", code.to_string())]);
+        // The head of the answer is out before the command begins: what comes together with the head is lost on clients that
+        // read it through a buffer (docker-py).
+        match coming.await {
+            Ok(upgraded) => run.converse(TokioIo::new(upgraded)).await,
+            Err(_) => run.face.execs.ended(&run.id, 137),
         }
     });
     Ok(answer)
+}
+
+/// A command on its way.
+struct Run {
+    face: Arc<Face>,
+    id: String,
+    container: Arc<crate::face::Container>,
+    spec: ExecSpec,
+    size: Option<Vec<u16>>,
+    keys: Option<Detach>,
+}
+
+impl Run {
+    /// Begins it. One that cannot be started has ended, with the status that a shell would give.
+    async fn begin(&self) -> Result<Session> {
+        let begun = self.face.engine.exec(self.spec.clone()).await;
+        self.face.tell(&self.container.record(), "exec_start", &[("execID", self.id.clone())]);
+        let session = begun.map_err(|error| {
+            let fault = Fault::from(error);
+            let code = match fault.message.as_str() {
+                m if m.contains("not found in $PATH") || m.contains("no such file or directory") => 127,
+                _ => 126,
+            };
+            self.face.execs.ended(&self.id, code);
+            fault
+        })?;
+        if let (Some(resize), Some(size)) = (&session.resize, &self.size) {
+            let _ = resize.send((size[1], size[0])).await;
+        }
+        let resize = session.resize.clone();
+        self.face.execs.with(&self.id, |exec| exec.resize = resize)?;
+        Ok(session)
+    }
+
+    /// Carries its streams until it ends.
+    async fn converse(self, mut wire: TokioIo<hyper::upgrade::Upgraded>) {
+        let tty = self.spec.tty;
+        let session = match self.begin().await {
+            Ok(session) => session,
+            Err(fault) => {
+                let reason = fault.message.strip_prefix("exec: ").unwrap_or(&fault.message);
+                let text =
+                    format!("OCI runtime exec failed: exec failed: unable to start container process: {reason}\r\n");
+                let bytes = if tty { Bytes::from(text) } else { frame(STDERR, text.as_bytes()) };
+                let _ = wire.write_all(&bytes).await;
+                let _ = wire.shutdown().await;
+                return;
+            }
+        };
+        let (session, exit) = without_exit(session);
+        let (over, ended) = tokio::sync::oneshot::channel::<()>();
+        // A client asks for the status as soon as its streams end.
+        let last = async { drop(ended.await) };
+        let streams = carry(wire, session, tty, self.keys.clone().filter(|_| tty), last);
+        let ended = async {
+            let code = exit.await.unwrap_or(137);
+            self.face.execs.ended(&self.id, code);
+            let _ = over.send(());
+            code
+        };
+        let (code, _) = tokio::join!(ended, streams);
+        if let Ok(container) = self.face.shown(&self.container.id) {
+            let about = [("execID", self.id.clone()), ("exitCode", code.to_string())];
+            self.face.tell(&container.record(), "exec_die", &about);
+        }
+    }
 }
 
 type Exit = std::pin::Pin<Box<dyn Future<Output = std::result::Result<i32, RuntimeError>> + Send>>;
@@ -237,31 +281,6 @@ async fn wait(face: &Arc<Face>, id: &str, mut session: Session) {
     }
     let code = session.exit.await.unwrap_or(137);
     face.execs.ended(id, code);
-}
-
-type Hijacked = ((Answer, hyper::upgrade::OnUpgrade), bool);
-
-/// A command that could not be started: on the stream, with the status that a shell would give.
-fn not_begun(face: &Arc<Face>, id: &str, error: RuntimeError, hijacked: Option<Hijacked>) -> Result<Answer> {
-    let fault = Fault::from(error);
-    let code = match fault.message.as_str() {
-        m if m.contains("not found in $PATH") || m.contains("no such file or directory") => 127,
-        _ => 126,
-    };
-    face.execs.ended(id, code);
-    let reason = fault.message.strip_prefix("exec: ").unwrap_or(&fault.message);
-    let text = format!("OCI runtime exec failed: exec failed: unable to start container process: {reason}\r\n");
-    let Some(((answer, coming), tty)) = hijacked else {
-        return Err(Fault { status: StatusCode::BAD_REQUEST, ..fault });
-    };
-    tokio::spawn(async move {
-        let Ok(upgraded) = coming.await else { return };
-        let mut wire = TokioIo::new(upgraded);
-        let bytes = if tty { Bytes::from(text) } else { frame(STDERR, text.as_bytes()) };
-        let _ = wire.write_all(&bytes).await;
-        let _ = wire.shutdown().await;
-    });
-    Ok(answer)
 }
 
 /// `POST /exec/{id}/resize`.

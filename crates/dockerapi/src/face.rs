@@ -27,6 +27,8 @@ pub struct Face {
     pub records: Records,
     /// The named volumes.
     pub volumes: Volumes,
+    /// The networks that users made.
+    pub nets: crate::networks::Nets,
     /// What happened.
     pub events: Events,
     /// Commands in containers.

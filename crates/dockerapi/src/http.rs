@@ -12,6 +12,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
+use crate::Version;
 use crate::face::Face;
 use crate::fault::{Fault, Result};
 use crate::query::Query;
@@ -30,6 +31,8 @@ pub const CHUNKS: usize = 16;
 pub struct Call {
     /// What answers it.
     pub face: Arc<Face>,
+    /// The version of the API that is spoken.
+    pub version: Version,
     /// The query.
     pub query: Query,
     /// The request.

@@ -140,6 +140,8 @@ pub async fn inspect(call: Call, name: &str) -> Result<Answer> {
         "GraphDriver": { "Name": "overlay2", "Data": null },
         "RootFS": { "Type": "layers", "Layers": info.layers.iter().map(ToString::to_string).collect::<Vec<_>>() },
         "Metadata": { "LastTagTime": "0001-01-01T00:00:00Z" },
+        // Gone from Docker's answers since 1.45; docker-compose 1 looks for volumes there when it makes a container anew.
+        "ContainerConfig": raw["config"],
     })))
 }
 

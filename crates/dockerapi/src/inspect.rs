@@ -1,14 +1,15 @@
 //! `containers/{id}/json`: all that is known of a container.
 
-use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
+use crate::Version;
 use crate::control::written;
 use crate::face::{Container, Face, stamp};
 use crate::fault::Result;
 use crate::http::{Answer, Call, json};
+use crate::networks;
 use crate::record::{Phase, Record};
 
 /// `GET /containers/{id}/json`.
@@ -17,7 +18,7 @@ use crate::record::{Phase, Record};
 /// 404.
 pub async fn respond(call: Call, id: &str) -> Result<Answer> {
     let container = call.face.shown(id)?;
-    let mut document = document(&call.face, &container).await;
+    let mut document = document(&call.face, &container, call.version).await;
     if call.query.flag("size") {
         let own = written(&call.face, &container).await;
         let image = call.face.engine.images().get(&container.record().image_id).ok().flatten();
@@ -36,7 +37,7 @@ pub fn image_name(face: &Arc<Face>, record: &Record) -> String {
     }
 }
 
-async fn document(face: &Arc<Face>, container: &Arc<Container>) -> Value {
+async fn document(face: &Arc<Face>, container: &Arc<Container>, version: Version) -> Value {
     let record = container.record();
     let (path, args) = record.argv.split_first().map_or(("", &[][..]), |(p, a)| (p.as_str(), a));
     let log =
@@ -65,7 +66,7 @@ async fn document(face: &Arc<Face>, container: &Arc<Container>) -> Value {
         "GraphDriver": { "Name": "overlay2", "Data": null },
         "Mounts": mounts(&record),
         "Config": record.config,
-        "NetworkSettings": network_settings(face, &record),
+        "NetworkSettings": network_settings(face, &record, version),
     })
 }
 
@@ -134,32 +135,13 @@ pub fn mounts(record: &Record) -> Vec<Value> {
     rows.collect()
 }
 
-/// The one network that a container is in.
-pub fn networks(face: &Arc<Face>, record: &Record) -> Value {
-    let mode = record.host.network_mode.as_str();
-    let config = face.engine.network().config();
-    let address = record.state.ip.as_deref().and_then(|ip| ip.parse::<Ipv4Addr>().ok());
-    let mac = address.map(|ip| {
-        let [a, b, c, d] = ip.octets();
-        format!("02:57:{a:02x}:{b:02x}:{c:02x}:{d:02x}")
+fn network_settings(face: &Arc<Face>, record: &Record, version: Version) -> Value {
+    let networks = networks::of_container(face, record, version);
+    let empty = json!({
+        "EndpointID": "", "Gateway": "", "IPAddress": "", "IPPrefixLen": 0, "MacAddress": "",
     });
-    let aliases = record.networks.values().flat_map(|e| e.aliases.clone()).collect::<Vec<_>>();
-    json!({ mode: {
-        "IPAMConfig": null, "Links": null, "DriverOpts": null, "DNSNames": null, "GwPriority": 0,
-        "Aliases": if aliases.is_empty() { Value::Null } else { json!(aliases) },
-        "NetworkID": crate::networks::id(face, mode),
-        "EndpointID": if record.state.phase.is_live() { record.id.as_str() } else { "" },
-        "Gateway": if address.is_some() { config.gateway().to_string() } else { String::new() },
-        "IPAddress": address.map(|ip| ip.to_string()).unwrap_or_default(),
-        "IPPrefixLen": if address.is_some() { config.pod_cidr.prefix } else { 0 },
-        "IPv6Gateway": "", "GlobalIPv6Address": "", "GlobalIPv6PrefixLen": 0,
-        "MacAddress": mac.unwrap_or_default(),
-    }})
-}
-
-fn network_settings(face: &Arc<Face>, record: &Record) -> Value {
-    let networks = networks(face, record);
-    let only = networks.get(&record.host.network_mode).cloned().unwrap_or_default();
+    // The fields beside the networks are about the default one.
+    let only = networks.get(networks::BRIDGE).cloned().unwrap_or(empty);
     let mut ports = Map::new();
     if record.state.phase.is_live() {
         for text in record.config.exposed_ports.keys() {

@@ -56,7 +56,7 @@ const ROOT_PREFIX: &str = "d-";
 /// The newest version of the API that is spoken.
 pub(crate) const API_MAX: Version = Version(1, 50);
 /// The oldest.
-pub(crate) const API_MIN: Version = Version(1, 44);
+pub(crate) const API_MIN: Version = Version(1, 41);
 
 /// A version of the API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -92,6 +92,10 @@ fn containers_dir(instance: &Instance) -> PathBuf {
     instance.data_dir().join("docker").join("containers")
 }
 
+fn networks_dir(instance: &Instance) -> PathBuf {
+    instance.data_dir().join("docker").join("networks")
+}
+
 fn volumes_dir(instance: &Instance) -> PathBuf {
     instance.data_dir().join("docker").join("volumes")
 }
@@ -119,7 +123,7 @@ fn unmount_all(instance: &Instance) {
 }
 
 /// Removes all containers of an instance whose engine does not run and has been taken down: their records, logs and file
-/// systems. Named volumes and images stay: they are data.
+/// systems. Named volumes, networks and images stay: they are data.
 ///
 /// # Errors
 /// When the disk refuses.

@@ -12,8 +12,8 @@ use http::StatusCode;
 use crate::create::root_key;
 use crate::face::{Carrier, Container, Face, Seen, Waiter, now_ms};
 use crate::fault::{Fault, Result, blocking};
-use crate::record::{Phase, Published, Record};
-use crate::{health, ports, spec};
+use crate::record::{Phase, Record};
+use crate::{health, networks, ports, spec};
 
 /// Between an end and the next start: doubled each time.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
@@ -60,12 +60,9 @@ pub async fn start(face: &Arc<Face>, container: &Arc<Container>) -> Result<bool>
 /// With `ops` held.
 async fn start_now(face: &Arc<Face>, container: &Arc<Container>) -> Result<()> {
     let record = container.record();
-    let started = match ports::find(face, &record).await {
-        Ok(ports) => run(face, container, &record, ports).await,
-        Err(fault) => Err(fault),
-    };
-    let Err(fault) = started else { return Ok(()) };
+    let Err(fault) = run(face, container, &record).await else { return Ok(()) };
     drop(face.engine.remove_sandbox(&record.id).await);
+    networks::let_go(face, &record.id).await;
     // Who waited to be attached is let go.
     container.waiting.lock().clear();
     let (exit_code, status) = match fault.message.as_str() {
@@ -82,7 +79,9 @@ async fn start_now(face: &Arc<Face>, container: &Arc<Container>) -> Result<()> {
         r.state.error.clone_from(&fault.message);
         r.state.ports.clear();
         r.state.ip = None;
+        r.state.endpoints.clear();
     });
+    networks::names_changed(face, record.networks.keys());
     face.tell(&record, "die", &[("exitCode", exit_code.to_string())]);
     container.seen.send_modify(|s| s.exits += 1);
     Err(fault)
@@ -99,9 +98,24 @@ fn words(error: RuntimeError) -> Fault {
     }
 }
 
-async fn run(face: &Arc<Face>, container: &Arc<Container>, record: &Record, ports: Vec<Published>) -> Result<()> {
-    let (sandbox, inner) = (spec::sandbox(face, record, &ports)?, spec::container(face, record)?);
+async fn run(face: &Arc<Face>, container: &Arc<Container>, record: &Record) -> Result<()> {
+    let ground = networks::prepare(face, record)?;
+    let ports = if ground.has_way_out() { ports::find(face, record).await? } else { Vec::new() };
+    let (sandbox, inner) = (spec::sandbox(face, record, &ground, &ports)?, spec::container(face, record)?);
     let made = face.engine.run_sandbox(sandbox).await.map_err(|e| ports::words(record, e))?;
+    networks::stand(face, record, &ground, &ports).await?;
+    let there = face.change(container, |r| {
+        if r.networks.is_empty() && ground.on_bridge {
+            r.networks.insert(networks::BRIDGE.to_owned(), Default::default());
+        }
+        for name in ground.endpoints.keys() {
+            r.networks.entry(name.clone()).or_default();
+        }
+        r.state.bridge_interface.clear();
+        r.state.endpoints = ground.endpoints;
+    });
+    // Before its program asks.
+    networks::names_changed(face, there.state.endpoints.keys());
     face.engine.create_container(inner).await?;
     if let [rows, columns] = record.host.console_size[..]
         && record.config.tty
@@ -124,6 +138,7 @@ async fn run(face: &Arc<Face>, container: &Arc<Container>, record: &Record, port
         (state.started_at_ms, state.exit_code) = (now_ms(), 0);
         (state.ip, state.ports) = (made.ip.map(|ip| ip.to_string()), ports);
     });
+    networks::tell_all(face, &record, "connect");
     face.tell(&record, "start", &[]);
     watch(face, container);
     Ok(())
@@ -155,6 +170,7 @@ async fn finish(face: &Arc<Face>, container: &Arc<Container>, exit: Option<ExitR
     if let Err(error) = face.engine.remove_sandbox(&container.id).await {
         tracing::warn!(container = container.id, error = %base::chain(&error), "not fully taken down");
     }
+    networks::let_go(face, &container.id).await;
     *container.health.lock() = None;
     // Removed behind our back: as if it had been killed.
     let (code, oom, at) = exit.map_or((137, false, now_ms()), |e| (e.exit_code, e.oom_killed, e.finished_at_ms));
@@ -165,12 +181,15 @@ async fn finish(face: &Arc<Face>, container: &Arc<Container>, exit: Option<ExitR
         state.phase = if again { Phase::Restarting } else { Phase::Exited };
         (state.exit_code, state.oom_killed, state.finished_at_ms) = (code, oom, at);
         (state.ip, state.ports) = (None, Vec::new());
+        state.endpoints.clear();
     });
+    networks::names_changed(face, record.networks.keys());
     if oom {
         face.tell(&record, "oom", &[]);
     }
     let lasted = (record.state.finished_at_ms - record.state.started_at_ms).max(0) / 1000;
     face.tell(&record, "die", &[("exitCode", code.to_string()), ("execDuration", lasted.to_string())]);
+    networks::tell_all(face, &record, "disconnect");
     container.seen.send_modify(|s| s.exits += 1);
     drop(ops);
     if again {
@@ -402,12 +421,18 @@ pub async fn resume(face: &Arc<Face>) {
         let status = face.engine.container_status(&container.id).map(|s| s.state);
         let phase = container.phase();
         match status {
-            Some(ContainerState::Running { started_at_ms }) => adopt(face, &container, started_at_ms, &sandboxes),
+            Some(ContainerState::Running { started_at_ms }) => {
+                adopt(face, &container, started_at_ms, &sandboxes);
+                networks::adopt(face, &container).await;
+            }
             Some(ContainerState::Exited(exit)) if phase.is_live() => finish(face, &container, Some(exit)).await,
             None if phase.is_live() => finish(face, &container, None).await,
             _ => {
                 // Made and not started, or ended and seen: nothing of it belongs in the engine.
                 drop(face.engine.remove_sandbox(&container.id).await);
+                if !container.record().state.endpoints.is_empty() {
+                    face.change(&container, |r| r.state.endpoints.clear());
+                }
                 at_rest(face, &container);
             }
         }
@@ -436,7 +461,8 @@ fn adopt(face: &Arc<Face>, container: &Arc<Container>, started: i64, all: &[engi
             r.state.phase = Phase::Running;
             r.state.started_at_ms = started;
         }
-        r.state.ip = ip.map(|ip| ip.to_string());
+        // One that came onto the bridge later has an address that its sandbox does not know.
+        r.state.ip = ip.map(|ip| ip.to_string()).or_else(|| r.state.ip.take());
     });
     watch(face, container);
 }

@@ -9,6 +9,7 @@ use crate::face::{Container, Face, now_ms};
 use crate::fault::{Fault, Result};
 use crate::http::{Answer, Call, json};
 use crate::inspect;
+use crate::networks;
 use crate::query::Filters;
 use crate::record::{Phase, Record};
 
@@ -41,10 +42,10 @@ pub async fn respond(call: Call) -> Result<Answer> {
         let of_image = !filters.has("ancestor")
             || ancestors.contains(&record.image_id)
             || filters.of("ancestor").contains(&record.image);
-        if !(timely && shown && of_image && fits(&container, &record, &filters)?) {
+        if !(timely && shown && of_image && fits(&call.face, &container, &record, &filters)?) {
             continue;
         }
-        rows.push(row(&call.face, &container, &record, call.query.flag("size")).await);
+        rows.push(row(&call, &container, &record).await);
         if limit > 0 && rows.len() as i64 >= limit {
             break;
         }
@@ -59,7 +60,7 @@ fn ancestors(face: &Arc<Face>, filters: &Filters) -> Vec<String> {
     found.map(|info| info.id.to_string()).collect()
 }
 
-fn fits(container: &Container, record: &Record, filters: &Filters) -> Result<bool> {
+fn fits(face: &Face, container: &Container, record: &Record, filters: &Filters) -> Result<bool> {
     let code = |v: &str| v.parse::<i32>().map_err(|_| Fault::bad(format!("invalid filter 'exited={v}'")));
     let codes = filters.of("exited").iter().map(|v| code(v)).collect::<Result<Vec<i32>>>()?;
     let ended = record.state.phase == Phase::Exited;
@@ -81,14 +82,19 @@ fn fits(container: &Container, record: &Record, filters: &Filters) -> Result<boo
         && (codes.is_empty() || (ended && codes.contains(&record.state.exit_code)))
         && filters.labels(&record.config.labels)
         && filters.any("health", |v| v == health)
-        && filters.any("network", |v| v == record.host.network_mode)
+        && filters.any("network", |v| in_network(face, record, v))
         && filters.any("volume", volume)
         && filters.any("publish", |v| record.state.ports.iter().any(|p| port(v, p.port, &p.protocol)))
         && filters.any("expose", exposed)
         && filters.switch("is-task")? != Some(true))
 }
 
-async fn row(face: &Arc<Face>, container: &Arc<Container>, record: &Record, sized: bool) -> Value {
+fn in_network(face: &Face, record: &Record, wanted: &str) -> bool {
+    networks::find(face, wanted).is_ok_and(|network| record.networks.contains_key(network.name()))
+}
+
+async fn row(call: &Call, container: &Arc<Container>, record: &Record) -> Value {
+    let (face, sized) = (&call.face, call.query.flag("size"));
     let mut row = json!({
         "Id": record.id,
         "Names": [format!("/{}", record.name)],
@@ -101,7 +107,7 @@ async fn row(face: &Arc<Face>, container: &Arc<Container>, record: &Record, size
         "State": record.state.phase.word(),
         "Status": status(container, record),
         "HostConfig": { "NetworkMode": record.host.network_mode },
-        "NetworkSettings": { "Networks": inspect::networks(face, record) },
+        "NetworkSettings": { "Networks": networks::of_container(face, record, call.version) },
         "Mounts": inspect::mounts(record),
     });
     if sized {

@@ -206,6 +206,8 @@ pub struct HostConfig {
     pub container_id_file: String,
     pub log_config: LogConfig,
     pub network_mode: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub links: Vec<String>,
     pub port_bindings: BTreeMap<String, Vec<PortBinding>>,
     pub restart_policy: RestartPolicy,
     pub auto_remove: bool,
@@ -259,9 +261,38 @@ pub struct HostConfig {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct Endpoint {
+    #[serde(rename = "IPAMConfig", skip_serializing_if = "Option::is_none")]
+    pub ipam_config: Option<EndpointIpam>,
+    pub links: Vec<String>,
     pub aliases: Vec<String>,
     #[serde(flatten)]
     pub rest: Rest,
+}
+
+impl Endpoint {
+    /// The address that is asked for.
+    pub fn address(&self) -> Option<std::net::Ipv4Addr> {
+        self.ipam_config.as_ref()?.ipv4_address.parse().ok()
+    }
+}
+
+/// Addresses that a container asks for.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct EndpointIpam {
+    #[serde(rename = "IPv4Address", skip_serializing_if = "String::is_empty")]
+    pub ipv4_address: String,
+    #[serde(rename = "IPv6Address", skip_serializing_if = "String::is_empty")]
+    pub ipv6_address: String,
+    #[serde(rename = "LinkLocalIPs", skip_serializing_if = "Vec::is_empty")]
+    pub link_local_ips: Vec<String>,
+}
+
+impl EndpointIpam {
+    /// Whether nothing is asked for.
+    pub fn says_nothing(&self) -> bool {
+        *self == EndpointIpam::default()
+    }
 }
 
 /// What `containers/create` is sent.

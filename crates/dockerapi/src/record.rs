@@ -64,10 +64,29 @@ pub struct State {
     pub restarts: u32,
     /// A person had it stopped: its policy does not start it again.
     pub stopped_by_hand: bool,
-    /// Its address.
+    /// Its address on the instance's bridge.
     pub ip: Option<String>,
+    /// The interface there, when it is not the first.
+    pub bridge_interface: String,
+    /// Its places in networks that users made, by name.
+    pub endpoints: std::collections::BTreeMap<String, Held>,
     /// Ports of the host it has now.
     pub ports: Vec<Published>,
+}
+
+/// A container's place in a network, while it runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// The network's id.
+    pub network: String,
+    /// The place's own.
+    pub endpoint: String,
+    /// Its address.
+    pub ip: std::net::Ipv4Addr,
+    /// The interface inside.
+    pub interface: String,
+    /// The way out leads over it.
+    pub gateway: bool,
 }
 
 /// A port of the host that leads to a container.
@@ -138,6 +157,23 @@ pub struct Record {
     pub state: State,
 }
 
+impl Record {
+    /// Whether something leads out of the host, while it runs.
+    pub fn has_way_out(&self) -> bool {
+        self.state.ip.is_some() || self.state.endpoints.values().any(|h| h.gateway)
+    }
+
+    /// A name for one more interface.
+    pub fn free_interface(&self) -> String {
+        let on_bridge = self.state.ip.is_some().then_some(match self.state.bridge_interface.as_str() {
+            "" => "eth0",
+            name => name,
+        });
+        let taken: Vec<&str> = self.state.endpoints.values().map(|h| h.interface.as_str()).chain(on_bridge).collect();
+        (0..).map(|n| format!("eth{n}")).find(|name| !taken.contains(&name.as_str())).unwrap_or_default()
+    }
+}
+
 /// The folders of all containers.
 #[derive(Debug, Clone)]
 pub struct Records {
@@ -195,7 +231,14 @@ impl Records {
             let path = entry?.path();
             let read = std::fs::read(path.join("container.json"));
             match read.and_then(|bytes| Ok(serde_json::from_slice::<Record>(&bytes)?)) {
-                Ok(record) => found.push(record),
+                Ok(mut record) => {
+                    let mode = &record.host.network_mode;
+                    // From before there were several networks.
+                    if record.networks.is_empty() && matches!(mode.as_str(), "bridge" | "host" | "none") {
+                        record.networks.insert(mode.clone(), Endpoint::default());
+                    }
+                    found.push(record);
+                }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => drop(std::fs::remove_dir_all(&path)),
                 Err(error) => tracing::warn!(path = %path.display(), %error, "a container's record cannot be read"),
             }

@@ -19,9 +19,10 @@ use tokio_util::task::TaskTracker;
 use crate::events::Events;
 use crate::exec::Execs;
 use crate::face::{Container, Face};
+use crate::networks::{self, Nets};
 use crate::record::Records;
 use crate::volumes::Volumes;
-use crate::{ServeError, containers_dir, life, mounts_dir, route, socket_path, unmount_all, volumes_dir};
+use crate::{ServeError, containers_dir, life, mounts_dir, networks_dir, route, socket_path, unmount_all, volumes_dir};
 
 /// Connections at once at most, hijacked ones included; further ones wait to be accepted.
 const CONNECTIONS: usize = 1024;
@@ -49,6 +50,8 @@ pub async fn serve(engine: Arc<Engine>, drain: Drain) -> Result<(), ServeError> 
     let volumes = Volumes::open(&volumes_dir(&instance)).map_err(at(&dir))?;
     unmount_all(&instance);
     std::fs::create_dir_all(mounts_dir(&instance)).map_err(at(&mounts_dir(&instance)))?;
+    let networks = networks_dir(&instance);
+    let nets = Nets::open(&networks).map_err(at(&networks))?;
     let known = records.load().map_err(at(&containers))?;
     let known = known.into_iter().map(|r| (r.id.clone(), Arc::new(Container::new(r)))).collect();
     let tasks = Tasks::new(drain.clone());
@@ -57,6 +60,7 @@ pub async fn serve(engine: Arc<Engine>, drain: Drain) -> Result<(), ServeError> 
         dir,
         records,
         volumes,
+        nets,
         events: Events::default(),
         execs: Execs::default(),
         builds: crate::images::building::Builds::default(),
@@ -65,6 +69,7 @@ pub async fn serve(engine: Arc<Engine>, drain: Drain) -> Result<(), ServeError> 
         making: parking_lot::Mutex::default(),
         pods: parking_lot::Mutex::default(),
     });
+    networks::resume(&face).await;
     life::resume(&face).await;
     let path = socket_path(&instance);
     let listener = listen(&path).map_err(at(&path))?;

@@ -11,6 +11,7 @@ use engine::runtime::{
 use crate::create::root_key;
 use crate::face::Face;
 use crate::fault::{Fault, Result};
+use crate::networks::{Ground, RESOLVER};
 use crate::record::{MountPoint, Published, Record};
 
 /// The limit that dockerd gives to the log of a container when none is asked for: none. A disk is not for one log.
@@ -81,7 +82,7 @@ pub struct Wanted {
 /// 400 for what is no port.
 pub fn wanted_ports(record: &Record) -> Result<Vec<Wanted>> {
     let (host, mut wanted) = (&record.host, Vec::new());
-    if host.network_mode != "bridge" {
+    if matches!(host.network_mode.as_str(), "host" | "none") || host.network_mode.starts_with("container:") {
         return Ok(wanted);
     }
     for (text, bindings) in &host.port_bindings {
@@ -121,12 +122,18 @@ pub fn wanted_ports(record: &Record) -> Result<Vec<Wanted>> {
 ///
 /// # Errors
 /// 400 for what cannot be.
-pub fn sandbox(face: &Face, record: &Record, ports: &[Published]) -> Result<SandboxSpec> {
-    let (config, host) = (&record.config, &record.host);
+pub fn sandbox(face: &Face, record: &Record, ground: &Ground, ports: &[Published]) -> Result<SandboxSpec> {
+    let host = &record.host;
     wanted_ports(record)?;
     let on_host = host.network_mode == "host";
-    let mut aliases = Vec::new();
-    for entry in &host.extra_hosts {
+    // One in another's network has its name, its hosts and its resolver.
+    let joined = ground.join.as_deref();
+    let of = joined.unwrap_or(record);
+    let endpoints = joined.map_or(&ground.endpoints, |other| &other.state.endpoints);
+    let bridged = joined.and_then(|other| other.state.ip.clone());
+    let addresses = bridged.into_iter().chain(endpoints.values().map(|h| h.ip.to_string()));
+    let mut aliases: Vec<(String, Vec<String>)> = addresses.map(|ip| (ip, vec![of.config.hostname.clone()])).collect();
+    for entry in &of.host.extra_hosts {
         let (name, address) = entry.split_once([':', '=']).ok_or_else(|| bad_host(entry))?;
         let address = match address {
             "host-gateway" => face.engine.network().gateway().to_string(),
@@ -141,18 +148,19 @@ pub fn sandbox(face: &Face, record: &Record, ports: &[Published]) -> Result<Sand
         owner: Owner::Docker,
         namespace: String::new(),
         name: record.name.clone(),
-        hostname: config.hostname.clone(),
+        hostname: of.config.hostname.clone(),
         fqdn: None,
-        dns: dns(face, record),
+        dns: Some(resolver(face, of, !endpoints.is_empty())),
         host_aliases: aliases,
         host_network: on_host,
-        no_network: host.network_mode == "none",
+        no_network: !on_host && !ground.on_bridge && joined.is_none(),
+        join_network: joined.map(|other| other.id.clone()),
         host_pid: host.pid_mode == "host",
         host_ipc: host.ipc_mode == "host",
         // Its first process then takes in what others leave, and passes no signal on: what `--init` is for.
         share_process_namespace: host.init == Some(true),
         own_users: false,
-        host_ports: ports.iter().map(host_port).collect(),
+        host_ports: ports.iter().filter(|_| ground.on_bridge).map(host_port).collect(),
         cgroup: format!("{CGROUP}/{}", record.id),
         resources,
         sysctls: host.sysctls.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
@@ -174,8 +182,9 @@ fn host_port(port: &Published) -> HostPort {
 }
 
 /// The resolver: the host's, but not one that listens on the host's loopback, which a container cannot reach; then the
-/// instance's own, which asks the host's. On the host's network everything is the host's.
-fn dns(face: &Face, record: &Record) -> Option<DnsConfig> {
+/// instance's own, which asks the host's. On the host's network everything is the host's. In a network that users made it is the
+/// one that knows the names of its members, and asks the others.
+pub fn resolver(face: &Face, record: &Record, in_own_network: bool) -> DnsConfig {
     let host = &record.host;
     let mut own = DnsConfig::default();
     for line in std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default().lines() {
@@ -187,7 +196,7 @@ fn dns(face: &Face, record: &Record) -> Option<DnsConfig> {
             _ => {}
         }
     }
-    if host.network_mode == "bridge" {
+    if record.networks.contains_key("bridge") {
         own.nameservers.retain(|n| n.parse::<IpAddr>().is_ok_and(|ip| !ip.is_loopback()));
         if own.nameservers.is_empty() {
             own.nameservers.extend(face.engine.network().config().dns_ip().map(|ip| ip.to_string()));
@@ -199,9 +208,15 @@ fn dns(face: &Face, record: &Record) -> Option<DnsConfig> {
         }
     };
     replace(&mut own.nameservers, &host.dns);
+    if in_own_network {
+        own.nameservers = vec![RESOLVER.to_string()];
+        if !own.options.iter().any(|o| o.starts_with("ndots:")) {
+            own.options.push("ndots:0".to_owned());
+        }
+    }
     replace(&mut own.searches, &host.dns_search);
     replace(&mut own.options, &host.dns_options);
-    Some(own)
+    own
 }
 
 /// The limits of a container.

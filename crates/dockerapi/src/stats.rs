@@ -32,14 +32,15 @@ pub async fn respond(call: Call, id: &str) -> Result<Answer> {
     let (stream, one) = (call.query.flag_or("stream", true), call.query.flag("one-shot"));
     let (tx, rx) = mpsc::channel(CHUNKS);
     let (face, drain) = (call.face.clone(), call.face.drain());
-    let prefix = face.engine.network().config().veth_prefix.clone();
+    let config = face.engine.network().config();
+    let prefixes = [config.veth_prefix.clone(), config.plug_prefix.clone()];
     tokio::spawn(async move {
         let looking = async {
             let mut before: Option<Sample> = None;
             loop {
                 let now = look(&face, &container).await;
                 let settled = stream || one || before.is_some() || now.is_none();
-                let line = || document(&container.record(), before.as_ref(), now.as_ref(), &prefix);
+                let line = || document(&container.record(), before.as_ref(), now.as_ref(), &prefixes);
                 if settled && tx.send(format!("{}\n", line()).into()).await.is_err() {
                     return;
                 }
@@ -81,15 +82,26 @@ fn memory_of_host() -> u64 {
     line.split_whitespace().next().and_then(|n| n.parse::<u64>().ok()).unwrap_or(0) * 1024
 }
 
-/// Counters of the container's interface, seen from the host: what it sends the host receives.
-fn traffic(record: &Record, prefix: &str) -> Option<Value> {
-    let address: Ipv4Addr = record.state.ip.as_ref()?.parse().ok()?;
-    let folder = format!("/sys/class/net/{prefix}{:08x}/statistics", u32::from(address));
+/// Counters of the container's interfaces, seen from the host: what it sends the host receives.
+fn traffic(record: &Record, prefixes: &[String; 2]) -> Option<Value> {
+    let bridged = record.state.ip.as_ref().and_then(|ip| ip.parse::<Ipv4Addr>().ok());
+    let name = Some(record.state.bridge_interface.as_str()).filter(|n| !n.is_empty()).unwrap_or("eth0");
+    let bridged = bridged.map(|ip| (name, &prefixes[0], ip));
+    let others = record.state.endpoints.values().map(|h| (h.interface.as_str(), &prefixes[1], h.ip));
+    let mut all = serde_json::Map::new();
+    for (interface, prefix, address) in bridged.into_iter().chain(others) {
+        all.insert(interface.to_owned(), counters(&format!("{prefix}{:08x}", u32::from(address)))?);
+    }
+    (!all.is_empty()).then_some(Value::Object(all))
+}
+
+fn counters(of_host: &str) -> Option<Value> {
+    let folder = format!("/sys/class/net/{of_host}/statistics");
     let read = |name: &str| std::fs::read_to_string(format!("{folder}/{name}")).ok()?.trim().parse::<u64>().ok();
-    Some(json!({ "eth0": {
+    Some(json!({
         "rx_bytes": read("tx_bytes")?, "rx_packets": read("tx_packets")?, "rx_errors": read("tx_errors")?, "rx_dropped": read("tx_dropped")?,
         "tx_bytes": read("rx_bytes")?, "tx_packets": read("rx_packets")?, "tx_errors": read("rx_errors")?, "tx_dropped": read("rx_dropped")?,
-    }}))
+    }))
 }
 
 fn cpu(sample: Option<&Sample>) -> Value {
@@ -102,7 +114,7 @@ fn cpu(sample: Option<&Sample>) -> Value {
     })
 }
 
-fn document(record: &Record, before: Option<&Sample>, now: Option<&Sample>, prefix: &str) -> Value {
+fn document(record: &Record, before: Option<&Sample>, now: Option<&Sample>, prefixes: &[String; 2]) -> Value {
     let never = "0001-01-01T00:00:00Z";
     let mut document = json!({
         "name": format!("/{}", record.name), "id": record.id,
@@ -121,7 +133,7 @@ fn document(record: &Record, before: Option<&Sample>, now: Option<&Sample>, pref
     if let Some(limit) = record.host.pids_limit.filter(|l| *l > 0) {
         document["pids_stats"]["limit"] = json!(limit);
     }
-    if let Some(traffic) = traffic(record, prefix) {
+    if let Some(traffic) = traffic(record, prefixes) {
         document["networks"] = traffic;
     }
     document

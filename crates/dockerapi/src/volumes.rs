@@ -232,13 +232,17 @@ fn prunable(face: &Arc<Face>, name: &str, filters: &Filters, all: bool) -> bool 
     (all || meta.labels.contains_key(ANONYMOUS)) && filters.labels(&meta.labels) && users(face, name).is_empty()
 }
 
+/// From this version on only volumes without names are pruned unless all are asked for.
+const ALL_UNTIL: crate::Version = crate::Version(1, 42);
+
 /// `POST /volumes/prune`.
 ///
 /// # Errors
 /// 400 for filters that are none.
 pub async fn prune(call: Call) -> Result<Answer> {
     let filters = call.query.filters(&["all", "label", "label!"])?;
-    let all = filters.switch("all")?.unwrap_or(false);
+    // Older clients know no difference between volumes with and without names.
+    let all = filters.switch("all")?.unwrap_or(call.version < ALL_UNTIL);
     let face = call.face.clone();
     let pruned = blocking(move || {
         let (mut removed, mut freed) = (Vec::new(), 0);

@@ -134,6 +134,7 @@ impl Builder {
             pod_dir: place.dir.clone(),
             hostname: (!sandbox.host_network).then(|| sandbox.hostname.clone()),
             own_net: !sandbox.host_network,
+            join_net: None,
             own_ipc: true,
             shared_pid: false,
             user_base: None,

@@ -151,6 +151,19 @@ impl Engine {
         &self.cx.instance
     }
 
+    /// Where the network namespace of a sandbox is pinned, while it is there.
+    pub fn netns(&self, sandbox_id: &str) -> PathBuf {
+        shim::sandbox::pin(&self.cx.pod_dir(sandbox_id), "net")
+    }
+
+    /// Gives the containers of a sandbox another resolver, from now on.
+    ///
+    /// # Errors
+    /// When the sandbox is not there, or its file cannot be written.
+    pub fn change_resolver(&self, sandbox_id: &str, dns: &crate::runtime::DnsConfig) -> Result<(), RuntimeError> {
+        crate::files::change_resolver(&self.cx.pod_dir(sandbox_id), dns).map_err(failed("write resolver"))
+    }
+
     /// Configuration digests of the images that containers run on: not to be removed.
     pub fn images_in_use(&self) -> BTreeSet<image::Digest> {
         let (_, containers) = self.cx.records.load().unwrap_or_default();

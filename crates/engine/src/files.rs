@@ -6,7 +6,7 @@ use std::path::Path;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
-use crate::runtime::{Owner, SandboxSpec};
+use crate::runtime::{DnsConfig, Owner, SandboxSpec};
 
 /// `/etc/hosts`.
 pub const HOSTS: &str = "hosts";
@@ -75,8 +75,17 @@ fn header(spec: &SandboxSpec, note: &str) -> String {
     }
 }
 
+/// Writes the resolver's file anew, in place: containers have it mounted.
+pub fn change_resolver(pod_dir: &Path, dns: &DnsConfig) -> io::Result<()> {
+    let mut file = std::fs::OpenOptions::new().write(true).truncate(true).open(pod_dir.join(RESOLV))?;
+    io::Write::write_all(&mut file, resolver(dns).as_bytes())
+}
+
 fn resolv_conf(spec: &SandboxSpec, of_host: &str) -> String {
-    let Some(dns) = &spec.dns else { return of_host.to_owned() };
+    spec.dns.as_ref().map_or_else(|| of_host.to_owned(), resolver)
+}
+
+fn resolver(dns: &DnsConfig) -> String {
     let mut text: String = dns.nameservers.iter().map(|n| format!("nameserver {n}\n")).collect();
     if !dns.searches.is_empty() {
         text.push_str(&format!("search {}\n", dns.searches.join(" ")));
@@ -90,7 +99,6 @@ fn resolv_conf(spec: &SandboxSpec, of_host: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::runtime::DnsConfig;
 
     #[test]
     fn hosts_and_resolver_say_what_the_pod_asks_for() {

@@ -134,6 +134,9 @@ pub struct SandboxSpec {
     /// A network namespace with a loopback interface and nothing else.
     #[serde(default)]
     pub no_network: bool,
+    /// The network namespace of the sandbox of this id, which is ready.
+    #[serde(default)]
+    pub join_network: Option<String>,
     /// Use the host's process namespace.
     pub host_pid: bool,
     /// Use the host's IPC namespace.

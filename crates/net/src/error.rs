@@ -86,6 +86,9 @@ pub enum NetError {
         /// Why.
         source: std::io::Error,
     },
+    /// No further bridge of that key.
+    #[error("there is no bridge {0}")]
+    NoBridge(String),
     /// A worker thread of the network ended without an answer.
     #[error("a network worker ended without an answer")]
     WorkerLost,

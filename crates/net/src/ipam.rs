@@ -126,24 +126,10 @@ impl Ipam {
         self.leases.values()
     }
 
-    fn check_host_ports(&self, pod: &str, wanted: &[HostPort]) -> Result<(), NetError> {
-        for lease in self.leases.values().filter(|l| l.pod != pod) {
-            for held in &lease.host_ports {
-                let clash = wanted.iter().any(|w| {
-                    w.protocol == held.protocol
-                        && w.host_port == held.host_port
-                        && (w.host_ip.is_none() || held.host_ip.is_none() || w.host_ip == held.host_ip)
-                });
-                if clash {
-                    return Err(NetError::HostPortTaken {
-                        port: held.host_port,
-                        protocol: held.protocol,
-                        pod: lease.pod.clone(),
-                    });
-                }
-            }
-        }
-        Ok(())
+    /// Whether another pod has one of these ports.
+    pub fn check_host_ports(&self, pod: &str, wanted: &[HostPort]) -> Result<(), NetError> {
+        let others = self.leases.values().filter(|l| l.pod != pod);
+        others.into_iter().try_for_each(|lease| ports_clash(&lease.pod, &lease.host_ports, wanted))
     }
 
     fn is_pod_address(&self, ip: Ipv4Addr) -> bool {
@@ -184,6 +170,19 @@ impl Ipam {
 
     fn state_error(&self, path: &Path, source: std::io::Error) -> NetError {
         NetError::State { path: path.to_path_buf(), source }
+    }
+}
+
+/// Refuses ports that `pod` holds.
+pub(crate) fn ports_clash(pod: &str, held: &[HostPort], wanted: &[HostPort]) -> Result<(), NetError> {
+    let same = |w: &HostPort, h: &HostPort| {
+        w.protocol == h.protocol
+            && w.host_port == h.host_port
+            && (w.host_ip.is_none() || h.host_ip.is_none() || w.host_ip == h.host_ip)
+    };
+    match held.iter().find(|h| wanted.iter().any(|w| same(w, h))) {
+        Some(h) => Err(NetError::HostPortTaken { port: h.host_port, protocol: h.protocol, pod: pod.to_owned() }),
+        None => Ok(()),
     }
 }
 

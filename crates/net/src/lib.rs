@@ -14,9 +14,14 @@
 //! so DNS cannot suffer from races in it. A `kube-dns` Service in the table with that address takes over when it has
 //! endpoints; without endpoints the listener is left in place.
 //!
+//! **Further bridges** ([`BridgeSpec`]) are Docker's networks: plain bridges whose members reach each other without the host,
+//! kept apart from each other and from the pods by the same table. Names in them are answered by a server inside each member's
+//! namespace ([`dns::DnsServer::bind_in`]).
+//!
 //! Nothing here is needed for traffic to flow: when this process ends, bridge, veths and table stay, and the next
 //! [`Network::open`] finds them.
 
+mod bridges;
 mod error;
 mod ipam;
 mod model;
@@ -26,6 +31,7 @@ mod sys;
 
 pub mod dns;
 
+pub use bridges::{BridgeSpec, Plug};
 pub use error::NetError;
 pub use model::{
     Attachment, CidrText, Endpoint, HostPort, NetworkConfig, Protocol, ServiceEntry, ServicePort, ServiceTable,

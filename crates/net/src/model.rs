@@ -13,6 +13,10 @@ pub struct NetworkConfig {
     pub bridge: String,
     /// Start of the host-side veth names, at most 7 bytes: eight hex digits follow.
     pub veth_prefix: String,
+    /// Start of the names of further bridges, at most 7 bytes: eight hex digits follow.
+    pub net_prefix: String,
+    /// Start of the host-side names of veths on those, likewise.
+    pub plug_prefix: String,
     /// Name of the one nftables table (family `ip`).
     pub nft_table: String,
     /// Addresses of the pods on this node. Its first address after the base is the gateway.
@@ -33,6 +37,8 @@ impl NetworkConfig {
         NetworkConfig {
             bridge: instance.bridge(),
             veth_prefix: instance.veth_prefix(),
+            net_prefix: instance.net_prefix(),
+            plug_prefix: instance.plug_prefix(),
             nft_table: instance.nft_table(),
             pod_cidr: instance.pod_cidr(),
             service_cidr: instance.service_cidr(),

@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use crate::bridges::Bridges;
 use crate::ipam::{Ipam, Lease, write_renamed};
+use crate::plan::bridges as nets;
 use crate::plan::flows::{Flow, UdpBackends};
 use crate::plan::ruleset::{self, Ruleset};
 use crate::plan::services::{self, Node};
@@ -28,15 +30,17 @@ const SETTLE_STEP: Duration = Duration::from_millis(2);
 /// The network of one instance. Cheap to clone; all clones are the same network.
 #[derive(Clone)]
 pub struct Network {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
-struct Inner {
-    config: NetworkConfig,
+pub(crate) struct Inner {
+    pub(crate) config: NetworkConfig,
     /// Index of the bridge.
     bridge: u32,
-    mtu: u32,
-    ipam: Mutex<Ipam>,
+    pub(crate) mtu: u32,
+    pub(crate) ipam: Mutex<Ipam>,
+    /// Those beside it.
+    pub(crate) bridges: Mutex<Bridges>,
     /// Held while a transaction runs: what the kernel has.
     rules: tokio::sync::Mutex<Applied>,
 }
@@ -65,7 +69,8 @@ impl Network {
         })
         .await?;
         let rules = tokio::sync::Mutex::new(Applied { table, rules: None });
-        let network = Network { inner: Arc::new(Inner { config, bridge, mtu, ipam: Mutex::new(ipam), rules }) };
+        let (ipam, bridges) = (Mutex::new(ipam), Mutex::new(Bridges::read(&config)));
+        let network = Network { inner: Arc::new(Inner { config, bridge, mtu, ipam, bridges, rules }) };
         let mut applied = network.inner.rules.lock().await;
         network.apply(&mut applied, None).await?;
         drop(applied);
@@ -88,9 +93,26 @@ impl Network {
     /// # Errors
     /// When no address is left, a host port is taken, or the namespace is gone.
     pub async fn attach(&self, pod: &str, netns: &Path, host_ports: &[HostPort]) -> Result<Attachment, NetError> {
+        self.attach_as(pod, netns, host_ports, "eth0", true).await
+    }
+
+    /// The same for one that has other interfaces too: with another name for this one, and with the default route over it or
+    /// elsewhere.
+    ///
+    /// # Errors
+    /// As [`Network::attach`].
+    pub async fn attach_as(
+        &self,
+        pod: &str,
+        netns: &Path,
+        host_ports: &[HostPort],
+        interface: &str,
+        default_route: bool,
+    ) -> Result<Attachment, NetError> {
         let (inner, pod, netns, ports) = (self.inner.clone(), pod.to_owned(), netns.to_owned(), host_ports.to_vec());
         let had_ports = self.inner.ipam.lock().get(&pod).is_some_and(|lease| !lease.host_ports.is_empty());
-        let attachment = blocking(move || inner.attach(&pod, &netns, &ports)).await?;
+        let place = Place { interface: interface.to_owned(), default_route };
+        let attachment = blocking(move || inner.attach(&pod, &netns, &ports, &place)).await?;
         if had_ports || !host_ports.is_empty() {
             self.refresh().await?;
         }
@@ -169,8 +191,8 @@ impl Network {
         destroy(&self.inner.config).await
     }
 
-    /// Host ports changed, the services did not.
-    async fn refresh(&self) -> Result<(), NetError> {
+    /// Host ports or bridges changed, the services did not.
+    pub(crate) async fn refresh(&self) -> Result<(), NetError> {
         let mut applied = self.inner.rules.lock().await;
         self.apply(&mut applied, None).await
     }
@@ -178,8 +200,11 @@ impl Network {
     async fn apply(&self, applied: &mut Applied, table: Option<ServiceTable>) -> Result<(), NetError> {
         let config = &self.inner.config;
         let node = Node { pod_cidr: config.pod_cidr, dns_ip: config.dns_ip() };
-        let leases: Vec<Lease> = self.inner.ipam.lock().leases().cloned().collect();
-        let wanted = services::plan(table.as_ref().unwrap_or(&applied.table), &leases, &node);
+        let mut leases: Vec<Lease> = self.inner.ipam.lock().leases().cloned().collect();
+        let bridges = self.inner.bridges.lock().clone();
+        leases.extend(bridges.leases());
+        let mut wanted = services::plan(table.as_ref().unwrap_or(&applied.table), &leases, &node);
+        nets::add(&mut wanted, config, bridges.bridges.values());
         if let Some(table) = table {
             applied.table = table;
         }
@@ -201,12 +226,19 @@ impl Network {
     }
 }
 
+/// What the interface on the instance's bridge is to a pod.
+struct Place {
+    interface: String,
+    default_route: bool,
+}
+
 impl Inner {
-    fn attach(&self, pod: &str, netns: &Path, host_ports: &[HostPort]) -> Result<Attachment, NetError> {
+    fn attach(&self, pod: &str, netns: &Path, host_ports: &[HostPort], place: &Place) -> Result<Attachment, NetError> {
+        self.check_ports(pod, host_ports)?;
         let namespace = File::open(netns).map_err(|source| NetError::Netns { path: netns.to_path_buf(), source })?;
         let mut inside = Socket::route_in(netns)?;
         let lease = self.ipam.lock().acquire(pod, host_ports)?;
-        let attached = self.wire(&namespace, &mut inside, lease.ip);
+        let attached = self.wire(&namespace, &mut inside, lease.ip, place);
         if attached.is_err() {
             // The veth, if it came to be, is found and replaced by the next attempt; the address is the pod's until it
             // is detached.
@@ -215,42 +247,47 @@ impl Inner {
         attached
     }
 
-    fn wire(&self, namespace: &File, inside: &mut Socket, ip: Ipv4Addr) -> Result<Attachment, NetError> {
+    fn wire(&self, namespace: &File, inside: &mut Socket, ip: Ipv4Addr, place: &Place) -> Result<Attachment, NetError> {
         let mut host = Socket::route()?;
-        let (name, mac) = (self.veth(ip), pod_mac(ip));
-        let mut created = self.make_veth(&mut host, &name, mac, namespace, ip)?;
+        let (name, mac, interface) = (self.veth(ip), pod_mac(ip), place.interface.as_str());
+        let ends = (name.as_str(), interface);
+        let mut created = self.make_veth(&mut host, ends, mac, namespace, ip)?;
         if created.as_ref().is_err_and(link::already_there) {
-            if link::find(inside, "eth0")?.is_some() {
+            if link::find(inside, interface)?.is_some() {
                 host.all(vec![link::set_master(&name, self.bridge)])?;
                 created = Ok(());
             } else {
                 // The other end is in a namespace that this pod no longer uses.
                 link::gone_is_fine(host.all(vec![link::delete(&name)]))?;
-                created = self.make_veth(&mut host, &name, mac, namespace, ip)?;
+                created = self.make_veth(&mut host, ends, mac, namespace, ip)?;
             }
         }
         created?;
-        let eth0 = link::find(inside, "eth0")?.ok_or_else(|| NetError::BadReply("a new veth has no eth0".into()))?;
+        let own = link::find(inside, interface)?
+            .ok_or_else(|| NetError::BadReply(format!("a new veth has no {interface}")))?;
         let gateway = self.config.gateway();
+        // All pods are behind the gateway; so is the rest of the world, unless it is behind another one.
+        let pods = self.config.pod_cidr;
+        let range = if place.default_route { (Ipv4Addr::UNSPECIFIED, 0) } else { (pods.base, pods.prefix) };
         inside.all(vec![
             link::set_up("lo", None, None),
-            link::set_up("eth0", None, None),
-            link::add_address(eth0.index, ip, 32),
-            link::add_neighbour(eth0.index, gateway, bridge_mac(&self.config)),
-            link::add_route(eth0.index, (gateway, 32), None, None),
-            link::add_route(eth0.index, (Ipv4Addr::UNSPECIFIED, 0), Some(gateway), None),
+            link::set_up(interface, None, None),
+            link::add_address(own.index, ip, 32),
+            link::add_neighbour(own.index, gateway, bridge_mac(&self.config)),
+            link::add_route(own.index, (gateway, 32), None, None),
+            link::add_route(own.index, range, Some(gateway), None),
         ])?;
-        self.settle(&mut host, &name)?;
+        self.settle(&mut host, &[&name, &self.config.bridge])?;
         Ok(Attachment { ip, gateway, prefix: 32, mac: text(mac), host_interface: name })
     }
 
     /// Waits until packets pass. An interface that has just got a carrier drops what it is given until the kernel's link
     /// watch has run, which for a bridge with its first port takes up to a second: the first DNS question of a pod would
     /// be lost. Since Linux 6.8 asking for the state makes the watch run; before, it has to be waited for.
-    fn settle(&self, host: &mut Socket, veth: &str) -> Result<(), NetError> {
+    pub(crate) fn settle(&self, host: &mut Socket, port_and_bridge: &[&str]) -> Result<(), NetError> {
         let deadline = Instant::now() + SETTLE_MAX;
         // In this order: the port gives the bridge its carrier.
-        for name in [veth, self.config.bridge.as_str()] {
+        for name in port_and_bridge.iter().copied() {
             while !link::find(host, name)?.is_some_and(|l| l.up) {
                 if Instant::now() >= deadline {
                     tracing::warn!(interface = name, "no carrier yet, the pod's first packets may be lost");
@@ -266,13 +303,13 @@ impl Inner {
     fn make_veth(
         &self,
         host: &mut Socket,
-        name: &str,
+        (name, inside): (&str, &str),
         mac: Mac,
         namespace: &File,
         ip: Ipv4Addr,
     ) -> Result<Result<(), NetError>, NetError> {
         let mut results = host.batch(vec![
-            link::add_veth(name, self.bridge, self.mtu, mac, namespace.as_fd()),
+            link::add_veth(name, inside, self.bridge, self.mtu, mac, namespace.as_fd()),
             link::set_hairpin(name),
             link::add_neighbour(self.bridge, ip, mac),
         ])?;
@@ -334,10 +371,8 @@ pub async fn destroy(config: &NetworkConfig) -> Result<(), NetError> {
     let config = config.clone();
     let rest = blocking(move || {
         let mut host = Socket::route()?;
-        let doomed = link::list(&mut host)?
-            .into_iter()
-            .filter(|l| l.name == config.bridge || is_veth(&config, &l.name))
-            .map(|l| link::delete(&l.name));
+        let doomed =
+            link::list(&mut host)?.into_iter().filter(|l| is_ours(&config, &l.name)).map(|l| link::delete(&l.name));
         let links: Result<(), NetError> = host.batch(doomed.collect())?.into_iter().try_for_each(link::gone_is_fine);
         match fs::remove_dir_all(&config.state_dir) {
             Err(source) if source.kind() != ErrorKind::NotFound => {
@@ -365,7 +400,7 @@ pub async fn leftovers(config: &NetworkConfig) -> Result<Vec<String>, NetError> 
     let links = blocking(move || {
         let mut found: Vec<String> = link::list(&mut Socket::route()?)?
             .into_iter()
-            .filter(|l| l.name == config.bridge || is_veth(&config, &l.name))
+            .filter(|l| is_ours(&config, &l.name))
             .map(|l| format!("interface {}", l.name))
             .collect();
         if config.state_dir.exists() {
@@ -405,14 +440,21 @@ fn make_bridge(config: &NetworkConfig) -> Result<(u32, u32), NetError> {
 }
 
 fn set_kernel(config: &NetworkConfig) -> Result<(), NetError> {
-    let bridge = &config.bridge;
     // First: turning it on resets settings of interfaces.
     sysctl::set("net/ipv4/ip_forward", "1")?;
+    set_bridge_kernel(&config.bridge)
+}
+
+pub(crate) fn set_bridge_kernel(bridge: &str) -> Result<(), NetError> {
     // For node ports on 127.0.0.1; the guard chain keeps pods off the loopback.
     sysctl::set(&format!("net/ipv4/conf/{bridge}/route_localnet"), "1")?;
     sysctl::set(&format!("net/ipv4/conf/{bridge}/send_redirects"), "0")?;
     // Loose: with several uplinks the way back to a pod's peer may be another one.
     sysctl::set(&format!("net/ipv4/conf/{bridge}/rp_filter"), "2")
+}
+
+fn is_ours(config: &NetworkConfig, name: &str) -> bool {
+    name == config.bridge || is_veth(config, name) || config.is_of_bridges(name)
 }
 
 fn is_veth(config: &NetworkConfig, name: &str) -> bool {
@@ -425,7 +467,7 @@ fn bridge_mac(config: &NetworkConfig) -> Mac {
     pod_mac(config.gateway())
 }
 
-fn pod_mac(ip: Ipv4Addr) -> Mac {
+pub(crate) fn pod_mac(ip: Ipv4Addr) -> Mac {
     let [a, b, c, d] = ip.octets();
     [0x02, 0x57, a, b, c, d]
 }
@@ -448,14 +490,14 @@ fn read_services(path: &Path) -> ServiceTable {
 
 /// Deletes tracked flows, as far as the kernel can: one without the conntrack netlink family keeps them until they time
 /// out.
-async fn forget_flows(stale: impl Fn(&Flow) -> bool + Send + 'static) {
+pub(crate) async fn forget_flows(stale: impl Fn(&Flow) -> bool + Send + 'static) {
     match blocking(move || conntrack::delete_flows(stale)).await {
         Ok(count) => tracing::debug!(count, "deleted stale flows"),
         Err(error) => tracing::warn!(%error, "cannot delete stale flows"),
     }
 }
 
-async fn blocking<T: Send + 'static>(
+pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, NetError> + Send + 'static,
 ) -> Result<T, NetError> {
     tokio::task::spawn_blocking(work).await.map_err(|_| NetError::WorkerLost)?

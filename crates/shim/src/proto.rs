@@ -30,6 +30,9 @@ pub struct SandboxInit {
     pub hostname: Option<String>,
     /// A network namespace of its own.
     pub own_net: bool,
+    /// The network namespace pinned there, instead.
+    #[serde(default)]
+    pub join_net: Option<PathBuf>,
     /// An IPC namespace of its own.
     pub own_ipc: bool,
     /// A process namespace that all containers share.

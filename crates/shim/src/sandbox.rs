@@ -76,6 +76,11 @@ pub(crate) fn enter(init: &SandboxInit) -> Result<Option<Pid>, SandboxError> {
     if let Some(base) = init.user_base {
         return users::enter(init, base, &ns_dir);
     }
+    if let Some(other) = &init.join_net {
+        let namespace = std::fs::File::open(other).map_err(at(format!("open {}", other.display())))?;
+        setns(namespace, CloneFlags::CLONE_NEWNET).map_err(at("join network namespace"))?;
+        bind(Path::new("/proc/self/ns/net"), &ns_dir.join("net"))?;
+    }
     unshare(flags(init)).map_err(at("unshare"))?;
     for (kind, ..) in wanted(init) {
         bind(Path::new(&format!("/proc/self/ns/{kind}")), &ns_dir.join(kind))?;

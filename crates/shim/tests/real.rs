@@ -57,6 +57,7 @@ fn init(dir: &Path, sysctls: &[(&str, &str)]) -> SandboxInit {
         pod_dir: dir.to_path_buf(),
         hostname: Some("inside".into()),
         own_net: true,
+        join_net: None,
         own_ipc: true,
         shared_pid: false,
         user_base: None,

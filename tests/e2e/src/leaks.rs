@@ -106,12 +106,14 @@ pub fn cgroups(instance: &Instance) -> Vec<PathBuf> {
     roots.map(|r| r.join(instance.cgroup_parent())).filter(|p| p.is_dir()).collect()
 }
 
-/// The bridge and the host ends of the pods' network.
+/// The bridges and the host ends of the pods' network and of Docker's.
 pub fn links(instance: &Instance) -> Result<Vec<String>> {
     let text = tool("ip", &["-o", "link", "show"])?;
-    let (bridge, veth) = (instance.bridge(), instance.veth_prefix());
+    let bridge = instance.bridge();
+    let ours = [instance.veth_prefix(), instance.net_prefix(), instance.plug_prefix()];
+    let begins = |n: &&str| ours.iter().any(|p| n.starts_with(p.as_str()));
     let names = text.lines().filter_map(|l| l.split(": ").nth(1)).map(|n| n.split('@').next().unwrap_or(n));
-    Ok(names.filter(|n| *n == bridge || n.starts_with(&veth)).map(|n| format!("link {n}")).collect())
+    Ok(names.filter(|n| *n == bridge || begins(n)).map(|n| format!("link {n}")).collect())
 }
 
 fn tool(name: &str, args: &[&str]) -> Result<String> {

@@ -104,7 +104,8 @@ impl Driver {
             pod_dir: pod_dir.to_path_buf(),
             // On the host's network a pod has the host's name.
             hostname: (!spec.host_network).then(|| spec.hostname.clone()),
-            own_net: !spec.host_network,
+            own_net: !spec.host_network && spec.join_network.is_none(),
+            join_net: spec.join_network.as_ref().map(|other| shim::sandbox::pin(&self.cx.pod_dir(other), "net")),
             own_ipc: !spec.host_ipc,
             shared_pid: spec.share_process_namespace && !spec.host_pid,
             user_base,
@@ -114,7 +115,7 @@ impl Driver {
     }
 
     async fn attach_network(&self, spec: &SandboxSpec, pod_dir: &Path) -> Result<Option<IpAddr>, RuntimeError> {
-        if spec.host_network {
+        if spec.host_network || spec.join_network.is_some() {
             return Ok(None);
         }
         let netns = shim::sandbox::pin(pod_dir, "net");
@@ -339,7 +340,11 @@ fn validate(spec: &SandboxSpec) -> Result<(), RuntimeError> {
     if spec.hostname.len() > 64 {
         return invalid(format!("host name {:?} is longer than 64 bytes", spec.hostname));
     }
-    if spec.own_users && (spec.host_network || spec.host_pid || spec.host_ipc) {
+    let joins = spec.join_network.is_some();
+    if joins && (spec.host_network || spec.no_network || !spec.host_ports.is_empty()) {
+        return invalid("a network namespace that is another's cannot be the host's, empty, or have ports".to_owned());
+    }
+    if spec.own_users && (spec.host_network || spec.host_pid || spec.host_ipc || joins) {
         return invalid("a user namespace of its own does not go with the host's other namespaces".to_owned());
     }
     for (name, _) in &spec.sysctls {

@@ -134,7 +134,11 @@ fn rdata(data: &Data, targets: usize) -> Option<RData> {
     })
 }
 
+/// Names without a zone have none.
 fn soa(zones: &Zones, apex: &str) -> Option<Record> {
+    if zones.domain().is_empty() {
+        return None;
+    }
     let server = parse(&format!("ns.dns.{}", zones.domain()))?;
     let contact = parse(&format!("hostmaster.{}", zones.domain()))?;
     let soa = SOA::new(server, contact, zones.serial(), 7200, 1800, 86_400, TTL);

@@ -1,7 +1,8 @@
 //! The listeners.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -22,6 +23,8 @@ use super::cache::Said;
 use super::forward::{Forwarder, Upstreams};
 use super::zones::Zones;
 use crate::NetError;
+use crate::sys::netns::within;
+use crate::sys::nft;
 
 /// Questions that wait for a resolver at one time; more are answered with SERVFAIL, which clients retry.
 const FORWARDS_MAX: usize = 1024;
@@ -80,6 +83,29 @@ impl DnsServer {
             addresses.push(udp.local_addr().unwrap_or(*address));
             sockets.push((udp, tcp));
         }
+        Ok(Self::of(sockets, addresses, upstreams))
+    }
+
+    /// Answers at port 53 of an address of the loopback in the network namespace pinned at `netns`. The listener has a port of
+    /// its own, to which the namespace redirects: a program in it may have port 53 of every address. Done again, by a process
+    /// that comes after this one, it takes the place of what was there.
+    ///
+    /// # Errors
+    /// When the namespace is gone or takes no rules.
+    pub async fn bind_in(netns: &Path, address: Ipv4Addr, upstreams: Upstreams) -> Result<Self, NetError> {
+        let path = netns.to_owned();
+        let bound = move || within(&path, move || std_pair(address));
+        let (udp, tcp) = tokio::task::spawn_blocking(bound)
+            .await
+            .map_err(|_| NetError::WorkerLost)??
+            .and_then(|(udp, tcp)| Ok((UdpSocket::from_std(udp)?, TcpListener::from_std(tcp)?)))
+            .map_err(|source| NetError::DnsBind { addr: address, port: 0, source })?;
+        let port = |a: io::Result<SocketAddr>| a.map_or(0, |a| a.port());
+        nft::apply_in(netns, &redirect(address, port(udp.local_addr()), port(tcp.local_addr()))).await?;
+        Ok(Self::of(vec![(udp, tcp)], vec![SocketAddr::new(IpAddr::V4(address), 53)], upstreams))
+    }
+
+    fn of(sockets: Vec<(UdpSocket, TcpListener)>, addresses: Vec<SocketAddr>, upstreams: Upstreams) -> Self {
         let shared = Arc::new(Shared {
             zones: ArcSwap::from_pointee(Zones::default()),
             forwarder: Forwarder::new(upstreams, addresses.clone()),
@@ -89,7 +115,7 @@ impl DnsServer {
             forwarded: AtomicU64::new(0),
             failed: AtomicU64::new(0),
         });
-        Ok(DnsServer { shared, sockets: Mutex::new(sockets), addresses })
+        DnsServer { shared, sockets: Mutex::new(sockets), addresses }
     }
 
     /// Where it listens.
@@ -131,6 +157,25 @@ impl DnsServer {
             () = async { while tasks.join_next().await.is_some() {} } => {}
         }
     }
+}
+
+/// Sockets of the namespace that this thread is in, for the runtime.
+fn std_pair(address: Ipv4Addr) -> io::Result<(std::net::UdpSocket, std::net::TcpListener)> {
+    let (udp, tcp) = (std::net::UdpSocket::bind((address, 0))?, std::net::TcpListener::bind((address, 0))?);
+    udp.set_nonblocking(true)?;
+    tcp.set_nonblocking(true)?;
+    Ok((udp, tcp))
+}
+
+/// Rules that lead port 53 of the address to these ports of it.
+fn redirect(address: Ipv4Addr, udp: u16, tcp: u16) -> String {
+    let table = "windlass_dns";
+    format!(
+        "add table ip {table}\ndelete table ip {table}\ntable ip {table} {{\n  chain output {{\n    \
+         type nat hook output priority -100; policy accept;\n    \
+         ip daddr {address} udp dport 53 dnat to {address}:{udp}\n    \
+         ip daddr {address} tcp dport 53 dnat to {address}:{tcp}\n  }}\n}}\n"
+    )
 }
 
 /// With port 0 the kernel picks the port for UDP alone; where a TCP socket already has that one, another is picked.
@@ -245,7 +290,10 @@ impl Shared {
         match answer::answer(&self.zones.load(), request) {
             Answer::Drop => Begun::Nothing,
             Answer::Done(mut reply) => {
-                answer::rotate(&mut reply, self.turn.fetch_add(1, Ordering::Relaxed));
+                // Of questions that have a choice of answers only: clients ask for IPv6 addresses too, each time.
+                if reply.answers.len() > 1 {
+                    answer::rotate(&mut reply, self.turn.fetch_add(1, Ordering::Relaxed));
+                }
                 Begun::Reply(reply)
             }
             Answer::Ask { mut reply, name, kind } => {

@@ -137,6 +137,21 @@ impl Zones {
         zones
     }
 
+    /// Names of no zone, whose addresses are these; every other name is asked of the resolvers.
+    pub fn flat(
+        names: impl IntoIterator<Item = (String, Ipv4Addr)>,
+        reverse: impl IntoIterator<Item = (Ipv4Addr, String)>,
+    ) -> Self {
+        let mut zones = Zones::default();
+        for (name, ip) in names {
+            zones.names.entry(name.to_ascii_lowercase()).or_default().insert(Data::A(ip));
+        }
+        for (ip, name) in reverse {
+            zones.reverse.entry(ip).or_default().insert(name.to_ascii_lowercase());
+        }
+        zones
+    }
+
     /// The SOA serial.
     pub fn serial(&self) -> u32 {
         self.serial
@@ -214,6 +229,9 @@ impl Zones {
 
     /// What is known of a lower-case name without the dot at its end.
     pub(crate) fn lookup(&self, name: &str) -> Lookup {
+        if self.domain.is_empty() {
+            return self.lookup_flat(name);
+        }
         if let Some(ip) = parse_reverse(name) {
             if !self.own.iter().any(|range| range.contains(ip)) {
                 return Lookup::NotOurs;
@@ -224,7 +242,7 @@ impl Zones {
                 None => Lookup::Missing(apex),
             };
         }
-        if self.domain.is_empty() || !is_within(name, &self.domain) {
+        if !is_within(name, &self.domain) {
             return Lookup::NotOurs;
         }
         if let Some(data) = self.names.get(name) {
@@ -234,6 +252,14 @@ impl Zones {
             Some(ip) => Lookup::Found(vec![Data::A(ip)], self.domain.clone()),
             None => Lookup::Missing(self.domain.clone()),
         }
+    }
+
+    fn lookup_flat(&self, name: &str) -> Lookup {
+        let found = match parse_reverse(name) {
+            Some(ip) => self.reverse.get(&ip).map(|names| names.iter().cloned().map(Data::Ptr).collect()),
+            None => self.names.get(name).map(|data| data.iter().cloned().collect()),
+        };
+        found.map_or(Lookup::NotOurs, |data| Lookup::Found(data, name.to_owned()))
     }
 
     /// `1-2-3-4.NS.pod.DOMAIN`, for addresses that a pod can have. Whether that pod is in that namespace is not looked

@@ -159,12 +159,18 @@ fn fixed(config: &NetworkConfig, dns: bool) -> String {
     fib daddr type local meta l4proto . th dport @dead_nodeports goto refuse
   }}
 
+  # Of the further bridges; filled with their rules.
+  chain nets_guard {{ }}
+  chain nets_forward {{ }}
+  chain nets_out {{ }}
+
   # Pods must not reach listeners on the host's loopback, which route_localnet (for node ports on 127.0.0.1) would allow,
   # nor speak with an address that is not a pod's.
   chain guard {{
     type filter hook prerouting priority -300; policy accept;
     iifname "{bridge}" ip daddr 127.0.0.0/8 drop
     iifname "{bridge}" ip saddr != {{ {pods}, 0.0.0.0 }} drop
+    jump nets_guard
   }}
   chain prerouting {{
     type nat hook prerouting priority -100; policy accept;
@@ -181,6 +187,7 @@ fn fixed(config: &NetworkConfig, dns: bool) -> String {
   }}
   chain forward {{
     type filter hook forward priority 0; policy accept;
+    jump nets_forward
     iifname "{bridge}" ct state invalid drop
     oifname "{bridge}" ct state invalid drop
     ip daddr {services} goto refuse
@@ -195,6 +202,7 @@ fn fixed(config: &NetworkConfig, dns: bool) -> String {
   }}
   chain postrouting {{
     type nat hook postrouting priority 100; policy accept;
+    jump nets_out
     oifname "{bridge}" ip saddr 127.0.0.0/8 masquerade
     ip saddr . ip daddr @hairpin masquerade
     oifname != {{ "lo", "{bridge}" }} ip saddr {pods} ip daddr != {{ {pods}{keep} }} masquerade

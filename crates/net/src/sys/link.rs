@@ -92,9 +92,16 @@ pub(crate) fn set_up(name: &str, mtu: Option<u32>, mac: Option<Mac>) -> Request 
     request(format!("set up {name}"), 0, RouteNetlinkMessage::NewLink(message))
 }
 
-/// Makes a veth on the bridge, its other end `eth0` with this hardware address in the namespace.
-pub(crate) fn add_veth(name: &str, bridge: u32, mtu: u32, mac: Mac, namespace: BorrowedFd<'_>) -> Request {
-    let mut peer = named("eth0");
+/// Makes a veth on the bridge, its other end `inside` with this hardware address in the namespace.
+pub(crate) fn add_veth(
+    name: &str,
+    inside: &str,
+    bridge: u32,
+    mtu: u32,
+    mac: Mac,
+    namespace: BorrowedFd<'_>,
+) -> Request {
+    let mut peer = named(inside);
     peer.attributes.push(LinkAttribute::Mtu(mtu));
     peer.attributes.push(LinkAttribute::Address(mac.to_vec()));
     peer.attributes.push(LinkAttribute::NetNsFd(namespace.as_raw_fd()));

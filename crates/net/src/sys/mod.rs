@@ -4,5 +4,6 @@
 pub(crate) mod conntrack;
 pub(crate) mod link;
 pub(crate) mod netlink;
+pub(crate) mod netns;
 pub(crate) mod nft;
 pub(crate) mod sysctl;

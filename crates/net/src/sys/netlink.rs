@@ -1,18 +1,17 @@
 //! A blocking netlink socket that sends many requests in one system call.
 
-use std::fs::File;
 use std::io::{Error, ErrorKind};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 
 use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
-use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recv, sendto, setsockopt, socket, sockopt,
 };
 use nix::sys::time::{TimeVal, TimeValLike};
 
+use super::netns;
 use crate::NetError;
 
 /// A kernel that does not answer for this long will not answer at all.
@@ -56,19 +55,9 @@ impl Socket {
         Ok(Socket { fd, sequence: 0 })
     }
 
-    /// A route socket in the namespace pinned at `path`: a thread of its own enters the namespace, opens the socket and
-    /// ends, so that no thread of the caller ever changes namespace.
+    /// A route socket in the namespace pinned at `path`.
     pub fn route_in(path: &Path) -> Result<Self, NetError> {
-        let failed = |source: Error| NetError::Netns { path: path.to_path_buf(), source };
-        let namespace = File::open(path).map_err(failed)?;
-        let worker = std::thread::Builder::new()
-            .name("netns".into())
-            .spawn(move || {
-                setns(&namespace, CloneFlags::CLONE_NEWNET).map_err(Error::from)?;
-                Ok(Self::route())
-            })
-            .map_err(failed)?;
-        worker.join().map_err(|_| NetError::WorkerLost)?.map_err(failed)?
+        netns::within(path, Self::route)?
     }
 
     /// Sends all requests at once; the kernel does them in order, each on its own. One result per request.

@@ -1,6 +1,7 @@
 //! The `nft` program: one process per transaction, fed through its standard input.
 
 use std::io::ErrorKind;
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -15,17 +16,23 @@ const STDERR_MAX: usize = 600;
 
 /// Applies the text as one transaction: all of it or nothing.
 pub(crate) async fn apply(text: &str) -> Result<(), NetError> {
-    run(&["-f", "-"], text).await.map(|_| ())
+    run("nft", &["-f", "-"], text).await.map(|_| ())
+}
+
+/// The same in the network namespace pinned at `netns`.
+pub(crate) async fn apply_in(netns: &Path, text: &str) -> Result<(), NetError> {
+    let entered = format!("--net={}", netns.display());
+    run("nsenter", &[&entered, "nft", "-f", "-"], text).await.map(|_| ())
 }
 
 /// Whether the table exists.
 pub(crate) async fn has_table(table: &str) -> Result<bool, NetError> {
-    let tables = run(&["list", "tables", "ip"], "").await?;
+    let tables = run("nft", &["list", "tables", "ip"], "").await?;
     Ok(tables.lines().any(|line| line.trim() == format!("table ip {table}")))
 }
 
-async fn run(arguments: &[&str], input: &str) -> Result<String, NetError> {
-    let mut child = Command::new("nft")
+async fn run(program: &str, arguments: &[&str], input: &str) -> Result<String, NetError> {
+    let mut child = Command::new(program)
         .args(arguments)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

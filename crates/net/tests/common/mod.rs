@@ -118,6 +118,8 @@ pub fn on_a_host<F: Future<Output = ()>>(name: &str, test: impl FnOnce(World) ->
     let config = NetworkConfig {
         bridge: "wltest0".into(),
         veth_prefix: "wltv".into(),
+        net_prefix: "wltb".into(),
+        plug_prefix: "wltn".into(),
         nft_table: format!("windlass_{name}"),
         pod_cidr: "10.233.0.0/18".parse().expect("a range"),
         service_cidr: "10.233.64.0/18".parse().expect("a range"),

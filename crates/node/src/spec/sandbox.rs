@@ -186,6 +186,7 @@ pub(crate) fn of_pod(pod: &Pod, cluster: &Cluster<'_>) -> Result<SandboxSpec, Co
         labels: labels(pod),
         owner: Owner::Pod,
         no_network: false,
+        join_network: None,
     })
 }
 

@@ -1,9 +1,11 @@
 //! Docker's API: the stock docker CLI against a real instance.
 
 mod builds;
+mod compose;
 mod containers;
 mod files;
 mod lives;
+mod networks;
 mod pods;
 mod registries;
 mod runs;
@@ -129,6 +131,14 @@ fn main() -> ExitCode {
             registries::who_is_logged_in_may_pull_push_and_look,
             registries::a_search_asks_the_index_that_stands_before_the_term,
             pods::containers_of_pods_are_shown_and_left_to_kubernetes,
+            networks::members_find_each_other_by_name_and_others_do_not,
+            networks::networks_are_apart_but_for_published_ports,
+            networks::a_running_container_comes_into_a_network_and_leaves_it,
+            networks::the_way_out_goes_along_and_addresses_are_had_once,
+            networks::networks_are_listed_pruned_and_refused_in_dockers_words,
+            networks::a_container_in_anothers_network_is_where_that_is,
+            compose::compose_brings_up_scales_and_takes_down_a_project,
+            compose::the_python_client_finds_what_it_expects,
             wrong::what_is_not_obeyed_is_refused_by_its_name,
             wrong::names_that_mean_nothing_are_told_in_dockers_words,
             wrong::versions_outside_the_range_are_refused,
