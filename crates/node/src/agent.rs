@@ -123,7 +123,7 @@ impl Agent {
         self.tasks.spawn("storage drivers", csi::run(self.ctx.csi.clone(), node_uid, drain.clone()));
         let own = node_object::follow(&self.ctx.config.client, &self.tasks, node.clone());
         self.tasks.spawn("attached volumes", csi::report(self.ctx.csi.clone(), own.clone(), drain.clone()));
-        let heartbeat = node_object::heartbeat(self.ctx.clone(), node, drain.clone());
+        let heartbeat = node_object::heartbeat(self.ctx.clone(), own.clone(), drain.clone());
         self.tasks.spawn("heartbeat", heartbeat);
         // A container made before the services are known would lack their variables.
         tokio::select! {

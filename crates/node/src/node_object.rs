@@ -18,7 +18,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, Owne
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use kube::runtime::{WatchStreamExt, watcher};
 use reconcile::eviction::{Condition, Signal};
-use serde_json::json;
+use reconcile::scheduler::is_extended;
+use serde_json::{Value, json};
+use tokio::sync::watch::Receiver;
 
 use crate::config::AgentError;
 use crate::context::Context;
@@ -141,7 +143,16 @@ fn handlers(host: &Host) -> Vec<NodeRuntimeHandler> {
     std::iter::once("").chain(RUNTIME_HANDLERS).map(handler).collect()
 }
 
-async fn status(ctx: &Context, before: &[NodeCondition]) -> NodeStatus {
+/// Extended resources: whoever counts them writes them to the capacity; pods may have all of it.
+/// (kubernetes.io/docs/tasks/administer-cluster/extended-resource-node)
+fn extended(node: &Node) -> impl Iterator<Item = (String, Quantity)> {
+    let capacity = node.status.as_ref().and_then(|s| s.capacity.as_ref());
+    let all = capacity.into_iter().flatten().filter(|(name, _)| is_extended(name));
+    all.map(|(name, amount)| (name.clone(), amount.clone()))
+}
+
+/// What the node is; `own` is its object as others see it.
+async fn status(ctx: &Context, own: &Node, before: &[NodeCondition]) -> NodeStatus {
     let host = &ctx.host;
     let address = |kind: &str, address: String| NodeAddress { type_: kind.to_owned(), address };
     let mut addresses: Vec<_> = ctx.host_ips.iter().map(|ip| address("InternalIP", ip.to_string())).collect();
@@ -149,7 +160,7 @@ async fn status(ctx: &Context, before: &[NodeCondition]) -> NodeStatus {
     NodeStatus {
         addresses: Some(addresses),
         capacity: Some(capacity(ctx, false)),
-        allocatable: Some(capacity(ctx, true)),
+        allocatable: Some(capacity(ctx, true).into_iter().chain(extended(own)).collect()),
         conditions: Some(conditions(ctx, before)),
         daemon_endpoints: ctx
             .server_port
@@ -205,14 +216,21 @@ pub(crate) async fn register(ctx: &Context) -> Result<Node, AgentError> {
         Err(error) => return Err(failed(error)),
     };
     let before = created.status.clone().and_then(|s| s.conditions).unwrap_or_default();
-    write_status(&api, ctx, &status(ctx, &before).await).await.map_err(failed)?;
+    write_status(&api, &created, &status(ctx, &created, &before).await).await.map_err(failed)?;
     ctx.recorder.normal(node_reference(name), "Starting", "Starting kubelet.");
     Ok(created)
 }
 
-async fn write_status(api: &Api<Node>, ctx: &Context, status: &NodeStatus) -> Result<Node, kube::Error> {
-    let patch = json!({"status": status});
-    api.patch_status(&ctx.config.node_name, &PatchParams::default(), &Patch::Strategic(patch)).await
+async fn write_status(api: &Api<Node>, own: &Node, status: &NodeStatus) -> Result<Node, kube::Error> {
+    let mut patch = json!({"status": status});
+    // A patch leaves what it does not name: an extended resource that nobody counts any more is named.
+    let said = own.status.iter().flat_map(|s| s.allocatable.iter().flatten().map(|(name, _)| name));
+    let kept = |name: &str| status.allocatable.as_ref().is_some_and(|all| all.contains_key(name));
+    for name in said.filter(|name| is_extended(name) && !kept(name)) {
+        patch["status"]["allocatable"][name] = Value::Null;
+    }
+    let name = own.metadata.name.as_deref().unwrap_or_default();
+    api.patch_status(name, &PatchParams::default(), &Patch::Strategic(patch)).await
 }
 
 /// The status without what changes by itself, to see whether something else did.
@@ -225,11 +243,7 @@ fn essence(status: &NodeStatus) -> NodeStatus {
 }
 
 /// Keeps the node object as others see it: somebody else sets labels and taints.
-pub(crate) fn follow(
-    client: &kube::Client,
-    tasks: &Tasks,
-    registered: Node,
-) -> tokio::sync::watch::Receiver<Arc<Node>> {
+pub(crate) fn follow(client: &kube::Client, tasks: &Tasks, registered: Node) -> Receiver<Arc<Node>> {
     let config = watcher::Config::default()
         .fields(&format!("metadata.name={}", registered.metadata.name.as_deref().unwrap_or_default()));
     let events = ::follow::watch::<Node>(client.clone(), None, config).default_backoff();
@@ -257,7 +271,7 @@ pub(crate) fn follow(
 }
 
 /// Renews the lease and writes the status when it changed, until told to drain.
-pub(crate) async fn heartbeat(ctx: Arc<Context>, node: Node, drain: Drain) {
+pub(crate) async fn heartbeat(ctx: Arc<Context>, own: Receiver<Arc<Node>>, drain: Drain) {
     let leases: Api<Lease> = Api::namespaced(ctx.client(), LEASE_NAMESPACE);
     let nodes: Api<Node> = Api::all(ctx.client());
     let mut conditions = Vec::new();
@@ -272,17 +286,18 @@ pub(crate) async fn heartbeat(ctx: Arc<Context>, node: Node, drain: Drain) {
             Ok(()) = pressure.changed() => {}
             () = drain.cancelled() => return,
         }
+        let node = own.borrow().clone();
         if let Err(error) = renew(&leases, &ctx, &node).await {
             tracing::warn!(%error, "node lease not renewed");
         }
-        let now = status(&ctx, &conditions).await;
+        let now = status(&ctx, &node, &conditions).await;
         let same = reported
             .as_ref()
             .is_some_and(|(before, at)| at.elapsed() < STATUS_EVERY && essence(before) == essence(&now));
         if same {
             continue;
         }
-        match write_status(&nodes, &ctx, &now).await {
+        match write_status(&nodes, &node, &now).await {
             Ok(_) => {
                 conditions = now.conditions.clone().unwrap_or_default();
                 reported = Some((now, tokio::time::Instant::now()));

@@ -136,20 +136,10 @@ fn container(spec: &PodSpec, c: &Container) -> Option<String> {
         })
         .or_else(|| when(claims, &at("resources.claims")))
         .or_else(|| when(shared && !privileged, &at("mountPropagation: Bidirectional without privileged")))
-        .or_else(|| resource(c).map(|name| at(&format!("resource {name:?}"))))
         .or_else(|| {
             missing_volume(spec, c).map(|name| at(&format!("a mount of volume {name:?}, which the pod does not have,")))
         })
         .or_else(|| handlers(c).map(|f| at(&f)))
-}
-
-/// Extended resources need a device plugin, which this node does not have.
-fn resource(c: &Container) -> Option<String> {
-    let r = c.resources.as_ref()?;
-    let names = r.limits.iter().chain(r.requests.iter()).flat_map(|m| m.keys());
-    let known =
-        |name: &str| matches!(name, "cpu" | "memory" | "ephemeral-storage") || name.starts_with(huge_pages::PREFIX);
-    names.into_iter().find(|n| !known(n)).cloned()
 }
 
 fn missing_volume(spec: &PodSpec, c: &Container) -> Option<String> {
@@ -211,7 +201,6 @@ mod tests {
             (json!({"volumes": [{"name": "v", "emptyDir": {"medium": "Floppy"}}]}), "emptyDir.medium"),
             (json!({"os": {"name": "windows"}}), "OS field"),
             (json!({"securityContext": {"sysctls": [{"name": "kernel.panic", "value": "1"}]}}), "kernel.panic"),
-            (c(json!({"resources": {"limits": {"nvidia.com/gpu": "1"}}})), "nvidia.com/gpu"),
             (c(json!({"volumeMounts": [{"name": "gone", "mountPath": "/x"}]})), "\"gone\""),
             (c(json!({"livenessProbe": {}})), "livenessProbe"),
         ] {

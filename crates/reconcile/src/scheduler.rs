@@ -24,7 +24,7 @@ mod volumes;
 pub use affinity::node_fits;
 use placed::Placed;
 pub use preemption::{Budget, Preemption, Victim, priority};
-pub use resources::Amounts;
+pub use resources::{Amounts, is_extended};
 pub use volumes::{Counted, Limits, Room};
 
 /// The scheduler's name in `spec.schedulerName`.

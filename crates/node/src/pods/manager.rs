@@ -252,7 +252,7 @@ impl Manager {
             return Some(failure);
         }
         let uid = pod.metadata.uid.as_deref().unwrap_or_default();
-        let allocatable = Amounts::of_list(&node_object::capacity(&self.ctx, true));
+        let allocatable = self.allocatable();
         let others = self.pods.others(uid);
         let refusal = |node: &Node| admission_refusal(pod, node, &allocatable, others.iter().map(AsRef::as_ref));
         let seen = self.own.borrow().clone();
@@ -264,6 +264,11 @@ impl Manager {
             refused = refusal(&node);
         }
         refused.or_else(|| self.ctx.cpus.give(pod).err().map(|why| Failure::new("UnexpectedAdmissionError", why)))
+    }
+
+    /// What pods can have of the node.
+    fn allocatable(&self) -> Amounts {
+        Amounts::of_list(&node_object::capacity(&self.ctx, true)).with_extended(&self.own.borrow())
     }
 
     async fn node_now(&self) -> Option<Node> {
@@ -296,7 +301,7 @@ impl Manager {
     fn make_room(&mut self, pod: Arc<Pod>) {
         let id = PodId::of(&pod);
         let others = self.pods.others(&id.uid);
-        let allocatable = Amounts::of_list(&node_object::capacity(&self.ctx, true));
+        let allocatable = self.allocatable();
         let short = shortages(&pod, &allocatable, others.iter().map(AsRef::as_ref));
         let chosen = match victims(&pod, &short, &others) {
             Ok(chosen) => chosen,

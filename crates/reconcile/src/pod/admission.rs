@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use super::Failure;
 use super::critical::is_critical;
 use crate::node_lifecycle::tolerates;
-use crate::scheduler::{Amounts, node_fits, ports_collide};
+use crate::scheduler::{Amounts, is_extended, node_fits, ports_collide};
 
 /// Amounts that are counted, in the order in which they are looked at.
 const COUNTED: [&str; 4] = ["pods", "cpu", "memory", "ephemeral-storage"];
@@ -93,8 +93,10 @@ pub fn shortages<'a>(pod: &Pod, allocatable: &Amounts, others: impl Iterator<Ite
         let short = asked > 0 && asked > all.saturating_sub(held);
         short.then(|| Shortage { resource: resource.to_owned(), asked, held, all })
     };
-    let pages = wanted.names().filter(|name| name.starts_with("hugepages-"));
-    COUNTED.into_iter().chain(pages).filter_map(short).collect()
+    // An extended resource that the node does not have is somebody else's to count: a scheduler extender's.
+    let counted = |name: &str| allocatable.names().any(|known| known == name);
+    let other = wanted.names().filter(|name| name.starts_with("hugepages-") || is_extended(name) && counted(name));
+    COUNTED.into_iter().chain(other).filter_map(short).collect()
 }
 
 /// A pod that runs is only kept from nodes with a `NoExecute` taint; the others are the scheduler's.
@@ -122,7 +124,7 @@ mod tests {
 
     fn room(pod: &Pod, others: &[Pod]) -> (String, String) {
         let node: Node = serde_json::from_value(json!({"metadata": {"name": "n"}, "status": {"allocatable": {
-            "cpu": "2", "memory": "1Gi", "ephemeral-storage": "1Gi", "pods": "3"}}}))
+            "cpu": "2", "memory": "1Gi", "ephemeral-storage": "1Gi", "pods": "3", "example.com/dongle": "3"}}}))
         .expect("a node");
         let failure = admission_refusal(pod, &node, &Amounts::allocatable(&node), others.iter());
         failure.map(|f| (f.reason, f.message)).unwrap_or_default()
@@ -153,6 +155,12 @@ mod tests {
             let told = room(&pod, &other);
             assert_eq!(told, (reason.to_owned(), format!("Node didn't have enough resource: {message}")));
         }
+        // Extended resources as far as the node has them.
+        let other = [asks("a", json!({"example.com/dongle": "2"}))];
+        let told = room(&asks("p", json!({"example.com/dongle": "2"})), &other);
+        assert_eq!(told.0, "OutOfexample.com/dongle");
+        assert!(told.1.ends_with("example.com/dongle, requested: 2, used: 2, capacity: 3"), "{}", told.1);
+        assert_eq!(room(&asks("p", json!({"example.com/dongle": "1", "example.com/other": "9"})), &other).0, "");
         let full: Vec<Pod> = ["a", "b", "c"].into_iter().map(|n| pod(n, json!({}))).collect();
         let told = room(&pod("p", json!({})), &full);
         assert_eq!(told.0, "OutOfpods");

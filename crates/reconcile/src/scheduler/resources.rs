@@ -23,6 +23,11 @@ fn known(resource: &str) -> Cow<'static, str> {
     }
 }
 
+/// Whether a resource is one that Kubernetes knows nothing of but its amount: its name has a domain.
+pub fn is_extended(resource: &str) -> bool {
+    resource.contains('/')
+}
+
 fn amount(resource: &str, q: &Typed) -> i64 {
     let Ok(q) = Quantity::parse(&q.0) else { return 0 };
     if resource == "cpu" { q.milli_value() } else { q.value() }
@@ -40,6 +45,14 @@ impl Amounts {
     pub fn of_list(list: &BTreeMap<String, Typed>) -> Self {
         // The map is in order of its keys.
         Amounts(list.iter().map(|(k, v)| (known(k), amount(k, v))).collect())
+    }
+
+    /// With the extended resources of a node, which others than the node itself count: whoever patches its status.
+    #[must_use]
+    pub fn with_extended(mut self, node: &Node) -> Self {
+        let all = Amounts::allocatable(node);
+        self.add(&Amounts(all.0.into_iter().filter(|(name, _)| is_extended(name)).collect()));
+        self
     }
 
     fn requests(resources: Option<&ResourceRequirements>) -> Self {

@@ -56,6 +56,7 @@ fn main() -> ExitCode {
             rights::a_safe_kernel_parameter_is_set,
             pages::huge_pages_are_counted_mounted_and_limited,
             room::a_rule_of_a_container_restarts_all_of_them,
+            room::extended_resources_are_given_as_often_as_there_are,
             resize::three_guaranteed_containers_are_resized_to_more_in_all,
             resize::three_guaranteed_containers_are_resized_to_less_in_all,
             resize::three_guaranteed_containers_are_resized_each_its_own_way,

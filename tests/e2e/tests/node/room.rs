@@ -61,6 +61,37 @@ fn placed(name: &str, node: &str, milli: u64, spec: Value) -> Value {
     pod(name, IDLE, merge(json!({"nodeName": node, "containers": [main]}), spec))
 }
 
+/// Resources that somebody counts who patches the node (kubernetes.io/docs/tasks/administer-cluster/extended-resource-node).
+pub fn extended_resources_are_given_as_often_as_there_are(ctx: &Ctx) -> Result<()> {
+    let node = ctx.ok(&["get", "nodes", "-o", "jsonpath={.items[0].metadata.name}"])?;
+    let count = |operation: Value| {
+        let patch = json!([operation]).to_string();
+        ctx.ok(&["patch", "node", &node, "--subresource=status", "--type=json", "-p", &patch])
+    };
+    let path = "/status/capacity/example.com~1dongle";
+    count(json!({"op": "add", "path": path, "value": "2"}))?;
+    let there = |amount: &str| {
+        let field = ctx.field(&format!("node/{node}"), ".status.allocatable.example\\.com/dongle")?;
+        ensure!(field == amount, "{field:?}");
+        Ok(())
+    };
+    eventually(LIMIT, "pods may have them", || there("2"))?;
+    let asks = |name: &str, amount: &str, spec: Value| {
+        let resources = json!({"resources": {"limits": {"example.com/dongle": amount}}});
+        pod(name, IDLE, merge(json!({"containers": [merge(container("main", IDLE), resources)]}), spec))
+    };
+    ctx.ready_pod(asks("has-both", "2", json!({})))?;
+    ctx.apply(&[asks("waits", "1", json!({})), asks("by-hand", "1", json!({"nodeName": node}))])?;
+    ctx.wait("pod/by-hand", "jsonpath={.status.reason}=OutOfexample.com/dongle")?;
+    ctx.wait("pod/waits", "jsonpath={.status.conditions[?(@.type==\"PodScheduled\")].reason}=Unschedulable")?;
+    let why = ctx.field("pod/waits", ".status.conditions[?(@.type==\"PodScheduled\")].message")?;
+    ensure!(why.contains("Insufficient example.com/dongle"), "{why}");
+    ctx.ok(&["delete", "pod", "has-both", "--wait=false"])?;
+    ctx.wait("pod/waits", "condition=Ready")?;
+    count(json!({"op": "remove", "path": path}))?;
+    eventually(LIMIT, "they are gone", || there(""))
+}
+
 pub fn a_node_makes_room_for_critical_pods_and_goes_down_in_order() -> Result<()> {
     let flags = ["--shutdown-grace-period=1h", "--shutdown-grace-period-critical-pods=30m"];
     let instance = flags.iter().fold(Instance::builder("room"), |b, flag| b.flag(flag)).start()?;
