@@ -7,7 +7,7 @@ use cel::Value as Cel;
 use cel::objects::{Key, Map, OptionalValue};
 use serde_json::Value;
 
-/// Words that a field can be named by only in their escaped form.
+/// Words of the language: no names of variables and functions, and those of fields only in their escaped form.
 pub(super) const RESERVED: &[&str] = &[
     "true",
     "false",

@@ -38,13 +38,13 @@ fn run_at(ctx: &Ctx, mut command: Command, place: &Path, checks: usize) -> Resul
 
 pub fn the_python_client_finds_what_it_expects(ctx: &Ctx) -> Result<()> {
     let mut command = Command::new(installed()?.join("python/bin/python"));
-    command.arg(program("python/check.py"));
+    command.arg("-B").arg(program("python/kubernetes_api.py"));
     run(ctx, command, 8)
 }
 
 pub fn dockers_python_library_finds_what_it_expects(ctx: &Ctx) -> Result<()> {
     let mut command = Command::new(installed()?.join("python/bin/python"));
-    command.arg(program("python/docker_check.py"));
+    command.arg("-B").arg(program("python/docker_images.py"));
     run_at(ctx, command, &ctx.instance.names().run_dir().join("docker.sock"), 5)
 }
 

@@ -110,7 +110,8 @@ pub fn the_python_client_finds_what_it_expects(ctx: &Ctx) -> Result<()> {
         return Err(skip("WINDLASS_CLIENTS names no folder with the language clients; ./test makes one"));
     };
     let mut command = docker.on(Command::new(Path::new(&clients).join("python/bin/python")));
-    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/python/check_docker.py")).arg(&ctx.ns).arg(IMAGE);
+    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/python/docker_containers.py");
+    command.arg("-B").arg(program).arg(&ctx.ns).arg(IMAGE);
     let said = command::run(&mut command, None, CHECKS)?.ok()?;
     ensure!(said.lines().filter(|l| l.starts_with("ok ")).count() == 6, "{said}");
     Ok(())

@@ -8,6 +8,7 @@ use cel::common::ast::{
 use super::lexer::{Kind, Token};
 use super::nodes::{Fault, Made, Nodes};
 use super::{DEPTH, literal, macros};
+use crate::cel::convert;
 
 /// What an operand begins with, as errors name it.
 const OPERAND: &str =
@@ -27,27 +28,6 @@ const BINARY: [&[(&str, &str)]; 3] = [
     &[("+", operators::ADD), ("-", operators::SUBSTRACT)],
     &[("*", operators::MULTIPLY), ("/", operators::DIVIDE), ("%", operators::MODULO)],
 ];
-/// Words that are tokens like others and yet no names of variables and functions.
-const RESERVED: [&str; 17] = [
-    "as",
-    "break",
-    "const",
-    "continue",
-    "else",
-    "for",
-    "function",
-    "if",
-    "import",
-    "let",
-    "loop",
-    "package",
-    "namespace",
-    "return",
-    "var",
-    "void",
-    "while",
-];
-
 pub(super) fn parse(text: &str, tokens: Vec<Token>) -> Result<(IdedExpr, Nodes), Fault> {
     let mut parser = Parser { text, tokens, at: 0, open: 0, nodes: Nodes::new() };
     let expr = parser.expr()?;
@@ -315,7 +295,7 @@ impl<'t> Parser<'t> {
         }
         let word = self.next();
         let name = format!("{dot}{}", self.text_of(word));
-        if RESERVED.contains(&self.text_of(word)) {
+        if convert::RESERVED.contains(&self.text_of(word)) {
             return Err(self.fault(word.start, format!("reserved identifier: {name}")));
         }
         match self.take("(") {

@@ -1,11 +1,10 @@
-"""The official Python client, unmodified, against a Windlass: python check.py KUBECONFIG NAMESPACE IMAGE.
+"""The official Python client, unmodified, against a Windlass: python -B kubernetes_api.py KUBECONFIG NAMESPACE IMAGE.
 
 Each check prints `ok NAME`; the first that fails ends the program with its traceback.
 """
 
 import datetime
 import sys
-import time
 
 from kubernetes import client, config, dynamic, watch
 from kubernetes.client.rest import ApiException
@@ -13,22 +12,12 @@ from kubernetes.leaderelection import electionconfig, leaderelection
 from kubernetes.leaderelection.resourcelock.leaselock import LeaseLock
 from kubernetes.stream import portforward, stream
 
+from checks import LIMIT, run, until
+
 kubeconfig, namespace, image = sys.argv[1:4]
 api_client = config.new_client_from_config(kubeconfig)
 core = client.CoreV1Api(api_client)
 apps = client.AppsV1Api(api_client)
-LIMIT = 60
-
-
-def until(what, condition):
-    """Waits for a condition, and says what it was when it does not come true."""
-    end = time.monotonic() + LIMIT
-    while time.monotonic() < end:
-        value = condition()
-        if value:
-            return value
-        time.sleep(0.05)
-    raise AssertionError(f"{what}: not within {LIMIT} s")
 
 
 def fails_with(code, reason, call):
@@ -231,7 +220,7 @@ def of_two_candidates_one_leads_and_the_other_takes_over():
     assert spec.holder_identity == "second", spec
 
 
-CHECKS = [
+run([
     typed_objects_are_created_read_replaced_patched_and_deleted,
     lists_come_in_pages_and_by_selector,
     a_watch_tells_every_change_in_order,
@@ -240,8 +229,4 @@ CHECKS = [
     a_deployment_is_rolled_out_and_scaled,
     logs_exec_and_port_forward_reach_the_container,
     of_two_candidates_one_leads_and_the_other_takes_over,
-]
-
-for check in CHECKS:
-    check()
-    print("ok", check.__name__, flush=True)
+])

@@ -1,4 +1,4 @@
-"""Docker's own Python library, unmodified, against a Windlass: python docker_check.py SOCKET PREFIX IMAGE.
+"""Docker's own Python library, unmodified, against a Windlass: python -B docker_images.py SOCKET PREFIX IMAGE.
 
 Each check prints `ok NAME`; the first that fails ends the program with its traceback.
 """
@@ -9,6 +9,8 @@ import tarfile
 
 import docker
 from docker.errors import APIError, BuildError, ImageNotFound
+
+from checks import run
 
 socket, prefix, image = sys.argv[1:4]
 client = docker.DockerClient(base_url=f"unix://{socket}", timeout=120)
@@ -85,12 +87,10 @@ def disk_use_knows_the_cache_and_prunes_it():
     assert client.api.prune_builds(filters={"until": "876000h"})["SpaceReclaimed"] == 0
 
 
-for check in [
+run([
     images_are_built_from_a_file_and_from_an_archive,
     a_build_that_fails_says_so,
     a_container_is_committed_and_its_changes_are_listed,
     files_are_imported_and_images_saved_and_loaded,
     disk_use_knows_the_cache_and_prunes_it,
-]:
-    check()
-    print("ok", check.__name__, flush=True)
+])

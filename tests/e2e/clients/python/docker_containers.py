@@ -1,29 +1,18 @@
-"""Docker's Python client, unmodified, against a Windlass: python check_docker.py PREFIX IMAGE, DOCKER_HOST in the environment.
+"""Docker's Python client, unmodified, against a Windlass: python -B docker_containers.py PREFIX IMAGE, DOCKER_HOST in the environment.
 
 Each check prints `ok NAME`; the first that fails ends the program with its traceback.
 """
 
 import sys
-import time
 
 import docker
 from docker import types
 from docker.errors import APIError, ContainerError, NotFound
 
+from checks import LIMIT, run, until
+
 prefix, image = sys.argv[1:3]
 client = docker.from_env(timeout=60)
-LIMIT = 60
-
-
-def until(what, condition):
-    """Waits for a condition, and says what it was when it does not come true."""
-    end = time.monotonic() + LIMIT
-    while time.monotonic() < end:
-        value = condition()
-        if value:
-            return value
-        time.sleep(0.05)
-    raise AssertionError(f"{what}: not within {LIMIT} s")
 
 
 def fails_with(code, words, call):
@@ -131,15 +120,11 @@ def events_come_as_they_happen():
     box.remove()
 
 
-CHECKS = [
+run([
     containers_run_and_say_how_they_ended,
     commands_run_and_their_streams_are_told_apart,
     logs_are_streamed,
     networks_are_made_joined_and_left,
     addresses_are_chosen_from_a_pool,
     events_come_as_they_happen,
-]
-
-for check in CHECKS:
-    check()
-    print("ok", check.__name__, flush=True)
+])
