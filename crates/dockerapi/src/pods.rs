@@ -10,7 +10,7 @@ use tokio::sync::broadcast::error::RecvError;
 
 use crate::face::{Container, Face};
 use crate::fault::{Fault, Result, blocking};
-use crate::model::Words;
+use crate::model::{Endpoint, Words};
 use crate::record::{MountPoint, Phase, Record};
 
 /// Which image the pod names.
@@ -49,6 +49,7 @@ fn record(status: &ContainerStatus, sandbox: &SandboxStatus, image: Option<&Imag
     record.config.stop_signal.clone_from(&status.stop_signal);
     record.config.user = status.user.as_ref().map(|u| format!("{}:{}", u.uid, u.gid)).unwrap_or_default();
     record.host.network_mode = if pod.host_network { "host" } else { "bridge" }.to_owned();
+    record.networks.insert(record.host.network_mode.clone(), Endpoint::default());
     record.host.log_config.kind = "json-file".to_owned();
     let mount = |m: &engine::runtime::Mount| MountPoint {
         kind: "bind".to_owned(),
