@@ -77,7 +77,7 @@ impl Default for Limits {
     fn default() -> Self {
         Limits {
             body_bytes: 3 << 20,
-            connections: 8192,
+            connections: 12_288,
             seats: 600,
             reads_in_flight: 800,
             writes_in_flight: 400,

@@ -128,7 +128,7 @@ fn descriptors() -> usize {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn thousands_of_idle_connections_are_in_nobodys_way() {
     // Both ends are in this process. Most stop before TLS, which is what takes long in a test; some go all the way.
-    let count = 3000.min(descriptors().saturating_sub(200) / 2);
+    let count = 10_000.min(descriptors().saturating_sub(200) / 2);
     println!("{count} idle connections with {} descriptors", descriptors());
     let wire = Wire::start(|_| {}).await;
     let mut idle = Vec::new();
