@@ -9,12 +9,12 @@ use engine::Engine;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot, watch};
 
+use crate::containers::exec::Execs;
+use crate::containers::health::Health;
+use crate::containers::record::{Phase, Record, Records};
 use crate::events::Events;
-use crate::exec::Execs;
 use crate::fault::{Fault, Result};
-use crate::health::Health;
 use crate::images::building::Builds;
-use crate::record::{Phase, Record, Records};
 use crate::volumes::Volumes;
 
 /// The Docker face of an instance.
@@ -173,7 +173,7 @@ impl Face {
             return Ok(found);
         }
         match find(&self.pods.lock(), text)? {
-            Some(of_pod) => Err(crate::pods::refusal(&of_pod.record())),
+            Some(of_pod) => Err(crate::containers::pods::refusal(&of_pod.record())),
             None => Err(Fault::missing(format!("No such container: {text}"))),
         }
     }

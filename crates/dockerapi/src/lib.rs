@@ -9,38 +9,17 @@
 //! Invariants: a container that does not run has nothing in the engine but its file system; a record is on disk before its
 //! container runs; what cannot be obeyed is refused by its name, and what is not there answers 501.
 
-mod archive;
-mod attach;
-mod check;
-mod control;
-mod create;
+mod containers;
 mod events;
-mod exec;
 mod face;
 mod fault;
-mod health;
 mod http;
 mod images;
-mod inspect;
-mod keys;
-mod life;
-mod list;
-mod logs;
-mod model;
-mod names;
 mod networks;
-mod pods;
-mod ports;
 mod query;
-mod record;
 mod route;
-mod seed;
 mod server;
-mod spec;
-mod stats;
 mod system;
-mod transfer;
-mod tree;
 mod volumes;
 
 use std::fmt;

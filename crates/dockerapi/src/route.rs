@@ -5,14 +5,14 @@ use std::sync::Arc;
 use http::{HeaderValue, Method, Request, StatusCode, header};
 use hyper::body::Incoming;
 
+use crate::containers::{archive, attach, control, create, exec, inspect, list, logs, stats};
 use crate::face::Face;
 use crate::fault::{Fault, Result};
 use crate::http::{Answer, Call, empty, fault};
+use crate::images::transfer;
 use crate::query::Query;
 use crate::{API_MAX, API_MIN, Version};
-use crate::{
-    archive, attach, control, create, exec, images, inspect, list, logs, networks, stats, system, transfer, volumes,
-};
+use crate::{images, networks, system, volumes};
 
 /// A part of a path without its escapes (RFC 3986, section 2.1); what then is not UTF-8 names nothing that there is.
 fn decode(text: &str) -> String {
@@ -102,7 +102,7 @@ fn no_page() -> Fault {
 async fn containers(call: Call, method: &Method, parts: &[&str]) -> Result<Answer> {
     // Who names none of Docker's own may mean one of a pod.
     if parts == ["json"] || (!matches!(parts, ["create" | "prune"]) && call.face.container(parts[0]).is_err()) {
-        crate::pods::refresh(&call.face).await?;
+        crate::containers::pods::refresh(&call.face).await?;
     }
     match (method.as_str(), parts) {
         ("GET", ["json"]) => list::respond(call).await,

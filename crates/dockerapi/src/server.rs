@@ -16,13 +16,14 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
+use crate::containers::exec::Execs;
+use crate::containers::life;
+use crate::containers::record::Records;
 use crate::events::Events;
-use crate::exec::Execs;
 use crate::face::{Container, Face};
 use crate::networks::{self, Nets};
-use crate::record::Records;
 use crate::volumes::Volumes;
-use crate::{ServeError, containers_dir, life, mounts_dir, networks_dir, route, socket_path, unmount_all, volumes_dir};
+use crate::{ServeError, containers_dir, mounts_dir, networks_dir, route, socket_path, unmount_all, volumes_dir};
 
 /// Connections at once at most, hijacked ones included; further ones wait to be accepted.
 const CONNECTIONS: usize = 1024;

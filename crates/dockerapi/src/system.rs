@@ -7,13 +7,13 @@ use http::{HeaderValue, Method, header};
 use serde_json::{Value, json};
 use tokio::sync::{broadcast, mpsc};
 
-use crate::control::written;
+use crate::containers::control::written;
+use crate::containers::record::Phase;
 use crate::events::{Event, FILTERS};
 use crate::face::{Face, stamp};
 use crate::fault::{Result, blocking};
 use crate::http::{Answer, CHUNKS, Call, json, streaming, whole};
 use crate::query::{Filters, time};
-use crate::record::Phase;
 use crate::{API_MAX, API_MIN, volumes};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -220,7 +220,7 @@ async fn containers(face: &Arc<Face>) -> Vec<Value> {
             "Id": record.id, "Names": [format!("/{}", record.name)], "Image": record.image, "ImageID": record.image_id,
             "Command": record.argv.join(" "), "Created": record.created_ms / 1000, "State": record.state.phase.word(),
             "Status": stamp(record.created_ms), "SizeRw": written(face, &container).await, "Labels": record.config.labels,
-            "Mounts": crate::inspect::mounts(&record),
+            "Mounts": crate::containers::inspect::mounts(&record),
         }));
     }
     rows

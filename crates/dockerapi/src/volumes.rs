@@ -10,11 +10,11 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::containers::model::{Rest, only_empty, without_nulls};
+use crate::containers::names;
 use crate::face::{Face, now_ms, stamp};
 use crate::fault::{Fault, Result, blocking};
 use crate::http::{Answer, Call, empty, json, status_json};
-use crate::model::{Rest, only_empty, without_nulls};
-use crate::names;
 use crate::query::Filters;
 
 /// The label by which Docker's clients know a volume without a name of its own.
@@ -75,7 +75,7 @@ impl Volumes {
         }
         std::fs::create_dir_all(self.data(name)).map_err(failed)?;
         let bytes = serde_json::to_vec(&Meta { created_ms: now_ms(), labels }).map_err(|e| failed(e.into()))?;
-        crate::record::put(&self.dir.join(name), "volume.json", &bytes).map_err(failed)
+        crate::containers::record::put(&self.dir.join(name), "volume.json", &bytes).map_err(failed)
     }
 
     fn meta(&self, name: &str) -> Option<Meta> {

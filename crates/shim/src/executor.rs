@@ -1,8 +1,10 @@
 //! The last steps before the container's own program runs. Ours instead of libcontainer's default because errors are to
 //! read as the field knows them, and because libcontainer runs exec'd commands without the container's seccomp filter.
 
-use std::ffi::CString;
+use std::collections::HashMap;
+use std::ffi::{CString, OsString};
 use std::os::fd::{OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -114,6 +116,28 @@ fn program_of(spec: &Spec) -> Result<(PathBuf, Vec<CString>), String> {
     Ok((found, args.map_err(|_| "an argument contains a NUL byte")?))
 }
 
+/// This process's environment, which libcontainer made out of the spec's and left in the order of a hash table, in the
+/// order of the spec: a program that prints it prints the same each time, as under runc. What was added comes last.
+fn environment_of(spec: &Spec) -> Vec<CString> {
+    let listed = spec.process().as_ref().and_then(|p| p.env().as_deref()).unwrap_or_default();
+    in_order(listed, std::env::vars_os())
+}
+
+fn in_order(listed: &[String], variables: impl Iterator<Item = (OsString, OsString)>) -> Vec<CString> {
+    let mut places: HashMap<&[u8], usize> = HashMap::new();
+    for (place, pair) in listed.iter().enumerate() {
+        places.entry(pair.split('=').next().unwrap_or_default().as_bytes()).or_insert(place);
+    }
+    let mut variables: Vec<_> = variables.collect();
+    variables
+        .sort_by_cached_key(|(name, _)| (places.get(name.as_bytes()).copied().unwrap_or(usize::MAX), name.clone()));
+    // None holds a NUL byte: they come out of `environ`.
+    variables
+        .iter()
+        .filter_map(|(name, value)| CString::new([name.as_bytes(), value.as_bytes()].join(&b'=')).ok())
+        .collect()
+}
+
 impl Program {
     fn run(&self, spec: &Spec) -> Result<(), String> {
         let (path, args) = program_of(spec)?;
@@ -130,7 +154,7 @@ impl Program {
                     .map_err(|e| chain("capabilities", &e))?;
             }
         }
-        let error = match nix::unistd::execv(&path, &args) {
+        let error = match nix::unistd::execve(&path, &args, &environment_of(spec)) {
             Err(error) => error,
             Ok(never) => match never {},
         };
@@ -174,6 +198,15 @@ pub(crate) fn chain(what: &str, error: &dyn std::error::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn variables_keep_the_order_of_the_spec() {
+        let pair = |name: &str, value: &str| (OsString::from(name), OsString::from(value));
+        let listed = ["PATH=/bin", "B=1", "A=2", "B=3"].map(str::to_owned);
+        let made = [pair("HOME", "/"), pair("A", "2"), pair("B", "3"), pair("PATH", "/bin")];
+        let wanted = ["PATH=/bin", "B=3", "A=2", "HOME=/"].map(|w| CString::new(w).unwrap());
+        assert_eq!(in_order(&listed, made.into_iter()), wanted);
+    }
 
     #[test]
     fn errors_read_as_runc_words_them() {

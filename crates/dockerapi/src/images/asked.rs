@@ -115,7 +115,7 @@ impl Asked {
         if !document::<Vec<Value>>(query, "outputs")?.is_empty() {
             return Err(Fault::refused("outputs of a build"));
         }
-        crate::check::platform(query)?;
+        crate::containers::check::platform(query)?;
         let mut options = Options::new();
         options.names = names(query)?;
         options.source = Source::InContext(query.get("dockerfile").unwrap_or("Dockerfile").to_owned());

@@ -7,10 +7,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use image::CachedStep;
 use serde_json::{Value, json};
 
+use crate::containers::list::until;
 use crate::face::{Face, stamp};
 use crate::fault::{Fault, Result, blocking};
 use crate::http::{Answer, Call, json};
-use crate::list::until;
 use crate::query::Query;
 
 fn ms(time: SystemTime) -> i64 {

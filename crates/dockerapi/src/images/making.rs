@@ -11,12 +11,12 @@ use serde_json::{Value, json};
 
 use super::building::{Incoming, let_finish};
 use super::lines::message;
-use crate::create::root_key;
+use crate::containers::create::root_key;
+use crate::containers::record::{Phase, Record};
 use crate::face::{Container, Face};
 use crate::fault::{Fault, Result, blocking};
 use crate::http::{Answer, Call, status_json, whole};
 use crate::images::familiar;
-use crate::record::{Phase, Record};
 
 /// Instructions at most.
 const CHANGES_MAX: usize = 1000;
@@ -64,7 +64,7 @@ pub async fn commit(mut call: Call) -> Result<Answer> {
     let text = |name: &str| call.query.get(name).unwrap_or_default().to_owned();
     let (author, comment, pause) = (text("author"), text("comment"), call.query.flag_or("pause", true));
     let (name, changes) = (name(&call)?, changes(&call)?);
-    let over = crate::model::without_nulls(call.json::<Value>().await?);
+    let over = crate::containers::model::without_nulls(call.json::<Value>().await?);
     let asked = Asked { name, changes, author, comment, over };
     let face = call.face.clone();
     // A client that goes away leaves no container frozen.
@@ -179,7 +179,7 @@ fn install(face: &Face, commit: &Commit<'_>, layers: &[BuiltLayer], name: Option
 
 /// What an import is asked for; what is wrong with it is said before the archive is read.
 fn wanted(call: &Call) -> Result<(Option<Reference>, Vec<String>)> {
-    crate::check::platform(&call.query)?;
+    crate::containers::check::platform(&call.query)?;
     let (name, changes) = (name(call)?, changes(call)?);
     Commit { changes: &changes, ..Commit::default() }.document(&[]).map_err(|e| Fault::bad(e.message))?;
     Ok((name, changes))
@@ -212,7 +212,7 @@ pub async fn import(call: Call) -> Result<Answer> {
         let layer = if from_web {
             let dir = of.dir.join("import");
             std::fs::create_dir_all(&dir).map_err(|e| Fault::io("make a folder", &e))?;
-            let part = Part(dir.join(crate::names::id()));
+            let part = Part(dir.join(crate::containers::names::id()));
             runtime.block_on(images.download(&source, &part.0))?;
             let file = std::fs::File::open(&part.0).map_err(|e| Fault::io("open what was downloaded", &e))?;
             images.add_archive(&source, file)?

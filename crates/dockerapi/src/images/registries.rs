@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::fault::{Fault, Result};
 use crate::http::{Answer, Call, json};
-use crate::transfer::{Credentials, credentials};
+use crate::images::transfer::{Credentials, credentials};
 
 /// Results of a search when nothing is said, and at most.
 const SEARCH: (usize, usize) = (25, 100);

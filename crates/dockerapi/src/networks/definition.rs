@@ -10,10 +10,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::pools::{self, Pool};
+use crate::containers::model::{Rest, only_empty, without_nulls};
+use crate::containers::names;
 use crate::face::now_ms;
 use crate::fault::{Fault, Result};
-use crate::model::{Rest, only_empty, without_nulls};
-use crate::names;
 
 /// Networks at most: each is a bridge, and a route of the host.
 pub const MOST: usize = 256;

@@ -14,9 +14,9 @@ use super::definition::Net;
 use super::names::{self, Member};
 use super::pools::NoAddress;
 use super::{BRIDGE, Network, find};
+use crate::containers::record::{Held, Phase, Published, Record};
 use crate::face::{Container, Face};
 use crate::fault::{Fault, Result};
-use crate::record::{Held, Phase, Published, Record};
 
 /// Where containers on networks of one's own ask for names, as Docker has it.
 pub const RESOLVER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 11);
@@ -62,7 +62,7 @@ pub fn lease(face: &Face, network: &Arc<Net>, record: &Record) -> Result<Ipv4Add
     if !face.nets.all.lock().contains_key(&network.name) {
         return Err(Fault::missing(format!("network {} not found", network.name)));
     }
-    let wanted = record.networks.get(&network.name).and_then(crate::model::Endpoint::address);
+    let wanted = record.networks.get(&network.name).and_then(crate::containers::model::Endpoint::address);
     let taken = |ip: Ipv4Addr| leases.get(&(network.id.clone(), ip)).is_some_and(|id| *id != record.id);
     let ip = network.pool().address(wanted, taken).map_err(|why| match why {
         NoAddress::Taken => Fault::new(StatusCode::FORBIDDEN, "Address already in use"),
@@ -79,7 +79,7 @@ pub fn lease(face: &Face, network: &Arc<Net>, record: &Record) -> Result<Ipv4Add
 pub fn held(face: &Face, network: &Arc<Net>, record: &Record, interface: usize) -> Result<Held> {
     Ok(Held {
         network: network.id.clone(),
-        endpoint: crate::names::id(),
+        endpoint: crate::containers::names::id(),
         ip: lease(face, network, record)?,
         interface: format!("eth{interface}"),
         gateway: false,

@@ -9,12 +9,12 @@ use serde_json::Value;
 
 use super::definition::Net;
 use super::{BRIDGE, Network, find, ground, tell};
+use crate::containers::model::{Endpoint, HostConfig, only_empty, without_nulls};
+use crate::containers::ports;
+use crate::containers::record::{Held, Record};
 use crate::face::{Container, Face};
 use crate::fault::{Fault, Result};
 use crate::http::{Answer, Call, empty};
-use crate::model::{Endpoint, HostConfig, only_empty, without_nulls};
-use crate::ports;
-use crate::record::{Held, Record};
 
 /// What clients repeat of an endpoint that the daemon told them: nothing is asked for by it.
 const TOLD: [&str; 9] = [
@@ -253,7 +253,7 @@ async fn come_into(face: &Arc<Face>, container: &Arc<Container>, wanted: Record,
     ground::serve_names(face, &record, &record.state.endpoints, record.has_way_out()).await?;
     if first {
         // Until now it asked the host's resolvers.
-        face.engine.change_resolver(&record.id, &crate::spec::resolver(face, &record, true))?;
+        face.engine.change_resolver(&record.id, &crate::containers::spec::resolver(face, &record, true))?;
     }
     ground::names_changed(face, [&own.name]);
     Ok(())

@@ -71,7 +71,9 @@ impl Nets {
     }
 
     fn put(&self, network: &Net) -> Result<()> {
-        let write = || crate::record::put(&self.dir, &format!("{}.json", network.id), &serde_json::to_vec(network)?);
+        let write = || {
+            crate::containers::record::put(&self.dir, &format!("{}.json", network.id), &serde_json::to_vec(network)?)
+        };
         write().map_err(|e| Fault::io("write the network's file", &e))
     }
 
@@ -163,7 +165,7 @@ fn tell(face: &Face, action: &str, network: &Network, container: Option<&str>) {
 }
 
 /// Tells that a container has come into all its networks, or left them.
-pub fn tell_all(face: &Face, record: &crate::record::Record, action: &str) {
+pub fn tell_all(face: &Face, record: &crate::containers::record::Record, action: &str) {
     for name in record.networks.keys() {
         if let Ok(network) = find(face, name) {
             tell(face, action, &network, Some(&record.id));
@@ -320,7 +322,7 @@ async fn take_away(face: &Arc<Face>, network: &Arc<Net>) -> Result<()> {
 
 async fn prune(call: &Call) -> Result<Answer> {
     let filters = call.query.filters(&["label", "label!", "until"])?;
-    let until = filters.of("until").first().map(|t| crate::list::until(t)).transpose()?;
+    let until = filters.of("until").first().map(|t| crate::containers::list::until(t)).transpose()?;
     let all: Vec<Arc<Net>> = call.face.nets.all.lock().values().cloned().collect();
     let mut removed = Vec::new();
     for network in all {

@@ -6,9 +6,9 @@ use serde_json::{Map, Value, json};
 
 use super::{BRIDGE, Network, find};
 use crate::Version;
+use crate::containers::model::Endpoint;
+use crate::containers::record::Record;
 use crate::face::{Face, stamp};
-use crate::model::Endpoint;
-use crate::record::Record;
 
 /// Up to this version a container's short id stands among its aliases.
 const SHORT_ID_UNTIL: Version = Version(1, 44);

@@ -44,7 +44,7 @@ pub fn variables_come_from_config_maps_and_secrets(ctx: &Ctx) -> Result<()> {
         // Without a shell, which passes on only what it could use itself.
         let env = |more: Value| e2e::merge(more, json!({"command": ["env"]}));
         let one = json!([{"name": "DATA_1", "valueFrom": {key: {"name": name, "key": "data_1"}}}]);
-        rows.push((once(&format!("{name}-one"), "", env(json!({"env": one}))), has(&["\nDATA_1=value-1\n"])));
+        rows.push((once(&format!("{name}-one"), "", env(json!({"env": one}))), has(&["DATA_1=value-1\n"])));
         let all = json!([{from: {"name": name}}, {from: {"name": name}, "prefix": "p-"}]);
         let wanted = ["data_1=value-1\n", "data_2=value-2\n", "p-data_1=value-1\n", "p-data_2=value-2\n"];
         rows.push((once(&format!("{name}-all"), "", env(json!({"envFrom": all}))), has(&wanted)));

@@ -129,7 +129,7 @@ pub async fn pull(call: Call) -> Result<Answer> {
     if call.query.get("fromSrc").is_some() {
         return crate::images::making::import(call).await;
     }
-    crate::check::platform(&call.query)?;
+    crate::containers::check::platform(&call.query)?;
     let name = call.query.get("fromImage").ok_or_else(|| Fault::bad("invalid reference format"))?;
     let whole = match call.query.get("tag") {
         Some(tag) if tag.contains(':') => format!("{name}@{tag}"),
@@ -234,7 +234,7 @@ pub async fn push(call: Call, name: &str) -> Result<Answer> {
 /// # Errors
 /// 400 for what is no archive of images.
 pub async fn load(call: Call) -> Result<Answer> {
-    crate::check::platform(&call.query)?;
+    crate::containers::check::platform(&call.query)?;
     let face = call.face.clone();
     let reader = Reader::new(call.chunks());
     let of = face.clone();
@@ -259,7 +259,7 @@ pub async fn load(call: Call) -> Result<Answer> {
 /// # Errors
 /// 404 before anything is sent.
 pub async fn save(call: Call, names: Vec<String>) -> Result<Answer> {
-    crate::check::platform(&call.query)?;
+    crate::containers::check::platform(&call.query)?;
     if names.is_empty() {
         return Err(Fault::bad("no images to save"));
     }

@@ -8,11 +8,11 @@ use engine::runtime::{
     Security, Tmpfs,
 };
 
-use crate::create::root_key;
+use crate::containers::create::root_key;
+use crate::containers::record::{MountPoint, Published, Record};
 use crate::face::Face;
 use crate::fault::{Fault, Result};
 use crate::networks::{Ground, RESOLVER};
-use crate::record::{MountPoint, Published, Record};
 
 /// The limit that dockerd gives to the log of a container when none is asked for: none. A disk is not for one log.
 const LOG_MAX: u64 = 100 << 20;
@@ -274,7 +274,7 @@ pub fn container(face: &Face, record: &Record) -> Result<ContainerSpec> {
         stdin: config.open_stdin,
         stdin_once: config.stdin_once,
         log_path: if logged { face.records.log(&record.id) } else { PathBuf::new() },
-        log_max_size: option("max-size").and_then(|v| crate::check::size(v)).unwrap_or(LOG_MAX),
+        log_max_size: option("max-size").and_then(|v| crate::containers::check::size(v)).unwrap_or(LOG_MAX),
         log_max_files: option("max-file").and_then(|v| v.parse().ok()).unwrap_or(LOG_FILES),
         labels: Vec::new(),
         extra: Extra {
@@ -286,7 +286,7 @@ pub fn container(face: &Face, record: &Record) -> Result<ContainerSpec> {
     })
 }
 
-fn limit(limit: &crate::model::Ulimit) -> Option<Rlimit> {
+fn limit(limit: &crate::containers::model::Ulimit) -> Option<Rlimit> {
     let value = |n: i64| u64::try_from(n).unwrap_or(u64::MAX);
     Some(Rlimit { kind: rlimit(&limit.name)?, soft: value(limit.soft), hard: value(limit.hard) })
 }
@@ -350,7 +350,7 @@ fn security(record: &Record) -> Result<Security> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::PortBinding;
+    use crate::containers::model::PortBinding;
 
     fn published(text: &str, ip: &str, number: &str) -> Result<Vec<Wanted>> {
         let mut record = Record::default();

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 
 use crate::Version;
-use crate::control::written;
+use crate::containers::control::written;
+use crate::containers::record::{Phase, Record};
 use crate::face::{Container, Face, stamp};
 use crate::fault::Result;
 use crate::http::{Answer, Call, json};
 use crate::networks;
-use crate::record::{Phase, Record};
 
 /// `GET /containers/{id}/json`.
 ///
@@ -145,7 +145,7 @@ fn network_settings(face: &Arc<Face>, record: &Record, version: Version) -> Valu
     let mut ports = Map::new();
     if record.state.phase.is_live() {
         for text in record.config.exposed_ports.keys() {
-            let Ok((number, protocol)) = crate::spec::port(text) else { continue };
+            let Ok((number, protocol)) = crate::containers::spec::port(text) else { continue };
             let published = record.state.ports.iter().filter(|p| p.port == number && p.protocol == protocol);
             let rows: Vec<Value> = published
                 .map(|p| {

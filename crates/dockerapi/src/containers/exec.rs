@@ -13,14 +13,14 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 
-use crate::attach::{STDERR, carry, frame, hijack};
+use crate::containers::attach::{STDERR, carry, frame, hijack};
+use crate::containers::keys::Detach;
+use crate::containers::model::{Rest, only_empty, without_nulls};
+use crate::containers::names;
+use crate::containers::record::Phase;
 use crate::face::Face;
 use crate::fault::{Fault, Result};
 use crate::http::{Answer, Call, empty, json, status_json};
-use crate::keys::Detach;
-use crate::model::{Rest, only_empty, without_nulls};
-use crate::names;
-use crate::record::Phase;
 
 /// Commands remembered at most; the oldest that ended are forgotten first.
 const KEPT: usize = 1024;
@@ -288,7 +288,7 @@ async fn wait(face: &Arc<Face>, id: &str, mut session: Session) {
 /// # Errors
 /// 404, 400 without a size, 409 without a terminal.
 pub async fn resize(call: Call, id: &str) -> Result<Answer> {
-    let (rows, columns) = crate::control::size(&call.query)?;
+    let (rows, columns) = crate::containers::control::size(&call.query)?;
     let terminal = call.face.execs.with(id, |e| e.resize.clone())?;
     let terminal =
         terminal.ok_or_else(|| Fault::conflict(format!("exec instance {id} has no terminal that is open")))?;

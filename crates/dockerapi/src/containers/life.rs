@@ -9,11 +9,12 @@ use std::time::Duration;
 use engine::runtime::{ContainerRuntime, ContainerState, ExitRecord, Owner, RuntimeError};
 use http::StatusCode;
 
-use crate::create::root_key;
+use crate::containers::create::root_key;
+use crate::containers::record::{Phase, Record};
+use crate::containers::{health, ports, spec};
 use crate::face::{Carrier, Container, Face, Seen, Waiter, now_ms};
 use crate::fault::{Fault, Result, blocking};
-use crate::record::{Phase, Record};
-use crate::{health, networks, ports, spec};
+use crate::networks;
 
 /// Between an end and the next start: doubled each time.
 const PAUSE_MIN: Duration = Duration::from_millis(100);

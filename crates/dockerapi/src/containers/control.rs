@@ -8,14 +8,14 @@ use http::StatusCode;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
+use crate::containers::life;
+use crate::containers::model::{HostConfig, only_empty, without_nulls};
+use crate::containers::names;
+use crate::containers::spec;
 use crate::face::{Container, Face, Seen};
 use crate::fault::{Fault, Result};
 use crate::http::{Answer, Call, empty, json, streaming};
-use crate::life;
-use crate::model::{HostConfig, only_empty, without_nulls};
-use crate::names;
 use crate::query::Query;
-use crate::spec;
 
 /// Rows and columns of a terminal.
 ///
@@ -219,8 +219,11 @@ pub async fn update(mut call: Call, id: &str) -> Result<Answer> {
     if !change.restart_policy.name.is_empty() {
         host.restart_policy = change.restart_policy;
     }
-    let asked = crate::model::Creation { host: wanted.host.clone(), ..crate::model::Creation::default() };
-    crate::check::creation(&asked, &mut Vec::new())?;
+    let asked = crate::containers::model::Creation {
+        host: wanted.host.clone(),
+        ..crate::containers::model::Creation::default()
+    };
+    crate::containers::check::creation(&asked, &mut Vec::new())?;
     let before = spec::resources(&container.record());
     let resources = spec::resources(&wanted);
     if before != resources && container.phase().is_live() {
@@ -237,11 +240,11 @@ pub async fn update(mut call: Call, id: &str) -> Result<Answer> {
 /// 400 for filters that are none.
 pub async fn prune(call: Call) -> Result<Answer> {
     let filters = call.query.filters(&["label", "label!", "until"])?;
-    let until = filters.of("until").first().map(|t| crate::list::until(t)).transpose()?;
+    let until = filters.of("until").first().map(|t| crate::containers::list::until(t)).transpose()?;
     let (mut removed, mut freed) = (Vec::new(), 0u64);
     for container in call.face.all() {
         let record = container.record();
-        let idle = !record.state.phase.is_live() && record.state.phase != crate::record::Phase::Restarting;
+        let idle = !record.state.phase.is_live() && record.state.phase != crate::containers::record::Phase::Restarting;
         let old = until.is_none_or(|u| record.created_ms < u);
         if !(idle && old && filters.labels(&record.config.labels)) {
             continue;
@@ -257,7 +260,7 @@ pub async fn prune(call: Call) -> Result<Answer> {
 
 /// Bytes that a container wrote to its own file system.
 pub async fn written(face: &Arc<Face>, container: &Container) -> u64 {
-    let (of, key) = (face.clone(), crate::create::root_key(&container.id));
+    let (of, key) = (face.clone(), crate::containers::create::root_key(&container.id));
     let measured = crate::fault::blocking(move || of.engine.images().snapshot_usage(&key)).await;
     measured.unwrap_or(0)
 }

@@ -6,6 +6,7 @@ pub mod cache;
 mod lines;
 pub mod making;
 pub mod registries;
+pub mod transfer;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -14,10 +15,10 @@ use http::StatusCode;
 use image::{Digest, ImageInfo, Reference};
 use serde_json::{Value, json};
 
+use crate::containers::list::until;
 use crate::face::Face;
 use crate::fault::{Fault, Result, blocking};
 use crate::http::{Answer, Call, empty, json};
-use crate::list::until;
 
 /// Docker's short form of a name.
 pub fn familiar(reference: &str) -> String {

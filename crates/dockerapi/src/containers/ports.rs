@@ -6,10 +6,10 @@ use std::sync::Arc;
 use engine::runtime::RuntimeError;
 use rand::Rng;
 
+use crate::containers::record::{Published, Record};
+use crate::containers::spec::{Wanted, wanted_ports};
 use crate::face::Face;
 use crate::fault::{Fault, Result, blocking};
-use crate::record::{Published, Record};
-use crate::spec::{Wanted, wanted_ports};
 
 /// Where ports are taken from when none is named: the kernel's own range for outgoing connections, as Docker does.
 const ANY: std::ops::RangeInclusive<u16> = 32_768..=60_999;

@@ -11,12 +11,12 @@ use nix::sys::stat::FileStat;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
+use crate::containers::record::Record;
+use crate::containers::seed::Mounted;
+use crate::containers::tree::{Root, go_mode};
 use crate::face::{Container, Face, stamp};
 use crate::fault::{Fault, Result, blocking};
 use crate::http::{Answer, CHUNKS, Call, Reader, Writer, empty, fallible, json};
-use crate::record::Record;
-use crate::seed::Mounted;
-use crate::tree::{Root, go_mode};
 
 /// Changed files told of at most.
 const CHANGES_MAX: usize = 1_000_000;
@@ -239,7 +239,7 @@ pub async fn changes(call: Call, id: &str) -> Result<Answer> {
         let images = face.engine.images();
         let info =
             images.get(&record.image_id)?.ok_or_else(|| Fault::missing(format!("No such image: {}", record.image)))?;
-        let layers = images.snapshot(&crate::create::root_key(&record.id), &info)?;
+        let layers = images.snapshot(&crate::containers::create::root_key(&record.id), &info)?;
         let mounts: Vec<PathBuf> = record.mounts.iter().map(|m| m.target.clone()).collect();
         let mut rows = Vec::new();
         walk(&layers.upper, &layers.lower, &mounts, Path::new(""), &mut rows)

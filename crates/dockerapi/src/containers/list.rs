@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use crate::control::written;
+use crate::containers::control::written;
+use crate::containers::inspect;
+use crate::containers::record::{Phase, Record};
 use crate::face::{Container, Face, now_ms};
 use crate::fault::{Fault, Result};
 use crate::http::{Answer, Call, json};
-use crate::inspect;
 use crate::networks;
 use crate::query::Filters;
-use crate::record::{Phase, Record};
 
 const FILTERS: [&str; 15] = [
     "ancestor", "before", "exited", "expose", "health", "id", "is-task", "label", "label!", "name", "network",
@@ -74,7 +74,12 @@ fn fits(face: &Face, container: &Container, record: &Record, filters: &Filters) 
         within && wanted == protocol
     };
     let exposed = |v: &str| {
-        record.config.exposed_ports.keys().filter_map(|p| crate::spec::port(p).ok()).any(|(n, p)| port(v, n, &p))
+        record
+            .config
+            .exposed_ports
+            .keys()
+            .filter_map(|p| crate::containers::spec::port(p).ok())
+            .any(|(n, p)| port(v, n, &p))
     };
     Ok(filters.any("id", |v| record.id.starts_with(v))
         && filters.any("name", |v| format!("/{}", record.name).contains(v))
@@ -125,7 +130,7 @@ fn ports(record: &Record) -> Vec<Value> {
         return rows;
     }
     for text in record.config.exposed_ports.keys() {
-        let Ok((number, protocol)) = crate::spec::port(text) else { continue };
+        let Ok((number, protocol)) = crate::containers::spec::port(text) else { continue };
         let published = record.state.ports.iter().filter(|p| p.port == number && p.protocol == protocol);
         let before = rows.len();
         rows.extend(published.map(|p| {

@@ -8,12 +8,13 @@ use http::StatusCode;
 use image::ImageInfo;
 use serde_json::{Value, json};
 
+use crate::containers::model::{Creation, Healthcheck, Mount, Words};
+use crate::containers::record::{MountPoint, Record};
+use crate::containers::{check, names, spec};
 use crate::face::{Container, Face, now_ms};
 use crate::fault::{Fault, Result, blocking};
 use crate::http::{Answer, Call, status_json};
-use crate::model::{Creation, Healthcheck, Mount, Words};
-use crate::record::{MountPoint, Record};
-use crate::{check, names, networks, spec};
+use crate::networks;
 
 /// Propagations a bind may have.
 const PROPAGATIONS: [&str; 6] = ["private", "rprivate", "slave", "rslave", "shared", "rshared"];
@@ -113,7 +114,7 @@ async fn make(face: &Arc<Face>, record: &mut Record, image: ImageInfo) -> Result
             point.source = face.volumes.data(&point.name);
         }
     }
-    crate::seed::volumes(face, record).await?;
+    crate::containers::seed::volumes(face, record).await?;
     face.records.put(record).map_err(|e| Fault::io("write the container's record", &e))
 }
 
@@ -174,7 +175,8 @@ async fn complete(face: &Arc<Face>, asked: Creation, image: ImageInfo, name: &st
     }
     if config.healthcheck.as_ref().is_none_or(|h| h.test.is_empty()) {
         let of_image = raw.pointer("/config/Healthcheck").cloned().unwrap_or_default();
-        let of_image: Option<Healthcheck> = serde_json::from_value(crate::model::without_nulls(of_image)).ok();
+        let of_image: Option<Healthcheck> =
+            serde_json::from_value(crate::containers::model::without_nulls(of_image)).ok();
         config.healthcheck = config.healthcheck.take().or(of_image);
     }
     for port in host.port_bindings.keys() {
@@ -314,7 +316,7 @@ fn of_bind(text: &str) -> Result<MountPoint> {
 }
 
 fn of_mount(mount: &Mount) -> Result<MountPoint> {
-    crate::model::only_empty("HostConfig.Mounts.", &mount.rest)?;
+    crate::containers::model::only_empty("HostConfig.Mounts.", &mount.rest)?;
     let invalid = |why: String| Fault::bad(format!("invalid mount config for type \"{}\": {why}", mount.kind));
     if mount.target.is_empty() {
         return Err(invalid("field Target must not be empty".to_owned()));
@@ -323,7 +325,7 @@ fn of_mount(mount: &Mount) -> Result<MountPoint> {
     match mount.kind.as_str() {
         "bind" => {
             let options = mount.bind_options.clone().unwrap_or_default();
-            crate::model::only_empty("HostConfig.Mounts.BindOptions.", &options.rest)?;
+            crate::containers::model::only_empty("HostConfig.Mounts.BindOptions.", &options.rest)?;
             let source = PathBuf::from(&mount.source);
             if !source.is_absolute() {
                 return Err(invalid("field Source must be an absolute path".to_owned()));
@@ -342,7 +344,7 @@ fn of_mount(mount: &Mount) -> Result<MountPoint> {
         }
         "volume" => {
             let options = mount.volume_options.clone().unwrap_or_default();
-            crate::model::only_empty("HostConfig.Mounts.VolumeOptions.", &options.rest)?;
+            crate::containers::model::only_empty("HostConfig.Mounts.VolumeOptions.", &options.rest)?;
             if !mount.source.is_empty() && !names::valid(&mount.source) {
                 return Err(invalid(format!("invalid volume name {:?}", mount.source)));
             }
@@ -351,7 +353,7 @@ fn of_mount(mount: &Mount) -> Result<MountPoint> {
         }
         "tmpfs" => {
             let options = mount.tmpfs_options.clone().unwrap_or_default();
-            crate::model::only_empty("HostConfig.Mounts.TmpfsOptions.", &options.rest)?;
+            crate::containers::model::only_empty("HostConfig.Mounts.TmpfsOptions.", &options.rest)?;
             let mut list = Vec::new();
             list.extend((options.size_bytes > 0).then(|| format!("size={}", options.size_bytes)));
             list.extend((options.mode > 0).then(|| format!("mode={:o}", options.mode)));

@@ -15,12 +15,12 @@ use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use tokio::sync::mpsc;
 
-use crate::attach::{STDERR, STDOUT, content_type, frame};
+use crate::containers::attach::{STDERR, STDOUT, content_type, frame};
+use crate::containers::record::{Phase, Record};
 use crate::face::{Container, Face};
 use crate::fault::{Fault, Result, blocking};
 use crate::http::{Answer, CHUNKS, Call, streaming};
 use crate::query::time;
-use crate::record::{Phase, Record};
 
 /// An entry is never longer: the shim cuts lines at 16 KiB.
 const ENTRY_MAX: u64 = 64 << 10;
@@ -84,7 +84,7 @@ pub async fn respond(call: Call, id: &str) -> Result<Answer> {
                     tracing::warn!(container = container.id, error = %fault, "a log is not sent to its end");
                 }
             }
-            () = crate::pods::follow(&face, &container) => {}
+            () = crate::containers::pods::follow(&face, &container) => {}
             () = tx.closed() => {}
             () = drain.cancelled() => {}
         }

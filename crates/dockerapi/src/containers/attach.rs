@@ -13,10 +13,10 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{Mutex, mpsc, oneshot};
 
+use crate::containers::keys::Detach;
 use crate::face::{Carrier, Waiter};
 use crate::fault::{Fault, Result};
 use crate::http::{Answer, Call, whole};
-use crate::keys::Detach;
 
 /// A connection that is ours.
 pub type Wire = TokioIo<Upgraded>;
@@ -72,7 +72,7 @@ pub fn hijack(request: &mut Request<Incoming>, tty: bool) -> Result<(Answer, hyp
 pub async fn attach(mut call: Call, id: &str) -> Result<Answer> {
     let container = call.face.container(id)?;
     let record = container.record();
-    if record.state.phase == crate::record::Phase::Paused {
+    if record.state.phase == crate::containers::record::Phase::Paused {
         return Err(Fault::conflict(format!("container {id} is paused, unpause the container before attach")));
     }
     let flag = |name: &str| call.query.flag(name);
@@ -82,7 +82,7 @@ pub async fn attach(mut call: Call, id: &str) -> Result<Answer> {
     let (logs, stream, tty) = (flag("logs"), flag("stream"), record.config.tty);
     let (answer, coming) = hijack(&mut call.request, tty)?;
     let past = match logs {
-        true => Some(crate::logs::past(&call.face, &record, choice).await?),
+        true => Some(crate::containers::logs::past(&call.face, &record, choice).await?),
         false => None,
     };
     let session = match (stream, record.state.phase.is_live()) {

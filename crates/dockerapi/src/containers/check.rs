@@ -1,7 +1,7 @@
 //! Which options are obeyed. What is not is refused by its name.
 
+use crate::containers::model::{Config, Creation, HostConfig, only_empty};
 use crate::fault::{Fault, Result};
-use crate::model::{Config, Creation, HostConfig, only_empty};
 use crate::query::Query;
 
 /// Where logs may go: all of them are the same files of the shim, but for `none`.
@@ -92,7 +92,7 @@ pub fn creation(asked: &Creation, warnings: &mut Vec<String>) -> Result<()> {
     if config.env.iter().any(|e| e.starts_with('=') || e.is_empty()) {
         return Err(Fault::bad("invalid environment variable: empty name"));
     }
-    crate::health::check(config.healthcheck.as_ref())
+    crate::containers::health::check(config.healthcheck.as_ref())
 }
 
 /// What one in another's network namespace cannot have of its own (Docker's words).
@@ -192,7 +192,7 @@ fn limits(host: &HostConfig, warnings: &mut Vec<String>) -> Result<()> {
         warnings.push("the size of /dev/shm is the host's".to_owned());
     }
     for limit in &host.ulimits {
-        if crate::spec::rlimit(&limit.name).is_none() {
+        if crate::containers::spec::rlimit(&limit.name).is_none() {
             return Err(Fault::bad(format!("invalid ulimit type: {}", limit.name)));
         }
         if limit.hard != -1 && (limit.soft == -1 || limit.soft > limit.hard) {

@@ -8,10 +8,10 @@ use engine::runtime::{ContainerRuntime, ContainerState, ContainerStatus, Owner, 
 use image::ImageInfo;
 use tokio::sync::broadcast::error::RecvError;
 
+use crate::containers::model::{Endpoint, Words};
+use crate::containers::record::{MountPoint, Phase, Record};
 use crate::face::{Container, Face};
 use crate::fault::{Fault, Result, blocking};
-use crate::model::{Endpoint, Words};
-use crate::record::{MountPoint, Phase, Record};
 
 /// Which image the pod names.
 const IMAGE_LABEL: &str = "windlass.dev/image";

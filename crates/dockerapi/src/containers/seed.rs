@@ -6,11 +6,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use image::RootFs;
 
-use crate::create::root_key;
+use crate::containers::create::root_key;
+use crate::containers::record::Record;
+use crate::containers::tree::{Root, copy_into};
 use crate::face::Face;
 use crate::fault::{Fault, Result, blocking};
-use crate::record::Record;
-use crate::tree::{Root, copy_into};
 
 /// A file system that is mounted for as long as this lives.
 pub struct Mounted {

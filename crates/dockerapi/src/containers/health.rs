@@ -7,10 +7,10 @@ use engine::runtime::{ContainerRuntime, ExecSpec};
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
 
+use crate::containers::model::Healthcheck;
+use crate::containers::record::Phase;
 use crate::face::{Container, Face, now_ms, stamp};
 use crate::fault::{Fault, Result};
-use crate::model::Healthcheck;
-use crate::record::Phase;
 
 /// Docker's defaults.
 const INTERVAL: Duration = Duration::from_secs(30);

@@ -8,10 +8,10 @@ use engine::runtime::{ContainerRuntime, Usage};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
+use crate::containers::record::Record;
 use crate::face::{Container, Face};
 use crate::fault::Result;
 use crate::http::{Answer, CHUNKS, Call, streaming};
-use crate::record::Record;
 
 const EVERY: Duration = Duration::from_secs(1);
 
@@ -53,7 +53,7 @@ pub async fn respond(call: Call, id: &str) -> Result<Answer> {
         };
         tokio::select! {
             () = looking => {}
-            () = crate::pods::follow(&face, &container) => {}
+            () = crate::containers::pods::follow(&face, &container) => {}
             () = tx.closed() => {}
             () = drain.cancelled() => {}
         }
