@@ -22,6 +22,7 @@ use crate::images::Puller;
 use crate::objects::Objects;
 use crate::parts::Parts;
 use crate::paths::Paths;
+use crate::pods::garbage;
 use crate::pods::manager::{Manager, Pods};
 use crate::server::{self, Server};
 use crate::services::{self, Dns, follow};
@@ -133,6 +134,9 @@ impl Agent {
         shutdown::start(&self.ctx, &self.pods, &self.tasks);
         self.tasks.spawn("cpus", cpus::run(self.ctx.clone(), drain.clone()));
         self.tasks.spawn("pressure", eviction::run(self.ctx.clone(), self.pods.clone(), drain.clone()));
+        if self.ctx.config.dead_containers.most.is_some() {
+            self.tasks.spawn("dead containers", garbage::collect(self.ctx.clone(), self.pods.clone(), drain.clone()));
+        }
         let manager = Manager::new(self.ctx.clone(), self.pods.clone(), own, drain.clone());
         self.tasks.spawn("pods", manager.run());
         self.tasks.spawn("reclaim", volumes::claim::reclaim(self.ctx.clone(), drain.clone()));

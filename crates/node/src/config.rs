@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use base::instance::Instance;
 use base::trace::Tracer;
 use k8s_openapi::api::core::v1::Taint;
+use reconcile::containergc;
 
 use crate::cpus::{CpuError, CpuPolicy};
 use crate::eviction::EvictionConfig;
@@ -51,6 +52,8 @@ pub struct AgentConfig {
     pub cpus: CpuPolicy,
     /// What is done when the node runs out of memory, disk or process ids.
     pub eviction: EvictionConfig,
+    /// How many dead containers stay.
+    pub dead_containers: containergc::Policy,
 }
 
 impl AgentConfig {
@@ -76,6 +79,7 @@ impl AgentConfig {
             shutdown: ShutdownConfig::default(),
             cpus: CpuPolicy::None,
             eviction: EvictionConfig::default(),
+            dead_containers: containergc::Policy::default(),
         }
     }
 }

@@ -5,6 +5,7 @@ pub mod autoscaler;
 pub mod bootstraptoken;
 pub mod certificates;
 pub mod clusterrole;
+pub mod containergc;
 pub mod cpus;
 pub mod cronjob;
 pub mod daemonset;

@@ -285,6 +285,22 @@ pub struct NodeArgs {
     pub reserved_cpus: Option<reconcile::cpus::CpuSet>,
     #[command(flatten)]
     pub eviction: EvictionArgs,
+    #[command(flatten)]
+    pub dead: DeadContainerArgs,
+}
+
+/// How many containers stay that have ended; named as the kubelet names them.
+#[derive(Debug, Clone, Default, Args)]
+pub struct DeadContainerArgs {
+    /// Most dead containers of the node; negative: as many as there are
+    #[arg(long, value_name = "NUMBER", default_value_t = -1, allow_hyphen_values = true)]
+    pub maximum_dead_containers: i32,
+    /// Most dead runs of each container of a pod; negative: as many as there are
+    #[arg(long, value_name = "NUMBER", default_value_t = 1, allow_hyphen_values = true)]
+    pub maximum_dead_containers_per_container: i32,
+    /// A container that ended later than this ago stays
+    #[arg(long, value_name = "DURATION", default_value = "0", value_parser = crate::node_flags::seconds)]
+    pub minimum_container_ttl_duration: u32,
 }
 
 /// What a node does that runs out of memory, disk or process ids; named as the kubelet names them.

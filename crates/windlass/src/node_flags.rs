@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use reconcile::imagegc::Policy;
 
-use crate::cli::{CpuManagerPolicy, EvictionArgs, NodeArgs};
+use crate::cli::{CpuManagerPolicy, DeadContainerArgs, EvictionArgs, NodeArgs};
 use crate::exit::Unfit;
 
 /// Whole seconds of a duration in Go's notation.
@@ -33,6 +33,7 @@ impl NodeArgs {
         }
         words.extend(self.reserved_cpus.as_ref().map(|cpus| format!("--reserved-cpus={cpus}")));
         words.extend(self.eviction.words());
+        words.extend(self.dead.words());
         words
     }
 
@@ -106,6 +107,25 @@ impl EvictionArgs {
     }
 }
 
+impl DeadContainerArgs {
+    fn words(&self) -> Vec<String> {
+        vec![
+            format!("--maximum-dead-containers={}", self.maximum_dead_containers),
+            format!("--maximum-dead-containers-per-container={}", self.maximum_dead_containers_per_container),
+            format!("--minimum-container-ttl-duration={}s", self.minimum_container_ttl_duration),
+        ]
+    }
+
+    /// How many dead containers stay.
+    pub fn policy(&self) -> reconcile::containergc::Policy {
+        reconcile::containergc::Policy {
+            most: usize::try_from(self.maximum_dead_containers).ok(),
+            most_of_each: usize::try_from(self.maximum_dead_containers_per_container).ok(),
+            least_age: jiff::SignedDuration::from_secs(self.minimum_container_ttl_duration.into()),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -140,6 +160,8 @@ mod tests {
                 "--minimum-image-ttl-duration=0",
                 "--image-maximum-gc-age=12h",
             ],
+            vec!["--maximum-dead-containers=20", "--maximum-dead-containers-per-container=-1"],
+            vec!["--maximum-dead-containers-per-container=0", "--minimum-container-ttl-duration=1m"],
         ] {
             let words: Vec<String> = given.into_iter().map(str::to_owned).collect();
             let first = read(&words);
@@ -148,6 +170,7 @@ mod tests {
             assert_eq!(first.cpus().expect("a policy"), again.cpus().expect("a policy"));
             let config = |args: &NodeArgs| format!("{:?}", args.eviction.config().expect("a configuration"));
             assert_eq!(config(&first), config(&again));
+            assert_eq!(first.dead.policy(), again.dead.policy());
             assert_eq!(first.periods().expect("periods"), again.periods().expect("periods"));
         }
     }
@@ -164,6 +187,14 @@ mod tests {
             let error = read(&[flag.to_owned()]).eviction.config().expect_err("refused");
             assert!(format!("{error:#}").contains(why), "{error:#}");
         }
+    }
+
+    #[test]
+    fn as_many_dead_containers_stay_as_with_a_kubelet() {
+        assert_eq!(read(&[]).dead.policy(), reconcile::containergc::Policy::default());
+        let given = ["--maximum-dead-containers=0", "--maximum-dead-containers-per-container=-1"].map(str::to_owned);
+        let policy = read(&given).dead.policy();
+        assert_eq!((policy.most, policy.most_of_each), (Some(0), None));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! How others reach a pod's worker.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
@@ -14,6 +15,8 @@ pub(super) struct Update {
     pub(super) gone: bool,
     /// The node wants it to end.
     pub(super) end: Option<Arc<Eviction>>,
+    /// The node has too many dead containers: of this pod, these go.
+    pub(super) surplus: Arc<BTreeSet<String>>,
 }
 
 /// To the worker, and back.

@@ -103,6 +103,13 @@ impl Pods {
         Some(line.down.clone())
     }
 
+    /// Has a pod remove dead containers, by id.
+    pub(super) fn discard(&self, uid: &str, surplus: BTreeSet<String>) {
+        if let Some(line) = self.lines.lock().get(uid) {
+            line.updates.send_modify(|update| update.surplus = Arc::new(surplus));
+        }
+    }
+
     fn refuse(&self, id: &PodId) {
         if let Some(bound) = self.by_name.lock().get_mut(&(id.namespace.clone(), id.name.clone())) {
             bound.refused = true;
@@ -346,7 +353,7 @@ impl Manager {
         if refused.is_some() {
             self.pods.refuse(&id);
         }
-        let (updates, seen) = watch::channel(Update { pod, gone: false, end: None });
+        let (updates, seen) = watch::channel(Update { pod, gone: false, end: None, surplus: Arc::default() });
         let (tell_down, down) = watch::channel(false);
         let (line, nudge) = (Line { updates, down }, Arc::new(Notify::new()));
         self.pods.lines.lock().insert(id.uid.clone(), line.clone());

@@ -1,5 +1,6 @@
 //! Pods on this node: a manager that follows them and a worker for each.
 
+pub(crate) mod garbage;
 pub(crate) mod job;
 mod line;
 pub(crate) mod manager;

@@ -185,6 +185,7 @@ impl Worker {
     async fn begin(&mut self) {
         self.observe().await;
         self.memory = Memory::adopt(&self.previous, &self.seen.containers, Timestamp::now());
+        self.memory.keep(self.ctx.config.dead_containers.clone());
         if let Some(Failure { reason, message }) = self.refused.take() {
             self.ctx.recorder.warn(pod_reference(&self.pod), reason.clone(), message.clone());
             self.memory.refuse(Failure::new(reason, format!("Pod was rejected: {message}")));
@@ -494,6 +495,7 @@ impl Worker {
             self.memory.evict(eviction.as_ref().clone(), Timestamp::now());
             self.ending = Some(eviction);
         }
+        self.memory.discard(update.surplus.as_ref().clone());
         let meta = |p: &Pod| (p.metadata.labels.clone(), p.metadata.annotations.clone());
         if meta(&update.pod) != meta(&self.pod) {
             self.stale_volumes = true;

@@ -2,7 +2,7 @@
 
 use engine::runtime::{ContainerState, ContainerStatus, SandboxStatus};
 use http::StatusCode;
-use k8s_openapi::api::core::v1::{ContainerStatus as PodContainer, Pod};
+use k8s_openapi::api::core::v1::{ContainerState as Reported, ContainerStatus as PodContainer, Pod};
 
 use super::Shared;
 use super::refusal::Refusal;
@@ -103,6 +103,9 @@ impl PodRef {
             });
         }
         last.ok_or_else(|| {
+            if let Some(id) = reported.and_then(removed) {
+                return Refusal::bad(format!("unable to retrieve container logs for {id}"));
+            }
             let why = match waiting.and_then(|w| w.reason.as_deref()).unwrap_or("ContainerCreating") {
                 "ErrImagePull" => "image can't be pulled",
                 "ImagePullBackOff" => "trying and failing to pull image",
@@ -134,6 +137,13 @@ fn reported<'a>(pod: &'a Pod, name: &str) -> Option<&'a PodContainer> {
         .flatten()
         .flatten()
         .find(|c| c.name == name)
+}
+
+/// The id of the run that a container last had, if it ended: when it is not there, its log went with it.
+fn removed(container: &PodContainer) -> Option<&str> {
+    let ended = |s: Option<&Reported>| s.is_some_and(|s| s.terminated.is_some());
+    let over = ended(container.state.as_ref()) || ended(container.last_state.as_ref());
+    container.container_id.as_deref().filter(|_| over)
 }
 
 /// Names in a path: what Kubernetes calls an object is never more than 253 of these.

@@ -12,6 +12,7 @@ use k8s_openapi::api::core::v1::{
 use super::resize::{self, Allocation};
 use super::stop::{Eviction, Stop};
 use super::{Action, CONTAINER_ID_SCHEME, ContainerView, Failure, Op, Plan, Run, status};
+use crate::containergc;
 use crate::probe::{Kind, Outcome, Settings, Tracker, later};
 
 /// First and longest wait between attempts to run a container that ends, and to pull an image (the kubelet's).
@@ -86,7 +87,7 @@ pub(super) struct Probes {
     pub(super) liveness: Tracker,
 }
 
-/// A run that ended in a sandbox that is no more.
+/// A run that ended and is no more, alone or with its sandbox.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Carried {
     pub(super) attempt: u32,
@@ -171,6 +172,10 @@ pub struct Memory {
     /// The allocation that the pod as a whole was last given.
     pub(super) pod_given: Option<Allocation>,
     pub(super) resize: Step,
+    /// How many dead containers stay.
+    pub(super) keep: containergc::Policy,
+    /// Ids of those that the node has too many of.
+    pub(super) surplus: BTreeSet<String>,
 }
 
 impl Memory {
@@ -193,6 +198,8 @@ impl Memory {
             allocated: Allocation::new(),
             pod_given: None,
             resize: Step::default(),
+            keep: containergc::Policy::default(),
+            surplus: BTreeSet::new(),
         }
     }
 
@@ -240,7 +247,11 @@ impl Memory {
         let ended = |s: &Option<k8s_openapi::api::core::v1::ContainerState>| s.as_ref()?.terminated.clone();
         if views.iter().any(|v| v.name == reported.name) {
             // Of a run that was removed, the status is all that is left.
-            let before = ended(&reported.last_state).filter(super::reset::is);
+            let there = |e: &ContainerStateTerminated| {
+                let id = e.container_id.as_deref().and_then(|i| i.strip_prefix(CONTAINER_ID_SCHEME));
+                id.is_some_and(|id| views.iter().any(|v| v.id == id))
+            };
+            let before = ended(&reported.last_state).filter(|e| super::reset::is(e) || !there(e));
             m.carried = before.map(|ended| Carried { attempt: attempt.saturating_sub(1), ended });
             return;
         }
@@ -281,6 +292,16 @@ impl Memory {
         }
     }
 
+    /// How many dead containers the node keeps.
+    pub fn keep(&mut self, policy: containergc::Policy) {
+        self.keep = policy;
+    }
+
+    /// The node has too many dead containers: of this pod, these go.
+    pub fn discard(&mut self, ids: BTreeSet<String>) {
+        self.surplus = ids;
+    }
+
     /// Whether something of that kind is under way.
     pub fn in_flight(&self, op: &Op) -> bool {
         self.inflight.contains(op)
@@ -314,7 +335,7 @@ impl Memory {
             self.inflight.insert(action.op());
         }
         self.resetting = plan.resetting;
-        for (name, attempt, ended) in &plan.reset {
+        for (name, attempt, ended) in &plan.removed {
             let m = self.entry(name);
             if m.carried.as_ref().is_none_or(|c| c.attempt <= *attempt) {
                 m.carried = Some(Carried { attempt: *attempt, ended: ended.clone() });

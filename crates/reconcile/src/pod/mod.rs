@@ -8,6 +8,7 @@ mod admission;
 mod conditions;
 mod containers;
 mod critical;
+mod garbage;
 mod memory;
 mod phase;
 mod qos;
@@ -334,8 +335,8 @@ pub struct Plan {
     pub resizing: Vec<(String, String)>,
     /// All containers are being taken away, to begin the pod anew in its sandbox (KEP-5532).
     pub resetting: bool,
-    /// Runs that are removed for it: names, attempts and how they are said to have ended.
-    pub reset: Vec<(String, u32, ContainerStateTerminated)>,
+    /// Runs that are removed: names, attempts and how they are said to have ended.
+    pub removed: Vec<(String, u32, ContainerStateTerminated)>,
 }
 
 impl Plan {
@@ -359,7 +360,7 @@ pub fn plan(s: &Snapshot<'_>) -> Plan {
         }
     }
     if !out.resetting {
-        start::collect_garbage(s, &mut out);
+        garbage::collect(s, &mut out);
     }
     out.status = status::of(s, stop.as_ref(), &out);
     out.stop = stop;

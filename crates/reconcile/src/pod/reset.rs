@@ -114,7 +114,7 @@ fn take_away(s: &Snapshot<'_>, out: &mut Plan, c: &Container, view: &ContainerVi
         started_at: exit.and_then(|e| e.started_at).map(Time),
         finished_at: Some(Time(exit.map_or(s.now, |e| e.finished_at))),
     };
-    out.reset.push((view.name.clone(), view.attempt, ended));
+    out.removed.push((view.name.clone(), view.attempt, ended));
     out.actions.push(Action::Remove { name: view.name.clone(), id: view.id.clone(), attempt: view.attempt });
 }
 

@@ -319,15 +319,3 @@ pub(super) fn kill(
     }
     out.actions.push(Action::Kill { name: c.name.clone(), id: view.id.clone(), grace, message });
 }
-
-/// Of each container the newest run and the one before it stay (for `lastState` and `logs --previous`); older ones go.
-pub(super) fn collect_garbage(s: &Snapshot<'_>, out: &mut Plan) {
-    for view in s.containers {
-        let Some(newest) = s.latest(&view.name) else { continue };
-        let kept = s.earlier(&view.name, newest.attempt).map(|v| v.attempt);
-        let old = view.attempt < newest.attempt && Some(view.attempt) != kept && view.exit().is_some();
-        if old && !s.memory.in_flight(&Op::Remove(view.id.clone())) {
-            out.actions.push(Action::Remove { name: view.name.clone(), id: view.id.clone(), attempt: view.attempt });
-        }
-    }
-}

@@ -167,6 +167,14 @@ fn held_or_waiting(s: &Snapshot<'_>, c: &Container, finished: Option<&Time>, ini
     }
 }
 
+/// What was said before of a run that was removed since.
+fn image_id_before(s: &Snapshot<'_>, stop: Option<&Stop>, name: &str) -> Option<String> {
+    let st = s.previous;
+    let all = st.init_container_statuses.iter().flatten().chain(st.container_statuses.iter().flatten());
+    let before = all.chain(st.ephemeral_container_statuses.iter().flatten()).find(|c| c.name == name)?;
+    s.memory.of(name).filter(|m| m.carried.is_some() && stop.is_some()).map(|_| before.image_id.clone())
+}
+
 /// Whether readiness was probed and holds; without a readiness probe, a container that has started is ready.
 fn is_ready(s: &Snapshot<'_>, c: &Container, view: &ContainerView) -> bool {
     let probed = c.readiness_probe.is_none()
@@ -226,7 +234,7 @@ fn container(
         started: (role != Role::Ephemeral).then_some(started),
         restart_count: i32::try_from(attempt).unwrap_or(i32::MAX),
         image: view.map(|v| v.image.clone()).or_else(|| c.image.clone()).unwrap_or_default(),
-        image_id: view.map(|v| v.image_id.clone()).unwrap_or_default(),
+        image_id: view.map(|v| v.image_id.clone()).or_else(|| image_id_before(s, stop, &c.name)).unwrap_or_default(),
         container_id: id,
         allocated_resources: allocated,
         resources,

@@ -115,6 +115,7 @@ async fn serve(instance: Instance, args: AgentArgs) -> anyhow::Result<()> {
     config.ingress = args.http_listen.map(|address| ingress::Config { http: vec![address], ..Default::default() });
     config.cpus = args.node.cpus()?;
     config.eviction = args.node.eviction.config()?;
+    config.dead_containers = args.node.dead.policy();
     config.shutdown.periods = args.node.periods()?;
     config.shutdown.power_failure = Some(power_failure(!config.shutdown.periods.is_empty())?);
     let engine = Arc::new(engine);

@@ -2,6 +2,7 @@
 
 mod api;
 mod cpus;
+mod dead;
 mod ends;
 mod env;
 mod files;
@@ -73,6 +74,7 @@ fn main() -> ExitCode {
         .with(tests![alone:
             taints::a_taint_evicts_in_time_and_its_end_cancels_that,
             cpus::a_guaranteed_container_has_whole_cpus_for_itself,
+            dead::a_node_keeps_as_many_dead_containers_as_it_is_told,
             pressure::a_node_short_of_memory_says_so_and_ends_what_it_may,
             pressure::a_node_short_of_disk_removes_unused_images_and_then_ends_the_greediest,
             room::a_node_makes_room_for_critical_pods_and_goes_down_in_order,

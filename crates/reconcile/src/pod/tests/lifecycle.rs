@@ -1,4 +1,5 @@
 use super::*;
+use crate::containergc;
 
 #[test]
 fn a_pod_comes_up_and_is_running_and_ready() {
@@ -84,17 +85,66 @@ fn crashes_back_off_from_ten_seconds_to_five_minutes() {
 }
 
 #[test]
-fn only_the_newest_two_runs_are_kept() {
-    let mut w = World::one(json!({}));
-    w.settle();
-    for _ in 0..3 {
-        w.exit("web", 1);
-        w.pass(400);
+fn as_many_dead_runs_are_kept_as_the_node_keeps() {
+    for (most, expected) in [(Some(1), &[2, 3][..]), (Some(0), &[3]), (Some(2), &[1, 2, 3]), (None, &[0, 1, 2, 3])] {
+        let mut w = World::one(json!({}));
+        w.memory.keep(containergc::Policy { most_of_each: most, ..containergc::Policy::default() });
+        w.settle();
+        for _ in 0..3 {
+            w.exit("web", 1);
+            w.pass(400);
+        }
+        let kept: Vec<u32> = w.views.iter().map(|v| v.attempt).collect();
+        assert_eq!(kept, expected);
+        // What it ended with stays known, also to the next agent.
+        for _ in 0..2 {
+            let last = w.container("web").last_state.as_ref().and_then(|s| s.terminated.as_ref()).expect("an end");
+            assert_eq!((last.exit_code, last.container_id.as_deref()), (1, Some("windlass://web-2")));
+            w.memory = Memory::adopt(&w.status, &w.views, w.now);
+            w.memory.keep(containergc::Policy { most_of_each: most, ..containergc::Policy::default() });
+            w.settle();
+        }
     }
-    let kept: Vec<u32> = w.views.iter().map(|v| v.attempt).collect();
-    assert_eq!(kept, [2, 3]);
-    let last = w.container("web").last_state.as_ref().and_then(|s| s.terminated.as_ref()).expect("an end");
-    assert_eq!(last.exit_code, 1);
+}
+
+#[test]
+fn a_dead_run_that_tells_when_to_start_again_stays_and_young_ones_do() {
+    let mut w = World::one(json!({}));
+    w.memory.keep(containergc::Policy {
+        most_of_each: Some(0),
+        least_age: SignedDuration::from_secs(60),
+        ..containergc::Policy::default()
+    });
+    w.settle();
+    w.exit("web", 1);
+    w.pass(1);
+    w.exit("web", 1);
+    assert_eq!(w.views.len(), 2, "both are young");
+    assert_eq!(w.waiting("web"), "CrashLoopBackOff");
+    w.memory.discard(["web-0", "web-1"].map(String::from).into());
+    w.settle();
+    assert_eq!(w.views.len(), 1, "the node may have too many of them; the last one is needed");
+    assert_eq!(w.container("web").restart_count, 1);
+    w.pass(20);
+    assert_eq!(w.views.len(), 2, "it was started again");
+    w.pass(60);
+    assert_eq!(w.views.iter().map(|v| v.attempt).collect::<Vec<_>>(), [2], "{:?}", w.log);
+}
+
+#[test]
+fn of_a_pod_that_is_over_the_status_stays_when_its_containers_go() {
+    let mut w = World::one(json!({"restartPolicy": "Never"}));
+    w.settle();
+    w.exit("web", 3);
+    let before = w.status.clone();
+    assert_eq!((w.phase(), w.views.len()), ("Failed", 1), "the last run stays, whatever the limit");
+    w.memory.discard(["web-0".to_owned()].into());
+    w.settle();
+    assert!(w.views.is_empty(), "{:?}", w.log);
+    assert_eq!(w.status, before);
+    w.memory = Memory::adopt(&w.status, &w.views, w.now);
+    w.settle();
+    assert_eq!(w.status, before);
 }
 
 #[test]
