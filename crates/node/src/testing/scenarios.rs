@@ -136,6 +136,7 @@ async fn images_and_starts_that_fail_are_told() {
     let pod = world.until_pod("start", "failed", |p| p["status"]["phase"] == "Failed").await;
     let end = &pod["status"]["containerStatuses"][0]["state"]["terminated"];
     assert_eq!((&end["reason"], &end["exitCode"]), (&json!("StartError"), &json!(128)));
+    assert_eq!(end["startedAt"], "1970-01-01T00:00:00Z", "it never did");
 }
 
 #[tokio::test]

@@ -31,7 +31,8 @@ pub(super) fn terminated(view: &ContainerView, exit: &Exit) -> ContainerStateTer
         reason: Some(reason.to_owned()),
         message: exit.start_error.clone().or_else(|| exit.message.clone()).filter(|m| !m.is_empty()),
         signal: None,
-        started_at: exit.started_at.map(Time),
+        // Of one that never started, runtimes say 0, which the kubelet takes for a time.
+        started_at: Some(Time(exit.started_at.unwrap_or(Timestamp::UNIX_EPOCH))),
         finished_at: Some(Time(exit.finished_at)),
     }
 }
