@@ -247,7 +247,7 @@ impl Worker {
         let allocated = allocated_pod(&self.pod, self.memory.allocated());
         self.allocated = allocated.map_or_else(|| self.pod.clone(), Arc::new);
         let finishing = plan.actions.contains(&Action::Finish);
-        if !finishing && !self.memory.in_flight(&Op::Finish) {
+        if !finishing && !self.memory.in_flight(&Op::Finish) && plan.report_at.is_none() {
             self.write();
         }
         for action in plan.actions {

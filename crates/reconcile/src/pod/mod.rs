@@ -335,6 +335,8 @@ pub struct Plan {
     pub resizing: Vec<(String, String)>,
     /// All containers are being taken away, to begin the pod anew in its sandbox (KEP-5532).
     pub resetting: bool,
+    /// The status need not be reported before: it says that something is away which is about to be back.
+    pub report_at: Option<Timestamp>,
     /// Runs that are removed: names, attempts and how they are said to have ended.
     pub removed: Vec<(String, u32, ContainerStateTerminated)>,
 }
@@ -363,6 +365,9 @@ pub fn plan(s: &Snapshot<'_>) -> Plan {
         garbage::collect(s, &mut out);
     }
     out.status = status::of(s, stop.as_ref(), &out);
+    if stop.is_none() {
+        start::replacing(s, &mut out);
+    }
     out.stop = stop;
     out
 }

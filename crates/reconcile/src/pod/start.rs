@@ -259,6 +259,26 @@ pub(super) fn doom_grace(s: &Snapshot<'_>, c: &Container, view: &ContainerView) 
     SignedDuration::from_secs(own.unwrap_or_else(|| grace_seconds(s.pod)))
 }
 
+/// How long a container that the agent itself ended, to run it with another image, may be away without the status saying
+/// so: the kubelet looks so much later at the earliest (its relist period), and finds the next one running.
+const REPLACING: SignedDuration = SignedDuration::from_secs(1);
+
+/// Notes until when a container is being replaced.
+pub(super) fn replacing(s: &Snapshot<'_>, out: &mut Plan) {
+    let until = |c: &Container| {
+        let latest = s.latest(&c.name).filter(|v| !v.running())?;
+        let ended = latest.exit().map_or_else(|| s.earlier(&c.name, latest.attempt), |_| Some(latest))?;
+        let failed = s.memory.of(&c.name).is_some_and(|m| m.create.error.is_some() || m.pull.error.is_some());
+        let changed = c.image.as_deref().is_some_and(|image| image != ended.image);
+        (changed && !failed).then(|| crate::probe::later(ended.exit().map_or(s.now, |e| e.finished_at), REPLACING))
+    };
+    let main = s.containers_of_spec().filter(|(role, _)| matches!(role, Role::Main | Role::Sidecar));
+    out.report_at = main.filter_map(|(_, c)| until(c)).filter(|at| *at > s.now).max();
+    if let Some(at) = out.report_at {
+        out.wake(at);
+    }
+}
+
 /// Plans the probes that are due. While a pod stops, only readiness goes on.
 pub(super) fn probes(
     s: &Snapshot<'_>,

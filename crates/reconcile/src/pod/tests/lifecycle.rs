@@ -132,6 +132,27 @@ fn a_dead_run_that_tells_when_to_start_again_stays_and_young_ones_do() {
 }
 
 #[test]
+fn a_container_that_is_replaced_is_away_for_a_moment_before_the_status_says_so() {
+    let mut w = World::one(json!({}));
+    w.settle();
+    assert_eq!(w.plan().report_at, None);
+    w.pod.spec.as_mut().expect("spec").containers[0].image = Some("other".into());
+    w.hold = vec!["create"];
+    w.settle();
+    assert_eq!((w.did("kill"), w.plan().report_at), (1, Some(w.now + SignedDuration::from_secs(1))));
+    assert_eq!(w.condition("Ready").0, "False");
+    assert_eq!(w.wake_at, w.plan().report_at, "it is looked again then");
+    w.now += SignedDuration::from_secs(1);
+    assert_eq!(w.plan().report_at, None, "it takes longer");
+    // One that ended by itself is told of at once.
+    let mut w = World::one(json!({}));
+    w.settle();
+    w.hold = vec!["create"];
+    w.exit("web", 1);
+    assert_eq!(w.plan().report_at, None);
+}
+
+#[test]
 fn of_a_pod_that_is_over_the_status_stays_when_its_containers_go() {
     let mut w = World::one(json!({"restartPolicy": "Never"}));
     w.settle();
