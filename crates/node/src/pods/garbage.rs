@@ -45,7 +45,8 @@ async fn look(ctx: &Context, pods: &Pods, asked: &mut BTreeSet<String>) -> Durat
     let all = ctx.runtime.containers(None).await;
     let active: BTreeSet<String> = pods.active().iter().filter_map(|p| p.metadata.uid.clone()).collect();
     let found = excess(dead(&all, &active, now), &ctx.config.dead_containers, now);
-    let mut by_pod: BTreeMap<&str, BTreeSet<String>> = asked.iter().map(|uid| (uid.as_str(), BTreeSet::new())).collect();
+    let mut by_pod: BTreeMap<&str, BTreeSet<String>> =
+        asked.iter().map(|uid| (uid.as_str(), BTreeSet::new())).collect();
     for c in all.iter().filter(|c| found.ids.contains(&c.spec.id)) {
         by_pod.entry(&c.spec.sandbox_id).or_default().insert(c.spec.id.clone());
     }

@@ -168,12 +168,13 @@ fn held_or_waiting(s: &Snapshot<'_>, c: &Container, finished: Option<&Time>, ini
     }
 }
 
-/// What was said before of a run that was removed since.
-fn image_id_before(s: &Snapshot<'_>, stop: Option<&Stop>, name: &str) -> Option<String> {
+/// What was said before of a run that was removed since, when none follows it.
+fn said_before<'a>(s: &Snapshot<'a>, stop: Option<&Stop>, name: &str) -> Option<&'a ContainerStatus> {
+    let carried = s.memory.of(name)?.carried.as_ref().filter(|_| stop.is_some())?;
     let st = s.previous;
     let all = st.init_container_statuses.iter().flatten().chain(st.container_statuses.iter().flatten());
-    let before = all.chain(st.ephemeral_container_statuses.iter().flatten()).find(|c| c.name == name)?;
-    s.memory.of(name).filter(|m| m.carried.is_some() && stop.is_some()).map(|_| before.image_id.clone())
+    let mut all = all.chain(st.ephemeral_container_statuses.iter().flatten());
+    all.find(|c| c.name == name && c.container_id == carried.ended.container_id)
 }
 
 /// Whether readiness was probed and holds; without a readiness probe, a container that has started is ready.
@@ -211,6 +212,7 @@ fn container(
     let (state, last) = states(s, stop, role, c, initializing);
     let view = s.latest(&c.name);
     let carried = s.memory.of(&c.name).and_then(|m| m.carried.as_ref());
+    let said = said_before(s, stop, &c.name).filter(|_| view.is_none());
     let running = view.filter(|v| v.running());
     let started = running.is_some_and(|v| start::started(s, c, v));
     let ready = match role {
@@ -230,17 +232,24 @@ fn container(
     ContainerStatus {
         name: c.name.clone(),
         state: Some(state),
-        last_state: Some(last.map(ended).unwrap_or_default()),
+        last_state: said.map_or_else(|| Some(last.map(ended).unwrap_or_default()), |s| s.last_state.clone()),
         ready,
         started: (role != Role::Ephemeral).then_some(started),
         restart_count: i32::try_from(attempt).unwrap_or(i32::MAX),
-        image: view.map(|v| v.image.clone()).or_else(|| c.image.clone()).unwrap_or_default(),
-        image_id: view.map(|v| v.image_id.clone()).or_else(|| image_id_before(s, stop, &c.name)).unwrap_or_default(),
+        image: view
+            .map(|v| v.image.clone())
+            .or(said.map(|s| s.image.clone()))
+            .or_else(|| c.image.clone())
+            .unwrap_or_default(),
+        image_id: view.map(|v| v.image_id.clone()).or(said.map(|s| s.image_id.clone())).unwrap_or_default(),
         container_id: id,
         allocated_resources: allocated,
         resources,
-        user: view.and_then(|v| v.user.clone()).map(|linux| ContainerUser { linux: Some(linux) }),
-        stop_signal: view.and_then(|v| v.stop_signal.clone()),
+        user: match view {
+            Some(v) => v.user.clone().map(|linux| ContainerUser { linux: Some(linux) }),
+            None => said.and_then(|s| s.user.clone()),
+        },
+        stop_signal: view.map_or_else(|| said.and_then(|s| s.stop_signal.clone()), |v| v.stop_signal.clone()),
         volume_mounts: mounts(c),
         ..ContainerStatus::default()
     }

@@ -20,7 +20,8 @@ fn counting(name: &str) -> Value {
             "volumeMounts": [{"name": "v", "mountPath": "/v"}],
         }),
     );
-    let spec = json!({"terminationGracePeriodSeconds": 1, "containers": [main], "volumes": [{"name": "v", "emptyDir": {}}]});
+    let spec =
+        json!({"terminationGracePeriodSeconds": 1, "containers": [main], "volumes": [{"name": "v", "emptyDir": {}}]});
     pod(name, IDLE, spec)
 }
 
@@ -65,7 +66,7 @@ pub fn a_node_keeps_as_many_dead_containers_as_it_is_told() -> Result<()> {
     let ctx = Ctx::new(instance.clone(), "dead")?;
     let (api, logs) = (Api::new(&ctx)?, instance.names().data_dir().join("logs/pods"));
     let file_systems = || -> Result<usize> {
-        let mounts = e2e::leaks::mounts(&instance)?;
+        let mounts = e2e::leaks::mounts(instance.names())?;
         Ok(mounts.iter().filter(|m| m.ends_with("/rootfs")).count())
     };
 
@@ -89,6 +90,8 @@ pub fn a_node_keeps_as_many_dead_containers_as_it_is_told() -> Result<()> {
     until_logged(&logs, &again, &[5])?;
     let first = api.pod("done-1")?;
     until_logged(&logs, &first, &[])?;
+    let same = api.pod("done-1")?;
+    ensure!(same["status"]["containerStatuses"] == first["status"]["containerStatuses"], "{same}");
     let ended = &first_status(&first)["state"]["terminated"];
     ensure!(first["status"]["phase"] == "Succeeded" && ended["reason"] == "Completed", "{first}");
     ensure!(first_status(&first)["imageID"].as_str().is_some_and(|id| !id.is_empty()), "{first}");
