@@ -74,6 +74,14 @@ fetch_kernel() {
   busybox depmod -b "$WORK/kernel" "$RELEASE" && mv "$WORK/kernel" "$KERNEL"
 }
 
+# What translates AppArmor profiles for the kernel, which has that module. Without it the tests have no default profile.
+fetch_parser() {
+  PARSER=$ROOT/target/vm/apparmor
+  [ ! -d "$PARSER" ] || return 0
+  mkdir -p "$ROOT/target/vm" "$WORK/parser"
+  (cd "$WORK/parser" && apt-get download apparmor >/dev/null 2>&1 && dpkg -x ./*.deb "$WORK/apparmor") && mv "$WORK/apparmor" "$PARSER"
+}
+
 # with_libraries PROGRAM AS: puts a program and the libraries it loads into the root file system, these where the host has them.
 with_libraries() {
   local library
@@ -100,6 +108,14 @@ make_root() {
     [ -e "$root/usr/bin/$program" ] || ln -s busybox "$root/usr/bin/$program"
   done
   ln -s ../bin/busybox "$root/usr/sbin/modprobe"
+  program=$(find "$PARSER" -name apparmor_parser -type f 2>/dev/null | head -n 1)
+  if [ -n "$program" ]; then
+    with_libraries "$program" "$root/usr/sbin/apparmor_parser" || return 1
+    # What it reads: its settings, the version of the language, and what profiles share.
+    mkdir -p "$root/usr/share"
+    cp -r "$PARSER/etc/apparmor" "$PARSER/etc/apparmor.d" "$root/etc/" &&
+      cp -r "$PARSER/usr/share/apparmor-features" "$root/usr/share/" || return 1
+  fi
   with_libraries "$windlass" "$root/usr/bin/windlass" || return 1
   for program in "${suites[@]}"; do
     n=$((n + 1))
@@ -165,6 +181,7 @@ boot() {
 }
 
 fetch_kernel || skip "Debian's kernel could not be fetched"
+fetch_parser || echo "AppArmor in the virtual machine: there is no apparmor_parser"
 make_root && make_initramfs || { echo "the disk of the virtual machine could not be made" && exit 1; }
 late=0
 boot

@@ -253,6 +253,9 @@ pub struct Security {
     pub seccomp: Seccomp,
     /// Leave `/proc` paths unmasked (`procMount: Unmasked`).
     pub unmasked_proc: bool,
+    /// The AppArmor profile that it runs under, which is loaded; `None` for none.
+    #[serde(default)]
+    pub app_armor: Option<String>,
 }
 
 /// A file system in memory for a container alone.

@@ -1,7 +1,7 @@
 //! Putting the parts together.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use kube::runtime::reflector::Store;
 use net::dns::{DnsServer, Upstreams};
 use tokio::sync::Notify;
 
+use crate::apparmor::AppArmor;
 use crate::config::{AgentConfig, AgentError, ServerConfig};
 use crate::context::Context;
 use crate::cpus::{self, Cpus};
@@ -102,6 +103,7 @@ impl Agent {
             server_port,
             paths,
             host,
+            app_armor: AppArmor::of(Path::new("/")),
             recorder,
             services,
             host_ips,
@@ -115,6 +117,9 @@ impl Agent {
 
     async fn serve(self) -> Result<(), AgentError> {
         let drain = self.tasks.drain();
+        let app_armor = self.ctx.app_armor.clone();
+        // It ends when it has ended: nothing waits for the kernel's answer but the containers, which are made after it.
+        let _done = tokio::task::spawn_blocking(move || app_armor.load_default()).await;
         self.listen().await?;
         let node = tokio::select! {
             node = self.registered() => node,

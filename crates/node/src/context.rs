@@ -8,6 +8,7 @@ use kube::runtime::reflector::Store;
 use reconcile::eviction::Pressure;
 use tokio::sync::watch;
 
+use crate::apparmor::AppArmor;
 use crate::config::AgentConfig;
 use crate::cpus::Cpus;
 use crate::csi::Csi;
@@ -25,6 +26,7 @@ pub(crate) struct Context {
     pub(crate) puller: Puller,
     pub(crate) paths: Paths,
     pub(crate) host: Host,
+    pub(crate) app_armor: AppArmor,
     pub(crate) recorder: Recorder,
     pub(crate) objects: Objects,
     pub(crate) csi: Arc<Csi>,

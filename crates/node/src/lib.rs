@@ -10,6 +10,7 @@ pub mod runtime;
 pub mod server;
 
 mod agent;
+mod apparmor;
 mod context;
 mod cpus;
 mod csi;

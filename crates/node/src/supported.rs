@@ -72,10 +72,8 @@ fn pod_field(spec: &PodSpec) -> Option<String> {
 fn pod_security(spec: &PodSpec) -> Option<String> {
     let s = spec.security_context.as_ref()?;
     let at = "spec.securityContext";
-    let local = s.app_armor_profile.as_ref().is_some_and(|p| p.type_ == "Localhost");
     let selinux = s.se_linux_options.is_some() && selinux();
     when(s.windows_options.is_some(), &format!("{at}.windowsOptions"))
-        .or_else(|| when(local, &format!("{at}.appArmorProfile of type Localhost")))
         .or_else(|| when(selinux, &format!("{at}.seLinuxOptions")))
 }
 
@@ -125,12 +123,10 @@ const HOST_PATH_TYPES: [&str; 8] =
 fn container(spec: &PodSpec, c: &Container) -> Option<String> {
     let at = |field: &str| format!("{field} of container {:?}", c.name);
     let s = c.security_context.as_ref();
-    let local = s.and_then(|s| s.app_armor_profile.as_ref()).is_some_and(|p| p.type_ == "Localhost");
     let claims = c.resources.as_ref().is_some_and(|r| r.claims.iter().flatten().next().is_some());
     let privileged = s.and_then(|s| s.privileged) == Some(true);
     let shared = c.volume_mounts.iter().flatten().any(|m| m.mount_propagation.as_deref() == Some("Bidirectional"));
     when(s.is_some_and(|s| s.windows_options.is_some()), &at("securityContext.windowsOptions"))
-        .or_else(|| when(local, &at("securityContext.appArmorProfile of type Localhost")))
         .or_else(|| {
             when(s.is_some_and(|s| s.se_linux_options.is_some()) && selinux(), &at("securityContext.seLinuxOptions"))
         })
@@ -193,7 +189,7 @@ mod tests {
         };
         for (spec, field) in [
             (json!({"resourceClaims": [{"name": "r"}]}), "spec.resourceClaims"),
-            (json!({"securityContext": {"appArmorProfile": {"type": "Localhost"}}}), "appArmorProfile"),
+            (json!({"securityContext": {"windowsOptions": {}}}), "spec.securityContext.windowsOptions"),
             (
                 json!({"volumes": [{"name": "v", "iscsi": {"targetPortal": "t", "iqn": "i", "lun": 0}}]}),
                 "source of volume \"v\"",

@@ -160,6 +160,9 @@ impl Inputs<'_> {
         if self.container.security.no_new_privileges {
             process["noNewPrivileges"] = json!(true);
         }
+        if let Some(profile) = &self.container.security.app_armor {
+            process["apparmorProfile"] = json!(profile);
+        }
         let limits = self.container.extra.rlimits.iter();
         let limits: Vec<Value> = limits.map(|l| json!({ "type": l.kind, "soft": l.soft, "hard": l.hard })).collect();
         if !limits.is_empty() {

@@ -94,6 +94,16 @@ fn block_devices_are_allowed_one_by_one() {
 }
 
 #[test]
+fn a_container_runs_under_its_apparmor_profile() {
+    let security = Security { app_armor: Some("p".into()), ..Security::default() };
+    let spec = ContainerSpec { security, ..ContainerSpec::default() };
+    let made = config(&SandboxSpec::default(), &spec, &image()).unwrap();
+    assert_eq!(made["process"]["apparmorProfile"], "p");
+    let plain = config(&SandboxSpec::default(), &ContainerSpec::default(), &image()).unwrap();
+    assert!(plain["process"].get("apparmorProfile").is_none());
+}
+
+#[test]
 fn privileged_is_not() {
     let security = Security { privileged: true, ..Security::default() };
     let spec = ContainerSpec { security, ..ContainerSpec::default() };

@@ -188,14 +188,7 @@ impl Job {
             );
             return Err(failure);
         }
-        let made = match self.container_spec(c, attempt, image).await {
-            Ok(spec) => match self.ctx.runtime.create_container(spec).await {
-                Ok(()) => Ok(()),
-                Err(RuntimeError::Invalid(message)) => Err(Failure::new("CreateContainerConfigError", message)),
-                Err(e) => Err(runtime_failure("CreateContainerError", &e)),
-            },
-            Err(e) => Err(config_failure(e)),
-        };
+        let made = self.make(c, attempt, image).await;
         let about = container_reference(&self.pod, name);
         match &made {
             Ok(()) => self.ctx.recorder.normal(about, "Created", format!("Container created: {name}")),
@@ -205,6 +198,16 @@ impl Job {
             }
         }
         made
+    }
+
+    async fn make(&self, c: &Container, attempt: u32, image: Present) -> Result<(), Failure> {
+        let app_armor = self.ctx.app_armor.profile_of(&self.pod, c)?;
+        let mut spec = self.container_spec(c, attempt, image).await.map_err(config_failure)?;
+        spec.security.app_armor = app_armor;
+        self.ctx.runtime.create_container(spec).await.map_err(|e| match e {
+            RuntimeError::Invalid(message) => Failure::new("CreateContainerConfigError", message),
+            e => runtime_failure("CreateContainerError", &e),
+        })
     }
 
     /// The settings of a container.

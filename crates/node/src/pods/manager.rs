@@ -270,6 +270,7 @@ impl Manager {
         {
             refused = refusal(&node);
         }
+        let refused = refused.or_else(|| self.ctx.app_armor.refusal(pod));
         refused.or_else(|| self.ctx.cpus.give(pod).err().map(|why| Failure::new("UnexpectedAdmissionError", why)))
     }
 

@@ -74,6 +74,8 @@ pub(crate) fn of_container(pod: &Pod, c: &Container, profiles: &Path) -> Result<
         read_only_rootfs: s.read_only_root_filesystem == Some(true),
         seccomp: if privileged { Seccomp::Unconfined } else { seccomp(profile, profiles)? },
         unmasked_proc: s.proc_mount.as_deref() == Some("Unmasked"),
+        // What the kernel has of it decides that.
+        app_armor: None,
     })
 }
 

@@ -142,10 +142,9 @@ async fn images_and_starts_that_fail_are_told() {
 #[tokio::test]
 async fn an_unsupported_pod_fails_by_name_of_the_field() {
     let world = World::start();
-    let profile = json!({"type": "Localhost", "localhostProfile": "p"});
-    world.pod("p", json!({"securityContext": {"appArmorProfile": profile}}));
+    world.pod("p", json!({"securityContext": {"windowsOptions": {"hostProcess": true}}}));
     let pod = world.until_pod("p", "refused", |p| p["status"]["phase"] == "Failed").await;
-    assert!(pod["status"]["message"].as_str().is_some_and(|m| m.contains("appArmorProfile")));
+    assert!(pod["status"]["message"].as_str().is_some_and(|m| m.contains("windowsOptions")));
     assert!(world.runtime.sandbox("uid-p").is_none());
     world.until_event("UnsupportedPodSpec").await;
     world.api.delete_pod("p", 0);

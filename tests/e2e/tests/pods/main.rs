@@ -57,6 +57,7 @@ fn main() -> ExitCode {
             security::the_host_is_masked_from_an_ordinary_container,
             security::privileged_and_host_namespaces_are_what_they_say,
             security::an_unsupported_field_is_refused_by_name,
+            security::apparmor_is_what_the_kernel_has_of_it,
             placed::a_node_refuses_what_it_has_no_room_for,
             placed::variables_come_from_a_file_that_a_container_wrote,
             placed::a_container_is_asked_to_end_by_its_own_signal,

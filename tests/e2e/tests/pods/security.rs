@@ -1,5 +1,7 @@
 //! What a container cannot do, read where the kernel says it.
 
+use std::path::Path;
+
 use anyhow::{Result, ensure};
 use e2e::{Ctx, IDLE, pod};
 use serde_json::{Value, json};
@@ -103,10 +105,52 @@ pub fn privileged_and_host_namespaces_are_what_they_say(ctx: &Ctx) -> Result<()>
 }
 
 pub fn an_unsupported_field_is_refused_by_name(ctx: &Ctx) -> Result<()> {
-    let profile = json!({"type": "Localhost", "localhostProfile": "p"});
-    ctx.apply(&[pod("refused", IDLE, json!({"securityContext": {"appArmorProfile": profile}}))])?;
+    let claims = json!([{"name": "c", "resourceClaimName": "c"}]);
+    ctx.apply(&[pod("refused", IDLE, json!({"resourceClaims": claims}))])?;
     ctx.wait("pod/refused", "jsonpath={.status.phase}=Failed")?;
     let message = ctx.field("pod/refused", ".status.message")?;
-    ensure!(message.contains("appArmorProfile"), "{message}");
+    ensure!(message.contains("spec.resourceClaims"), "{message}");
+    Ok(())
+}
+
+pub fn apparmor_is_what_the_kernel_has_of_it(ctx: &Ctx) -> Result<()> {
+    let enabled = std::fs::read_to_string("/sys/module/apparmor/parameters/enabled").is_ok_and(|t| t.starts_with('Y'));
+    let enabled = enabled && Path::new("/sys/kernel/security/apparmor").is_dir();
+    let profile = |profile: Value| json!({"securityContext": {"appArmorProfile": profile}});
+    let missing = profile(json!({"type": "Localhost", "localhostProfile": "of-nobody"}));
+    ctx.apply(&[
+        pod("missing", IDLE, missing),
+        pod("default", IDLE, profile(json!({"type": "RuntimeDefault"}))),
+        pod("unconfined", IDLE, profile(json!({"type": "Unconfined"}))),
+    ])?;
+    ctx.wait("pod/unconfined", "condition=Ready")?;
+    if enabled {
+        let waiting = ".status.containerStatuses[0].state.waiting";
+        ctx.wait("pod/missing", &format!("jsonpath={{{waiting}.reason}}=CreateContainerError"))?;
+        let message = ctx.field("pod/missing", &format!("{waiting}.message"))?;
+        ensure!(message == "apparmor profile not found of-nobody", "{message}");
+        let loaded = std::fs::read_to_string("/sys/kernel/security/apparmor/profiles")?;
+        let parser = std::env::var("PATH")
+            .is_ok_and(|path| path.split(':').any(|p| Path::new(p).join("apparmor_parser").exists()));
+        ensure!(!parser || loaded.contains("windlass-default"), "the default profile is not loaded: {loaded}");
+        if parser {
+            ctx.wait("pod/default", "condition=Ready")?;
+            let label = |pod: &str| ctx.sh(pod, "cat /proc/self/attr/current");
+            ensure!(label("default")?.trim() == "windlass-default (enforce)", "{}", label("default")?);
+            ensure!(label("unconfined")?.trim() == "unconfined", "{}", label("unconfined")?);
+            // What is denied is denied to root, whose file it is; what is not works.
+            let denied =
+                ctx.sh("default", "mkdir /tmp/m; cat /sys/kernel/security/apparmor/profiles 2>&1 || echo denied")?;
+            ensure!(denied.contains("denied"), "{denied}");
+        }
+        return Ok(());
+    }
+    for name in ["missing", "default"] {
+        let resource = format!("pod/{name}");
+        ctx.wait(&resource, "jsonpath={.status.phase}=Failed")?;
+        let told = (ctx.field(&resource, ".status.reason")?, ctx.field(&resource, ".status.message")?);
+        let why = "Pod was rejected: Cannot enforce AppArmor: AppArmor is not enabled on the host";
+        ensure!(told == ("AppArmor".to_owned(), why.to_owned()), "{name}: {told:?}");
+    }
     Ok(())
 }
