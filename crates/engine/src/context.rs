@@ -18,7 +18,7 @@ use crate::oci::Host;
 use crate::record::Records;
 use crate::runtime::{Resources, RuntimeError, RuntimeEvent, SandboxSpec};
 use crate::users::Ranges;
-use crate::weights::Weights;
+use crate::weights::{Asked, Weights};
 
 /// Shared by the engine and its drivers.
 pub struct Context {
@@ -47,14 +47,22 @@ impl Context {
         format!("{}/{own}", self.instance.cgroup_parent())
     }
 
-    /// Has the class of a sandbox weigh what its sandboxes ask for, this one `resources`, or nothing when it runs no more. Blocks
-    /// for a write. That a class could not be given its weight ends no pod: it is logged.
+    /// Has the class of a sandbox, and all of them together, have what their sandboxes ask for, this one `resources`, or nothing
+    /// when it runs no more. Blocks for writes. That a class could not be given it ends no pod: it is logged.
     pub fn weigh(&self, spec: &SandboxSpec, resources: Option<&Resources>) {
-        let Some((class, _)) = spec.cgroup.trim_matches('/').rsplit_once('/') else { return };
-        let path = format!("{}/{class}", self.instance.cgroup_parent());
-        let shares = resources.map(|r| r.cpu_shares.unwrap_or(0));
-        if let Err(error) = self.weights.note(&path, &spec.id, shares) {
-            tracing::warn!(cgroup = path, %error, "the weight of a class of pods could not be set");
+        let root = self.instance.cgroup_parent();
+        let note = |path: &str, shares: bool| {
+            let asked = resources.map(|r| Asked {
+                shares: shares.then(|| r.cpu_shares.unwrap_or(0)),
+                memory: r.memory_qos.map_or((0, 0), |qos| (qos.min, qos.low)),
+            });
+            if let Err(error) = self.weights.note(path, &spec.id, asked) {
+                tracing::warn!(cgroup = path, %error, "what a class of pods has could not be set");
+            }
+        };
+        note(&root, false);
+        if let Some((class, _)) = spec.cgroup.trim_matches('/').rsplit_once('/') {
+            note(&format!("{root}/{class}"), true);
         }
     }
 

@@ -96,6 +96,20 @@ pub struct Resources {
     /// Bytes of huge pages by their size as cgroups name it, e.g. `2MB`; a size that is not listed is not limited.
     #[serde(default)]
     pub huge_pages: Vec<(String, u64)>,
+    /// Quality of service of memory, cgroups v2 only; `None` leaves all of it as it is.
+    #[serde(default)]
+    pub memory_qos: Option<MemoryQos>,
+}
+
+/// Whose memory is taken back, and when (`memory.high`, `memory.min`, `memory.low`), bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct MemoryQos {
+    /// Above it processes are slowed down; `None` for no such limit.
+    pub high: Option<u64>,
+    /// So much is never taken back.
+    pub min: u64,
+    /// So much is taken back last.
+    pub low: u64,
 }
 
 /// Who has a sandbox made, and alone may remove it.

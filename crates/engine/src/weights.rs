@@ -14,31 +14,61 @@ const SHARES_MAX: u64 = 262_144;
 const WEIGHT_MIN: u64 = 1;
 const WEIGHT_MAX: u64 = 10_000;
 
-/// The shares of the sandboxes of each class. As large as the list of sandboxes.
+/// What a sandbox asks for of what is shared out level by level.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Asked {
+    /// Processor time; `None` among sandboxes that are no class: each weighs by itself there.
+    pub shares: Option<u64>,
+    /// Memory that is never taken back, and such that is taken back last, bytes.
+    pub memory: (u64, u64),
+}
+
+/// What the sandboxes of each class ask for. As large as the list of sandboxes.
 #[derive(Default)]
-pub struct Weights(Mutex<BTreeMap<String, BTreeMap<String, u64>>>);
+pub struct Weights(Mutex<BTreeMap<String, BTreeMap<String, Asked>>>);
 
 impl Weights {
     /// Notes what a sandbox in `class` (a cgroup below the root of each tree) asks for, `None` for one that runs no more, and
-    /// writes what the class weighs now. Blocks for a write, under the lock: a later sum is never overwritten by an earlier.
+    /// writes what the class has now. Blocks for writes, under the lock: a later sum is never overwritten by an earlier.
     ///
     /// # Errors
     /// The kernel's. A class or a controller that is not there is none.
-    pub fn note(&self, class: &str, sandbox: &str, shares: Option<u64>) -> io::Result<()> {
+    pub fn note(&self, class: &str, sandbox: &str, asked: Option<Asked>) -> io::Result<()> {
         let mut classes = self.0.lock();
         let members = classes.entry(class.to_owned()).or_default();
-        let changed = match shares {
-            Some(shares) => members.insert(sandbox.to_owned(), shares) != Some(shares),
-            None => members.remove(sandbox).is_some(),
+        let before = memory(members.values());
+        let old = match asked {
+            Some(asked) => members.insert(sandbox.to_owned(), asked),
+            None => members.remove(sandbox),
         };
-        if !changed {
+        if old == asked {
             return Ok(());
         }
-        match write(class, together(members.values().copied())) {
+        let shares: Vec<u64> = members.values().filter_map(|asked| asked.shares).collect();
+        let weighs = !shares.is_empty() || old.is_some_and(|asked| asked.shares.is_some());
+        let weighed = if weighs { write(class, together(shares.into_iter())) } else { Ok(()) };
+        let now = memory(members.values());
+        let kept = if now == before { Ok(()) } else { keep(class, now) };
+        match weighed.and(kept) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
             other => other,
         }
     }
+}
+
+/// The memory of a class: what is kept of a cgroup is kept only as far as of the one above it (Documentation/admin-guide/
+/// cgroup-v2.rst, `memory.min`).
+fn memory<'a>(members: impl Iterator<Item = &'a Asked>) -> (u64, u64) {
+    members.fold((0, 0), |(min, low), asked| {
+        (u64::saturating_add(min, asked.memory.0), u64::saturating_add(low, asked.memory.1))
+    })
+}
+
+/// Cgroups v1 have nothing of the kind.
+fn keep(class: &str, (min, low): (u64, u64)) -> io::Result<()> {
+    let Some(dir) = shim::cgroup::dir_of("memory", class).filter(|_| shim::cgroup::is_unified()) else { return Ok(()) };
+    std::fs::write(dir.join("memory.min"), min.to_string())?;
+    std::fs::write(dir.join("memory.low"), low.to_string())
 }
 
 /// The shares of a class: those of its members that ask for any. The least there is for one that asks for none, as the class
@@ -80,6 +110,13 @@ mod tests {
         let wanted = [(0, 1), (2, 1), (102, 17), (1024, 100), (262_144, 10_000), (1 << 40, 10_000)];
         assert_eq!(wanted.map(|(shares, _)| (shares, weight_of(shares))), wanted);
         assert!((2..262_144).step_by(97).all(|s| weight_of(s) <= weight_of(s + 97)));
+    }
+
+    #[test]
+    fn a_class_keeps_what_its_members_keep() {
+        let asked = |min, low| Asked { shares: None, memory: (min, low) };
+        assert_eq!(memory([asked(1, 0), asked(2, 5), asked(0, 7)].iter()), (3, 12));
+        assert_eq!(memory([asked(u64::MAX, 0), asked(1, 0)].iter()), (u64::MAX, 0));
     }
 
     #[test]

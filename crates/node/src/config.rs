@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use base::instance::Instance;
 use base::trace::Tracer;
 use k8s_openapi::api::core::v1::Taint;
-use reconcile::containergc;
+use reconcile::{containergc, memoryqos};
 
 use crate::cpus::{CpuError, CpuPolicy};
 use crate::eviction::EvictionConfig;
@@ -54,6 +54,8 @@ pub struct AgentConfig {
     pub eviction: EvictionConfig,
     /// How many dead containers stay.
     pub dead_containers: containergc::Policy,
+    /// Quality of service of memory, on cgroups v2.
+    pub memory_qos: memoryqos::Policy,
 }
 
 impl AgentConfig {
@@ -80,6 +82,7 @@ impl AgentConfig {
             cpus: CpuPolicy::None,
             eviction: EvictionConfig::default(),
             dead_containers: containergc::Policy::default(),
+            memory_qos: memoryqos::Policy::default(),
         }
     }
 }

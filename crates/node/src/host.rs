@@ -35,6 +35,12 @@ fn memory() -> u64 {
     limits.iter().filter_map(|p| line(p).parse::<u64>().ok()).fold(total, u64::min)
 }
 
+/// Bytes of a page of memory.
+pub(crate) fn page_size() -> u64 {
+    let found = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten();
+    found.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(4096)
+}
+
 /// What is neither free nor of files that were not used lately (proc_meminfo(5)), bytes.
 fn in_use(meminfo: &str) -> Option<u64> {
     let kib = |name: &str| {

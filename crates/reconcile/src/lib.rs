@@ -19,6 +19,7 @@ pub mod gc;
 pub mod imagegc;
 pub mod job;
 pub mod labels;
+pub mod memoryqos;
 pub mod namespace;
 pub mod node_lifecycle;
 pub mod plan;

@@ -287,6 +287,30 @@ pub struct NodeArgs {
     pub eviction: EvictionArgs,
     #[command(flatten)]
     pub dead: DeadContainerArgs,
+    #[command(flatten)]
+    pub memory: MemoryQosArgs,
+}
+
+/// Quality of service of memory (KEP-2570), on cgroups v2; named as the kubelet names it.
+#[derive(Debug, Clone, Default, Args)]
+pub struct MemoryQosArgs {
+    /// How far between its request and its limit a container may come before it is slowed down, e.g. `0.9`; absent: it never is
+    #[arg(long, value_name = "FACTOR", allow_hyphen_values = true)]
+    pub memory_throttling_factor: Option<f64>,
+    /// Whether memory that pods request is kept for them
+    #[arg(long, value_name = "POLICY", value_enum, default_value_t = MemoryReservationPolicy::None)]
+    pub memory_reservation_policy: MemoryReservationPolicy,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum MemoryReservationPolicy {
+    /// It is not
+    #[default]
+    #[value(name = "None")]
+    None,
+    /// Of guaranteed pods always, of burstable ones as far as possible
+    #[value(name = "TieredReservation")]
+    TieredReservation,
 }
 
 /// How many containers stay that have ended; named as the kubelet names them.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use reconcile::imagegc::Policy;
 
-use crate::cli::{CpuManagerPolicy, DeadContainerArgs, EvictionArgs, NodeArgs};
+use crate::cli::{CpuManagerPolicy, DeadContainerArgs, EvictionArgs, MemoryQosArgs, MemoryReservationPolicy, NodeArgs};
 use crate::exit::Unfit;
 
 /// Whole seconds of a duration in Go's notation.
@@ -34,6 +34,7 @@ impl NodeArgs {
         words.extend(self.reserved_cpus.as_ref().map(|cpus| format!("--reserved-cpus={cpus}")));
         words.extend(self.eviction.words());
         words.extend(self.dead.words());
+        words.extend(self.memory.words());
         words
     }
 
@@ -126,6 +127,28 @@ impl DeadContainerArgs {
     }
 }
 
+impl MemoryQosArgs {
+    fn words(&self) -> Vec<String> {
+        let factor = self.memory_throttling_factor.map(|factor| format!("--memory-throttling-factor={factor}"));
+        let tiered = self.memory_reservation_policy == MemoryReservationPolicy::TieredReservation;
+        factor.into_iter().chain(tiered.then(|| "--memory-reservation-policy=TieredReservation".to_owned())).collect()
+    }
+
+    /// What of it the node does.
+    ///
+    /// # Errors
+    /// A factor that is none, in the kubelet's words.
+    pub fn policy(&self) -> anyhow::Result<reconcile::memoryqos::Policy> {
+        let policy = reconcile::memoryqos::Policy {
+            throttling: self.memory_throttling_factor,
+            reservation: self.memory_reservation_policy == MemoryReservationPolicy::TieredReservation,
+        };
+        let fix = "see --memory-throttling-factor in: windlass server --help";
+        policy.check().map_err(|why| Unfit::error(why, fix))?;
+        Ok(policy)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -162,6 +185,7 @@ mod tests {
             ],
             vec!["--maximum-dead-containers=20", "--maximum-dead-containers-per-container=-1"],
             vec!["--maximum-dead-containers-per-container=0", "--minimum-container-ttl-duration=1m"],
+            vec!["--memory-throttling-factor=0.85", "--memory-reservation-policy=TieredReservation"],
         ] {
             let words: Vec<String> = given.into_iter().map(str::to_owned).collect();
             let first = read(&words);
@@ -170,6 +194,7 @@ mod tests {
             assert_eq!(first.cpus().expect("a policy"), again.cpus().expect("a policy"));
             let config = |args: &NodeArgs| format!("{:?}", args.eviction.config().expect("a configuration"));
             assert_eq!(config(&first), config(&again));
+            assert_eq!(first.memory.policy().expect("a policy"), again.memory.policy().expect("a policy"));
             assert_eq!(first.dead.policy(), again.dead.policy());
             assert_eq!(first.periods().expect("periods"), again.periods().expect("periods"));
         }
@@ -195,6 +220,13 @@ mod tests {
         let given = ["--maximum-dead-containers=0", "--maximum-dead-containers-per-container=-1"].map(str::to_owned);
         let policy = read(&given).dead.policy();
         assert_eq!((policy.most, policy.most_of_each), (Some(0), None));
+    }
+
+    #[test]
+    fn memory_has_no_quality_of_service_unless_it_is_asked_for() {
+        assert!(!read(&[]).memory.policy().expect("a policy").is_on());
+        let wrong = read(&["--memory-throttling-factor=1.5".to_owned()]).memory.policy().expect_err("refused");
+        assert!(format!("{wrong:#}").contains("memoryThrottlingFactor 1.5 must be greater than 0"), "{wrong:#}");
     }
 
     #[test]

@@ -28,6 +28,14 @@ fn add_limits(value: &mut Value, limits: &Resources, host: &Host) {
     {
         value["memory"] = json!({ "limit": bytes });
     }
+    if host.unified
+        && has("memory")
+        && let Some(qos) = limits.memory_qos
+    {
+        let high = qos.high.map_or_else(|| "max".to_owned(), |bytes| bytes.to_string());
+        value["unified"] =
+            json!({ "memory.high": high, "memory.min": qos.min.to_string(), "memory.low": qos.low.to_string() });
+    }
     if has("pids")
         && let Some(most) = limits.pids_limit
     {

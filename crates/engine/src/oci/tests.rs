@@ -125,6 +125,15 @@ fn host_namespaces_are_left_out() {
 }
 
 #[test]
+fn memory_has_quality_of_service_on_v2_alone() {
+    let qos = crate::runtime::MemoryQos { high: None, min: 4096, low: 0 };
+    let limits = crate::runtime::Resources { memory_qos: Some(qos), ..Default::default() };
+    assert!(limits::resources(&limits, &[], false, &host()).get("unified").is_none());
+    let made = limits::resources(&limits, &[], false, &Host { unified: true, ..host() });
+    assert_eq!(made["unified"], json!({ "memory.high": "max", "memory.min": "4096", "memory.low": "0" }));
+}
+
+#[test]
 fn a_limit_without_its_controller_is_left_out() {
     let limits = crate::runtime::Resources {
         memory_limit_bytes: Some(1 << 20),

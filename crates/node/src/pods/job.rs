@@ -11,6 +11,7 @@ use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::{Container, Pod};
 use k8s_openapi::api::node::v1::RuntimeClass;
 use kube::api::{Api, DeleteParams, Preconditions};
+use reconcile::memoryqos;
 use reconcile::pod::Failure;
 use reconcile::probe::{Kind, Outcome};
 use serde_json::Value;
@@ -117,7 +118,7 @@ impl Job {
         };
         let made = match self.check_runtime().await.and_then(|()| spec::sandbox::of_pod(&self.pod, &cluster)) {
             Ok(mut spec) => {
-                spec.resources = self.ctx.cpus.settle_pod(&self.id.uid, spec.resources);
+                spec.resources = self.pod_resources();
                 self.ctx.runtime.run_sandbox(spec).await.map_err(|e| base::chain(&e))
             }
             Err(e) => Err(e.0),
@@ -210,9 +211,24 @@ impl Job {
         })
     }
 
+    /// The settings of the pod as a whole.
+    fn pod_resources(&self) -> Resources {
+        let mut resources = spec::resources::of_pod(&self.pod);
+        let policy = &self.ctx.config.memory_qos;
+        let settings = policy.is_on().then(|| memoryqos::of_pod(&self.pod, policy));
+        resources.memory_qos = settings.map(spec::resources::memory_qos);
+        self.ctx.cpus.settle_pod(&self.id.uid, resources)
+    }
+
     /// The settings of a container.
     fn resources(&self, c: &Container) -> Resources {
-        let resources = spec::resources::of_container(&self.pod, c, self.ctx.host.memory_bytes);
+        let mut resources = spec::resources::of_container(&self.pod, c, self.ctx.host.memory_bytes);
+        let policy = &self.ctx.config.memory_qos;
+        if policy.is_on() {
+            let (allocatable, page) = (node_object::memory_for_pods(&self.ctx), crate::host::page_size());
+            let settings = memoryqos::of_container(&self.pod, c, policy, allocatable, page);
+            resources.memory_qos = Some(spec::resources::memory_qos(settings));
+        }
         self.ctx.cpus.settle(&self.id.uid, &c.name, resources)
     }
 
@@ -273,7 +289,7 @@ impl Job {
         let sandboxes = runtime.sandboxes().await;
         let held = sandboxes.into_iter().find(|s| s.spec.id == *uid).map(|s| s.spec.resources);
         let held = held.ok_or_else(|| Failure::new("Error", "the sandbox of the pod is not there"))?;
-        let wanted = self.ctx.cpus.settle_pod(uid, spec::resources::of_pod(&self.pod));
+        let wanted = self.pod_resources();
         let wide = spec::resources::wider(&held, &wanted);
         if wide != held {
             runtime.update_sandbox(uid, wide.clone()).await.map_err(failed)?;

@@ -2,8 +2,9 @@
 
 use crate::huge_pages;
 use api::quantity::Quantity;
-use engine::runtime::Resources;
+use engine::runtime::{MemoryQos, Resources};
 use k8s_openapi::api::core::v1::{Container, Pod, ResourceRequirements};
+use reconcile::memoryqos;
 use reconcile::pod::{QosClass, Role, each, oom_score_adj, qos_class};
 
 const PERIOD_US: i64 = 100_000;
@@ -44,7 +45,13 @@ fn settings(a: Amounts) -> Resources {
         oom_score_adj: None,
         cpus: None,
         huge_pages: Vec::new(),
+        memory_qos: None,
     }
+}
+
+/// The same in the engine's words.
+pub(crate) fn memory_qos(s: memoryqos::Settings) -> MemoryQos {
+    MemoryQos { high: s.high, min: s.min, low: s.low }
 }
 
 /// The settings of a container. One without a limit of its own has the pod's (KEP-2837): what it may use is what it sees in
@@ -122,6 +129,7 @@ pub(crate) fn wider(a: &Resources, b: &Resources) -> Resources {
         cpus: b.cpus.clone(),
         // They are never resized.
         huge_pages: b.huge_pages.clone(),
+        memory_qos: b.memory_qos,
     }
 }
 

@@ -116,6 +116,7 @@ async fn serve(instance: Instance, args: AgentArgs) -> anyhow::Result<()> {
     config.cpus = args.node.cpus()?;
     config.eviction = args.node.eviction.config()?;
     config.dead_containers = args.node.dead.policy();
+    config.memory_qos = args.node.memory.policy()?;
     config.shutdown.periods = args.node.periods()?;
     config.shutdown.power_failure = Some(power_failure(!config.shutdown.periods.is_empty())?);
     let engine = Arc::new(engine);

@@ -77,6 +77,7 @@ fn settle(instance: Instance, args: &ServerArgs, global: &Global) -> anyhow::Res
     args.node.periods()?;
     args.node.cpus()?;
     args.node.eviction.config()?;
+    args.node.memory.policy()?;
     let (pods, services) = (instance.pod_cidr(), instance.service_cidr());
     let (pods, services) = (args.pod_cidr.unwrap_or(pods), args.service_cidr.unwrap_or(services));
     if pods.contains(services.base) || services.contains(pods.base) {

@@ -5,6 +5,7 @@ mod debug;
 mod escapes;
 mod lifecycle;
 mod limits;
+mod memory;
 mod placed;
 mod security;
 mod setup;
@@ -92,5 +93,6 @@ fn main() -> ExitCode {
             accounts::the_authority_of_a_namespace_comes_back,
             debug::a_container_that_fills_the_disk_is_evicted,
         ])
+        .with(tests![alone: memory::memory_has_quality_of_service_in_the_cgroup])
         .main()
 }
