@@ -4,12 +4,13 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::mount::{MntFlags, umount2};
 
-use crate::{command, skip};
+use crate::{Instance, InstanceBuilder, command, skip};
 
 /// In a file that has blocks only where something was written; unmounted when dropped.
 pub struct Disk {
@@ -70,6 +71,50 @@ impl Disk {
     pub fn clear(&self) -> Result<()> {
         std::fs::remove_file(self.ballast()).context("remove the ballast")
     }
+}
+
+/// An instance whose data directory, or a part of it, is on a small disk of its own.
+pub struct Small {
+    /// It, started.
+    pub instance: Arc<Instance>,
+    /// The disk.
+    pub disk: Disk,
+    /// The archive that its image was imported from.
+    pub archive: String,
+}
+
+/// Runs a test with an instance that has `part` of its data directory (empty: all of it) on a disk of that size, and takes
+/// both down.
+pub fn on_small_disk(
+    builder: InstanceBuilder,
+    part: &str,
+    size: u64,
+    test: impl FnOnce(&Small) -> Result<()>,
+) -> Result<()> {
+    let instance = Arc::new(builder.without_image().prepare()?);
+    let mount = instance.names().data_dir().join(part);
+    let disk = Disk::mounted(&instance.dir().join("disk.img"), &mount, size)?;
+    let mut small = Small { instance: instance.clone(), disk, archive: String::new() };
+    let outcome = (|| -> Result<()> {
+        small.archive = instance.import_image()?;
+        instance.spawn()?;
+        instance.wait_ready()?;
+        test(&small)
+    })();
+    if outcome.is_err() {
+        let show = |args: &[&str]| instance.kubectl().run(args).map(|o| o.stdout).unwrap_or_default();
+        let (objects, events) = (show(&["get", "nodes,pods", "-A", "-o", "wide"]), show(&["get", "events", "-A"]));
+        eprintln!("{objects}{events}{}", instance.log_tail());
+        let _ = small.disk.clear();
+    }
+    // What is mounted only who mounted it can remove.
+    let down = instance.windlass_with(&["down"], None, command::LIMIT * 2);
+    let ended = instance.was_ended();
+    drop(small);
+    outcome?;
+    ended?;
+    down?.ok()?;
+    instance.down()
 }
 
 impl Drop for Disk {

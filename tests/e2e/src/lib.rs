@@ -16,7 +16,7 @@ mod runner;
 mod wait;
 
 pub use busybox::rootfs_tar;
-pub use disk::Disk;
+pub use disk::{Disk, Small, on_small_disk};
 pub use instance::{Instance, InstanceBuilder, free_port, signal_pid, windlass};
 pub use kubectl::{Ctx, Kubectl};
 pub use manifest::{IDLE, IMAGE, container, deployment, httpd, merge, pod, service};

@@ -1,26 +1,25 @@
 //! A node that runs out of memory and of disk. It ends pods: it is one of its own, and what it runs out of is not the machine's.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use e2e::{Ctx, Disk, IDLE, IMAGE, Instance, container, eventually, merge, pod};
+use e2e::{Ctx, Disk, IDLE, IMAGE, Instance, container, eventually, merge, on_small_disk, pod};
 use serde_json::{Value, json};
 
 use crate::api::{Api, LIMIT, is};
 use crate::registry::Registry;
 
 /// Size of the disk: what a server asks for at its start, and little more.
-const DISK: u64 = 900 << 20;
+pub const DISK: u64 = 900 << 20;
 
-fn node(api: &Api) -> Result<Value> {
+pub fn node(api: &Api) -> Result<Value> {
     let node = api.get("/api/v1/nodes")?["items"][0].clone();
     ensure!(!node.is_null(), "there is no node");
     Ok(node)
 }
 
 /// Waits until a node says that it is under a pressure, or is not, and has the taint of it, or not.
-fn until_pressed(api: &Api, condition: &str, taint: &str, pressed: bool) -> Result<Value> {
+pub fn until_pressed(api: &Api, condition: &str, taint: &str, pressed: bool) -> Result<Value> {
     eventually(LIMIT, &format!("{condition} is {pressed}"), || {
         let node = node(api)?;
         let mut taints = node["spec"]["taints"].as_array().into_iter().flatten();
@@ -30,13 +29,13 @@ fn until_pressed(api: &Api, condition: &str, taint: &str, pressed: bool) -> Resu
     })
 }
 
-fn condition<'a>(object: &'a Value, kind: &str) -> &'a Value {
+pub fn condition<'a>(object: &'a Value, kind: &str) -> &'a Value {
     let mut all = object["status"]["conditions"].as_array().into_iter().flatten();
     all.find(|c| c["type"] == kind).unwrap_or(&Value::Null)
 }
 
 /// Waits until a pod was evicted, and looks whether it says so as with a kubelet. Answers its message.
-fn until_evicted(api: &Api, name: &str) -> Result<String> {
+pub fn until_evicted(api: &Api, name: &str) -> Result<String> {
     let gone = api.until_pod(name, "evicted", |p| p["status"]["phase"] == "Failed")?;
     let status = &gone["status"];
     let target = condition(&gone, "DisruptionTarget");
@@ -101,32 +100,14 @@ pub fn a_node_short_of_disk_removes_unused_images_and_then_ends_the_greediest() 
         "--image-gc-low-threshold=49",
         "--minimum-image-ttl-duration=0",
     ];
-    let builder = flags.iter().fold(Instance::builder("disk").without_image(), |b, flag| b.flag(flag));
-    let instance = Arc::new(builder.prepare()?);
-    let data = instance.names().data_dir().to_path_buf();
-    let disk = Disk::mounted(&instance.dir().join("disk.img"), &data, DISK)?;
-    let outcome = (|| -> Result<()> {
-        let archive = instance.import_image()?;
-        instance.spawn()?;
-        instance.wait_ready()?;
-        short_of_disk(&Ctx::new(instance.clone(), "disk")?, &disk, &archive)
-    })();
-    if outcome.is_err() {
-        eprintln!("{}", instance.log_tail());
-        let _ = disk.clear();
-    }
-    // The data directory is a mount, which only who made it can remove.
-    let down = instance.windlass_with(&["down"], None, LIMIT);
-    let ended = instance.was_ended();
-    drop(disk);
-    outcome?;
-    ended?;
-    down?.ok()?;
-    instance.down()
+    let builder = flags.iter().fold(Instance::builder("disk"), |b, flag| b.flag(flag));
+    on_small_disk(builder, "", DISK, |small| {
+        short_of_disk(&Ctx::new(small.instance.clone(), "disk")?, &small.disk, &small.archive)
+    })
 }
 
 /// A pod that takes so much of a volume of its own.
-fn scratch(name: &str, image: &str, bytes: &str) -> Value {
+pub fn scratch(name: &str, image: &str, bytes: &str) -> Value {
     let mounts = json!([{"name": "scratch", "mountPath": "/scratch"}]);
     let script = format!("fallocate -l {bytes} /scratch/file && {IDLE}");
     let main = merge(container("main", &script), json!({"image": image, "volumeMounts": mounts}));

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use e2e::{Disk, Instance, Kubectl, container, eventually, pod};
+use e2e::{Disk, Instance, Kubectl, container, eventually, on_small_disk, pod};
 use serde_json::{Value, json};
 
 /// What a busy machine may take.
@@ -72,29 +72,8 @@ fn until_refused(host: &Host<'_>) -> Result<(usize, String)> {
 
 pub fn a_full_disk_refuses_writes_loses_nothing_and_recovers() -> Result<()> {
     let flags = ["--eviction-hard=nodefs.available<10%", "--eviction-pressure-transition-period=1s"];
-    let builder = flags.iter().fold(Instance::builder("full").without_image(), |b, flag| b.flag(flag));
-    let instance = builder.prepare()?;
-    let data = instance.names().data_dir().to_path_buf();
-    let disk = Disk::mounted(&instance.dir().join("disk.img"), &data, DISK)?;
-    let outcome = (|| -> Result<()> {
-        instance.import_image()?;
-        instance.spawn()?;
-        instance.wait_ready()?;
-        full(&Host { instance: &instance, disk: &disk })
-    })();
-    if outcome.is_err() {
-        let show = |args: &[&str]| instance.kubectl().run(args).map(|o| o.stdout).unwrap_or_default();
-        eprintln!("{}{}{}", show(&["get", "nodes,pods", "-o", "wide"]), show(&["get", "events"]), instance.log_tail());
-        let _ = disk.clear();
-    }
-    // The data directory is a mount, which only who made it can remove.
-    let down = instance.windlass_with(&["down"], None, LIMIT);
-    let ended = instance.was_ended();
-    drop(disk);
-    outcome?;
-    ended?;
-    down?.ok()?;
-    instance.down()
+    let builder = flags.iter().fold(Instance::builder("full"), |b, flag| b.flag(flag));
+    on_small_disk(builder, "", DISK, |small| full(&Host { instance: &small.instance, disk: &small.disk }))
 }
 
 fn full(host: &Host<'_>) -> Result<()> {
