@@ -16,6 +16,7 @@ mod registry;
 mod resize;
 mod rights;
 mod room;
+mod scarce;
 mod servers;
 mod taints;
 mod websocket;
@@ -77,6 +78,8 @@ fn main() -> ExitCode {
             dead::a_node_keeps_as_many_dead_containers_as_it_is_told,
             pressure::a_node_short_of_memory_says_so_and_ends_what_it_may,
             pressure::a_node_short_of_disk_removes_unused_images_and_then_ends_the_greediest,
+            scarce::a_node_short_of_process_ids_says_so_and_ends_who_has_the_most,
+            scarce::a_node_whose_images_have_a_disk_of_their_own_ends_who_fills_it,
             room::a_node_makes_room_for_critical_pods_and_goes_down_in_order,
         ])
         // Some take hundreds of steps: on a machine that does other things as well they are many, not stuck.
