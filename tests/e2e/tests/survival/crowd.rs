@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use e2e::{Ctx, container, deployment, eventually, leaks, pod};
@@ -13,10 +13,16 @@ const FULL: usize = 110;
 /// A busy machine with a debug build.
 const LIMIT: Duration = Duration::from_secs(200);
 
-/// Pods of the churn: `WINDLASS_CHURN`, up to 1,000; few enough without it that a run of all tests stays short.
-fn churn() -> usize {
-    let asked = std::env::var("WINDLASS_CHURN").ok().and_then(|n| n.parse().ok());
-    asked.unwrap_or(50).clamp(1, 1_000)
+/// Pods of the churn that come and go together.
+const ROUND: usize = 100;
+/// What the churn may take in a run of all tests; a round that began is ended.
+const BUDGET: Duration = Duration::from_secs(40);
+
+/// Pods of the churn, and for how long more of them come. With `WINDLASS_CHURN` so many, however long it takes; without it up
+/// to 1,000, as many as the machine does in a time that lets a run of all tests stay short.
+fn churn() -> (usize, Duration) {
+    let asked = std::env::var("WINDLASS_CHURN").ok().and_then(|n| n.parse::<usize>().ok());
+    asked.map_or((1_000, BUDGET), |n| (n.clamp(1, 1_000), Duration::MAX))
 }
 
 /// Host ends of pods' networks, shims, file systems of containers, mounts, cgroups, and files that the agent has open, those in
@@ -84,10 +90,10 @@ pub fn a_full_node_starts_every_pod_once_and_gives_everything_back(ctx: &Ctx) ->
     eventually(LIMIT, "everything is given back", || given_back(ctx, before))
 }
 
-pub fn pods_that_come_and_go_leave_nothing(ctx: &Ctx) -> Result<()> {
-    let (before, count) = (unused(ctx)?, churn());
+/// So many pods of a Job, of which each takes a moment.
+fn round(ctx: &Ctx, name: &str, count: usize) -> Result<()> {
     ctx.apply(&[json!({
-        "apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "churn"},
+        "apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": name},
         "spec": {
             "completions": count, "parallelism": count.min(20), "backoffLimit": 0,
             "template": {
@@ -96,7 +102,7 @@ pub fn pods_that_come_and_go_leave_nothing(ctx: &Ctx) -> Result<()> {
             },
         },
     })])?;
-    let limit = LIMIT + Duration::from_secs(u64::try_from(count)?);
+    let (job, limit) = (format!("job/{name}"), LIMIT + Duration::from_secs(u64::try_from(count)?));
     // Bounded on the way: a pod that ended gives its shim back while others come.
     let most = count.min(20) * 2;
     eventually(limit, "every pod of the churn ends", || {
@@ -104,13 +110,24 @@ pub fn pods_that_come_and_go_leave_nothing(ctx: &Ctx) -> Result<()> {
         if shims > most {
             return Ok(Err(anyhow::anyhow!("{shims} shims for at most {most} pods at a time")));
         }
-        let complete = ctx.field("job/churn", ".status.conditions[?(@.type==\"Complete\")].status")?;
-        ensure!(complete == "True", "{}", ctx.field("job/churn", ".status")?);
+        let complete = ctx.field(&job, ".status.conditions[?(@.type==\"Complete\")].status")?;
+        ensure!(complete == "True", "{}", ctx.field(&job, ".status")?);
         Ok(Ok(()))
     })??;
-    let done = ctx.field("job/churn", ".status.succeeded")?;
+    let done = ctx.field(&job, ".status.succeeded")?;
     ensure!(done.parse::<usize>().context("a number")? == count, "{done} of {count}");
-    ctx.ok(&["delete", "job", "churn", "--wait=false"])?;
+    ctx.ok(&["delete", &job, "--wait=false"]).map(drop)
+}
+
+pub fn pods_that_come_and_go_leave_nothing(ctx: &Ctx) -> Result<()> {
+    let (before, (most, time)) = (unused(ctx)?, churn());
+    let (began, mut done) = (Instant::now(), 0);
+    while done < most && (done == 0 || began.elapsed() < time) {
+        let count = ROUND.min(most - done);
+        round(ctx, &format!("churn-{done}"), count)?;
+        done += count;
+    }
+    println!("    {done} pods came and went in {} s", began.elapsed().as_secs());
     emptied(ctx)?;
     eventually(LIMIT, "everything is given back", || {
         given_back(ctx, before)?;
