@@ -17,6 +17,7 @@ mod diff;
 mod digest;
 mod download;
 mod error;
+pub mod fuzz;
 mod gc;
 mod import;
 mod ingest;

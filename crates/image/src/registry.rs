@@ -5,7 +5,7 @@ mod challenge;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, LOCATION, RANGE, WWW_AUTHENTICATE};
+use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, RANGE, WWW_AUTHENTICATE};
 use reqwest::{Client, Method, RequestBuilder, Response, StatusCode, Url};
 use serde::Deserialize;
 use tokio::sync::Mutex;
@@ -352,6 +352,11 @@ impl Registry {
             _ => Err(self.fail(response).await),
         }
     }
+}
+
+/// Whether a header of a registry asks for something that can be given.
+pub(crate) fn challenge(header: &HeaderValue) -> bool {
+    Challenge::choose([header]).is_some()
 }
 
 fn authorize(request: RequestBuilder, grant: &Grant) -> RequestBuilder {
