@@ -35,6 +35,7 @@ mod save;
 mod snapshot;
 mod store;
 mod unpack;
+mod upstream;
 
 pub use auth::Auth;
 pub use built::{BuiltLayer, Compression, Hold, LayerSource, is_archive};
@@ -51,3 +52,4 @@ pub use remote::{Found, RemoteImage};
 pub use save::ArchiveFormat;
 pub use snapshot::RootFs;
 pub use store::{ImageInfo, ImageStore, Options};
+pub use upstream::{Upstream, UpstreamBlob, UpstreamManifest};

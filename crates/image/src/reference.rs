@@ -35,6 +35,11 @@ impl Reference {
         Ok(Reference { registry: registry.to_owned(), path: String::new(), tag: None, digest: None })
     }
 
+    /// A repository of the registry; the caller knows that the path is one.
+    pub(crate) fn within(self, path: &str) -> Self {
+        Reference { path: path.to_owned(), ..self }
+    }
+
     /// Host and port, `docker.io` for Docker Hub.
     pub fn registry(&self) -> &str {
         &self.registry
