@@ -222,7 +222,15 @@ pub fn the_same_build_gives_the_same_image_under_source_date_epoch() -> Result<(
     let files = [("Dockerfile", text.as_str()), ("a", "a"), ("b/c", "c")];
     let dir = context(&instance, "epoch", &files)?;
     let args = ["--no-cache", "--build-arg", "SOURCE_DATE_EPOCH=1700000000"];
+    // As checked out on one day, and on another.
+    let checked_out = |day: &str| {
+        let files = ["a", "b", "b/c"].map(|name| dir.join(name));
+        let mut touch = std::process::Command::new("touch");
+        e2e::command::run(touch.args(["-d", day]).args(files), None, e2e::command::LIMIT)?.ok()
+    };
+    checked_out("2024-01-02T03:04:05Z")?;
     let (first, _) = built(&instance, &dir, &args)?;
+    checked_out("2025-06-07T08:09:10Z")?;
     let (second, _) = built(&instance, &dir, &args)?;
     ensure!(first == second, "{first} and then {second}");
     let out = instance.dir().join("out");
