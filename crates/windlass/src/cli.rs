@@ -445,6 +445,28 @@ pub enum ImageVerb {
     },
     /// Remove layers and blobs that no image uses
     Prune,
+    /// Make a pair of keys to sign images with, as cosign does
+    GenerateKeyPair {
+        /// Names of the files, to which .key and .pub are added
+        #[arg(long, default_value = "cosign", value_name = "PREFIX")]
+        output_key_prefix: PathBuf,
+    },
+    /// Sign an image in its registry, as cosign does
+    Sign {
+        /// The image; a digest says exactly which
+        reference: String,
+        /// The private key; its password is in COSIGN_PASSWORD, on standard input, or asked for
+        #[arg(long, value_name = "FILE")]
+        key: PathBuf,
+    },
+    /// Check that an image in its registry is signed
+    Verify {
+        /// The image
+        reference: String,
+        /// Public keys, one of which must have signed it; may be repeated
+        #[arg(long, value_name = "FILE", required = true)]
+        key: Vec<PathBuf>,
+    },
 }
 
 #[derive(Debug, Args)]

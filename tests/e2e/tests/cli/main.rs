@@ -4,6 +4,7 @@ mod build;
 mod images;
 mod instances;
 mod registry;
+mod signing;
 mod words;
 
 use std::process::ExitCode;
@@ -24,6 +25,8 @@ fn main() -> ExitCode {
             images::a_broken_archive_is_refused_and_leaves_no_image,
             registry::images_are_pushed_to_our_registry_survive_its_kill_and_are_pulled,
             registry::our_registry_asks_for_tls_and_users_beyond_loopback_and_for_users_where_told,
+            registry::a_cache_of_dockers_registry_serves_on_when_that_is_gone,
+            signing::a_signature_is_where_cosign_looks_and_openssl_finds_it_good,
             build::stages_are_built_cached_and_built_anew_when_a_file_changes,
             build::a_secret_is_in_no_layer_and_archives_are_those_of_docker_and_oci,
             build::what_fails_shows_its_line_and_leaves_nothing,
