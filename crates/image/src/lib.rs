@@ -32,6 +32,7 @@ mod registry;
 mod remote;
 mod retry;
 mod save;
+mod sbom;
 mod sign;
 mod snapshot;
 mod store;

@@ -445,6 +445,11 @@ pub enum ImageVerb {
     },
     /// Remove layers and blobs that no image uses
     Prune,
+    /// Print what is in an image, by what its package managers wrote down, as an SPDX 2.3 document
+    Sbom {
+        /// An image that is here
+        reference: String,
+    },
     /// Make a pair of keys to sign images with, as cosign does
     GenerateKeyPair {
         /// Names of the files, to which .key and .pub are added

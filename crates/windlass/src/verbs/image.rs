@@ -49,6 +49,10 @@ pub fn run(instance: &Instance, verb: ImageVerb) -> anyhow::Result<ExitCode> {
             }
         }
         ImageVerb::GenerateKeyPair { .. } => {}
+        ImageVerb::Sbom { reference } => {
+            let image = store.get(&reference)?.with_context(|| format!("no such image: {reference}"))?;
+            println!("{:#}", store.sbom(&image)?);
+        }
         ImageVerb::Sign { reference, key } => super::short_lived(super::signing::sign(&store, &reference, &key))?,
         ImageVerb::Verify { reference, key } => super::short_lived(super::signing::verify(&store, &reference, &key))?,
         ImageVerb::Prune => {

@@ -31,6 +31,7 @@ fn main() -> ExitCode {
             build::a_secret_is_in_no_layer_and_archives_are_those_of_docker_and_oci,
             build::what_fails_shows_its_line_and_leaves_nothing,
             build::the_same_build_gives_the_same_image_under_source_date_epoch,
+            build::the_packages_of_an_image_are_told_as_the_topmost_layer_has_them,
             build::an_image_built_beside_the_agent_runs_as_a_pod,
             instances::a_taken_port_is_exit_code_3_and_names_its_holder,
             instances::a_second_server_on_an_instance_is_refused,
