@@ -139,7 +139,7 @@ pub(crate) async fn ensure(ctx: &Context, pod: &Pod, c: &Container, objects: &Lo
     wanted.keys = signers(pod, objects).map_err(|failure| wanted.failed(failure))?;
     let policy = policy(c);
     if policy != Policy::Always {
-        if let Some(present) = wanted.present().await? {
+        if let Some(present) = wanted.present(policy).await? {
             let message = format!("Container image {image:?} already present on machine");
             ctx.recorder.normal(container_reference(pod, &c.name), "Pulled", message);
             return Ok(present);
@@ -166,7 +166,7 @@ fn invalid(ctx: &Context, pod: &Pod, container: &str, message: String) -> Failur
 
 impl Wanted<'_> {
     /// The image, if it is on the node and, where it must be, known there by a digest that is signed.
-    async fn present(&self) -> Result<Option<Present>, Failure> {
+    async fn present(&self, policy: Policy) -> Result<Option<Present>, Failure> {
         let found = match self.ctx.puller.images().get(self.image).await {
             Ok(found) => found,
             Err(ImageFailure::Pull(message)) => return Err(Failure::new("ImageInspectError", message)),
@@ -177,9 +177,12 @@ impl Wanted<'_> {
             // Loaded, built or named here: it is not known what its registry has under that name.
             return Ok(None);
         }
-        let verified = self.ctx.puller.verify_digest(&present.image_id, keys, &self.credentials).await;
-        verified.map_err(|failure| self.failed(failure))?;
-        Ok(found)
+        match self.ctx.puller.verify_digest(&present.image_id, keys, &self.credentials).await {
+            Ok(()) => Ok(found),
+            // By now the registry may have one that is.
+            Err(ImageFailure::Signature(_)) if policy == Policy::IfNotPresent => Ok(None),
+            Err(failure) => Err(self.failed(failure)),
+        }
     }
 
     async fn pull(&self) -> Result<Present, ImageFailure> {
@@ -237,6 +240,29 @@ mod tests {
         assert!(is_for("reg:5000/a", "reg:5000", "a/b"));
         assert!(!is_for("reg:5000/ab", "reg:5000", "a/b"));
         assert!(!is_for("evil.io", "reg:5000", "a/b"));
+    }
+
+    #[test]
+    fn a_demand_without_keys_is_met_by_nothing() {
+        let of = |annotations: serde_json::Value| -> Pod {
+            let pod = json!({"metadata": {"namespace": "ns", "annotations": annotations}, "spec": {"containers": []}});
+            serde_json::from_value(pod).expect("a pod")
+        };
+        let demanding = of(json!({"windlass.dev/require-signature": "team"}));
+        let key = refs::signers(&demanding).expect("a demand");
+        assert_eq!((key.kind, key.namespace.as_str(), key.name.as_str()), (Kind::ConfigMap, "kube-system", "team"));
+        assert!(refs::keys(&demanding).contains(&key));
+        let with = |data: Vec<(String, Vec<u8>)>| {
+            Lookup::from([(key.clone(), Some(Arc::new(Content::Data(data.into_iter().collect()))))])
+        };
+        assert_eq!(signers(&of(json!({})), &Lookup::new()), Ok(None));
+        for objects in [Lookup::new(), with(Vec::new()), with(vec![("a".into(), b"no key".to_vec())])] {
+            assert!(matches!(signers(&demanding, &objects), Err(ImageFailure::Signature(_))));
+        }
+        let text = "-----BEGIN PUBLIC KEY-----".to_owned();
+        let objects =
+            with(vec![("a".into(), text.clone().into_bytes()), ("README".into(), b"keys of the team".to_vec())]);
+        assert_eq!(signers(&demanding, &objects), Ok(Some(vec![text])));
     }
 
     #[test]
