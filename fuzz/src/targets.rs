@@ -2,7 +2,9 @@
 //! promise that is not kept.
 
 mod builds;
+mod docker;
 mod documents;
+mod images;
 mod node;
 mod text;
 
@@ -43,6 +45,13 @@ pub const TARGETS: &[Target] = &[
     builds::DOCKERFILE,
     builds::IGNORE,
     builds::WORDS,
+    images::LAYER,
+    images::ARCHIVE,
+    images::DOCUMENT,
+    images::NAME,
+    docker::REQUEST,
+    docker::CONTAINER,
+    docker::STREAM,
     node::SPDY,
     node::WEBSOCKET,
 ];

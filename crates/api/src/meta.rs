@@ -45,6 +45,12 @@ pub fn labels(object: &Value) -> Option<&Map<String, Value>> {
 pub fn annotations(object: &Value) -> Option<&Map<String, Value>> {
     map_at(object, &["metadata", "annotations"])
 }
+/// On a namespace: the ConfigMap in kube-system with the public keys, one of which must have signed the images of its pods. The
+/// server writes it on every new pod of the namespace, where it stays.
+pub const REQUIRE_SIGNATURE: &str = "windlass.dev/require-signature";
+/// Namespace of the ConfigMaps with the keys of who signs images: what administrators keep.
+pub const SIGNERS_NAMESPACE: &str = "kube-system";
+
 /// `metadata.finalizers`.
 pub fn finalizers(object: &Value) -> Vec<&str> {
     list_at(object, &["metadata", "finalizers"]).iter().filter_map(Value::as_str).collect()

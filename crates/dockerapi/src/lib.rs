@@ -13,6 +13,7 @@ mod containers;
 mod events;
 mod face;
 mod fault;
+pub mod fuzz;
 mod http;
 mod images;
 mod networks;

@@ -134,6 +134,9 @@ pub fn time(text: &str) -> Result<jiff::Timestamp> {
         return Ok(time);
     }
     let (seconds, fraction) = text.split_once('.').unwrap_or((text, ""));
+    if !fraction.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(invalid());
+    }
     let seconds: i64 = seconds.parse().map_err(|_| invalid())?;
     let digits: String = fraction.chars().chain(std::iter::repeat('0')).take(9).collect();
     let nanos: i32 = digits.parse().map_err(|_| invalid())?;
@@ -174,6 +177,6 @@ mod tests {
         assert_eq!(time("1.5").unwrap().as_millisecond(), 1500);
         assert_eq!(time("1700000000").unwrap().as_second(), 1_700_000_000);
         assert_eq!(time("1970-01-01T00:00:01Z").unwrap().as_second(), 1);
-        assert!(time("soon").is_err());
+        assert!(time("soon").is_err() && time("1.-5").is_err());
     }
 }

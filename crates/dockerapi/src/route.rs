@@ -18,7 +18,8 @@ use crate::{images, networks, system, volumes};
 fn decode(text: &str) -> String {
     let (mut bytes, mut rest) = (Vec::with_capacity(text.len()), text.as_bytes());
     while let Some((&first, left)) = rest.split_first() {
-        let escaped = left.get(..2).filter(|_| first == b'%').and_then(|d| std::str::from_utf8(d).ok());
+        let hex = |digits: &&[u8]| first == b'%' && digits.iter().all(u8::is_ascii_hexdigit);
+        let escaped = left.get(..2).filter(hex).and_then(|d| std::str::from_utf8(d).ok());
         match escaped.and_then(|d| u8::from_str_radix(d, 16).ok()) {
             Some(byte) => {
                 bytes.push(byte);
@@ -75,6 +76,12 @@ fn version(path: &str) -> Result<(Version, &str)> {
         )));
     }
     Ok((asked, rest))
+}
+
+/// The parts of a path, for the fuzz target.
+pub fn fuzzed(path: &str) -> Result<Vec<String>> {
+    let (_, rest) = version(path)?;
+    Ok(rest.trim_end_matches('/').split('/').map(decode).collect())
 }
 
 async fn dispatch(face: Arc<Face>, request: Request<Incoming>) -> Result<Answer> {
@@ -230,5 +237,6 @@ mod tests {
             "client version 1.51 is too new. Maximum supported API version is 1.50"
         );
         assert_eq!(decode("a%2Fb+c%3a%zz=1"), "a/b+c:%zz=1");
+        assert_eq!(decode("%+1%"), "%+1%");
     }
 }

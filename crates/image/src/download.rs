@@ -60,7 +60,7 @@ impl ImageStore {
 }
 
 /// `attachment; filename="x"`; a path is no name.
-fn named(disposition: &str) -> Option<String> {
+pub(crate) fn named(disposition: &str) -> Option<String> {
     let (_, name) = disposition.split_once("filename=")?;
     let name = name.split(';').next()?.trim().trim_matches('"');
     let plain = !name.is_empty() && !name.contains(['/', '\\', '\0']) && name != "." && name != "..";

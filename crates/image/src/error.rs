@@ -66,6 +66,16 @@ pub enum ImageError {
         /// What there is, comma-separated.
         available: String,
     },
+    /// No signature of a key that was asked for is over it.
+    #[error("{image} ({digest}) is not signed as it must be: {reason}")]
+    Unsigned {
+        /// The name, in its familiar form.
+        image: String,
+        /// What it means.
+        digest: Digest,
+        /// What was found instead.
+        reason: String,
+    },
     /// A media type that is not a container image, or one too old to verify.
     #[error("{what} has the unsupported media type {media_type:?}")]
     UnsupportedMediaType {

@@ -25,9 +25,34 @@ impl ImageStore {
     /// [`ImageError::NoPlatform`], [`ImageError::DigestMismatch`], limits, and faults of network and disk.
     pub async fn pull(&self, reference: &str, auth: Option<Auth>, progress: &dyn Progress) -> Result<ImageInfo> {
         let name: Reference = reference.parse()?;
+        self.pull_at(name.clone(), name, auth, progress).await
+    }
+
+    /// Pulls what has that digest in the repository of a name, and gives it the name, whatever that means there now.
+    ///
+    /// # Errors
+    /// As [`ImageStore::pull`].
+    pub async fn pull_exactly(
+        &self,
+        reference: &str,
+        digest: &Digest,
+        auth: Option<Auth>,
+        progress: &dyn Progress,
+    ) -> Result<ImageInfo> {
+        let name: Reference = reference.parse()?;
+        self.pull_at(name.at(digest), name, auth, progress).await
+    }
+
+    async fn pull_at(
+        &self,
+        what: Reference,
+        name: Reference,
+        auth: Option<Auth>,
+        progress: &dyn Progress,
+    ) -> Result<ImageInfo> {
         let hold = Arc::new(self.hold_content().await?);
         let registry = Registry::connect(self, &name, self.credentials(&name, auth).await?, false)?;
-        let (top, fetched) = self.fetch_manifest(&registry, &name).await?;
+        let (top, fetched) = self.fetch_manifest(&registry, &what).await?;
         let what = format!("manifest of {}", name.familiar());
         let manifest = Manifest::parse(&what, &fetched.bytes, self.options.max_layers, self.options.max_blob_bytes)?;
         progress.event(ProgressEvent::Resolved { digest: top.clone(), layers: manifest.layers.len() });

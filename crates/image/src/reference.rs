@@ -35,6 +35,11 @@ impl Reference {
         Ok(Reference { registry: registry.to_owned(), path: String::new(), tag: None, digest: None })
     }
 
+    /// A repository of the registry; the caller knows that the path is one.
+    pub(crate) fn within(self, path: &str) -> Self {
+        Reference { path: path.to_owned(), ..self }
+    }
+
     /// Host and port, `docker.io` for Docker Hub.
     pub fn registry(&self) -> &str {
         &self.registry
@@ -62,7 +67,8 @@ impl Reference {
 
     /// Registry and path as people write them: without `docker.io/` and `library/`.
     pub fn familiar_name(&self) -> String {
-        if self.registry != DEFAULT_REGISTRY {
+        // A path that begins like a registry would be read as one.
+        if self.registry != DEFAULT_REGISTRY || leading_registry(&self.path).is_some() {
             return self.repository();
         }
         self.path.strip_prefix("library/").filter(|p| !p.contains('/')).unwrap_or(&self.path).to_owned()
@@ -231,6 +237,7 @@ mod tests {
             ("registry.k8s.io/pause:3.9", "registry.k8s.io/pause:3.9", "registry.k8s.io/pause:3.9"),
             ("ghcr.io/a_b/c__d/e--f.g", "ghcr.io/a_b/c__d/e--f.g:latest", "ghcr.io/a_b/c__d/e--f.g:latest"),
             ("windlass.local/postgres:15", "windlass.local/postgres:15", "windlass.local/postgres:15"),
+            ("docker.io/ex.com/a", "docker.io/ex.com/a:latest", "docker.io/ex.com/a:latest"),
         ] {
             let r: Reference = given.parse().unwrap();
             assert_eq!(r.to_string(), normal, "{given}");

@@ -5,7 +5,7 @@ mod challenge;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, LOCATION, RANGE, WWW_AUTHENTICATE};
+use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, RANGE, WWW_AUTHENTICATE};
 use reqwest::{Client, Method, RequestBuilder, Response, StatusCode, Url};
 use serde::Deserialize;
 use tokio::sync::Mutex;
@@ -40,7 +40,7 @@ impl Http {
         self.client(host == "localhost" || ip.is_ok_and(|ip| ip.is_loopback()))
     }
 
-    fn client(&self, loopback: bool) -> Result<Client, String> {
+    pub(crate) fn client(&self, loopback: bool) -> Result<Client, String> {
         let cell = if loopback { &self.loopback } else { &self.outside };
         cell.get_or_init(|| build(loopback)).clone()
     }
@@ -125,12 +125,16 @@ impl Registry {
         let network = |message: String| ImageError::Network { url: base.clone(), message };
         let client = store.http.client(reference.is_loopback()).map_err(network)?;
         let base = Url::parse(&base).map_err(|e| network(e.to_string()))?;
+        Ok(Registry { push, ..Self::at(client, base, reference.clone(), auth) })
+    }
+
+    /// To read a repository of the registry at an address.
+    pub(crate) fn at(client: Client, base: Url, reference: Reference, auth: Option<Auth>) -> Self {
         let grant = match &auth {
             Some(Auth::Bearer(token)) => Grant::Bearer(token.clone()),
             _ => Grant::None,
         };
-        let reference = reference.clone();
-        Ok(Registry { client, base, reference, auth, push, mount_from: None, grant: Mutex::new(grant) })
+        Registry { client, base, reference, auth, push: false, mount_from: None, grant: Mutex::new(grant) }
     }
 
     /// Layers may be mounted from this repository of the same registry.
@@ -298,11 +302,39 @@ impl Registry {
     }
 
     pub(crate) async fn has_blob(&self, digest: &Digest) -> Result<bool> {
+        Ok(self.blob_size(digest).await?.is_some())
+    }
+
+    /// The size of a blob, 0 if it is not said; `None` when there is none such.
+    pub(crate) async fn blob_size(&self, digest: &Digest) -> Result<Option<u64>> {
         let url = self.url(&format!("blobs/{digest}"))?;
         let response = self.send(|c| c.head(url.clone())).await?;
+        let said = || header(response.headers(), "content-length").and_then(|text| text.parse().ok());
         match response.status() {
-            StatusCode::OK => Ok(true),
-            StatusCode::NOT_FOUND => Ok(false),
+            StatusCode::OK => Ok(Some(said().unwrap_or(0))),
+            StatusCode::NOT_FOUND => Ok(None),
+            _ => Err(self.fail(response).await),
+        }
+    }
+
+    /// What a tag or digest stands for, without the manifest; `None` when the registry does not say it.
+    pub(crate) async fn resolve(&self, selector: &str) -> Result<Option<Digest>> {
+        let url = self.url(&format!("manifests/{selector}"))?;
+        let response = self.send(|c| c.head(url.clone()).header(ACCEPT, manifest::ACCEPT)).await?;
+        match response.status() {
+            StatusCode::OK => {}
+            StatusCode::NOT_FOUND => return Err(ImageError::ManifestUnknown(self.reference.familiar())),
+            _ => return Err(self.fail(response).await),
+        }
+        Ok(header(response.headers(), "docker-content-digest").and_then(|text| text.parse().ok()))
+    }
+
+    /// Another document of the repository.
+    pub(crate) async fn get(&self, rest: &str) -> Result<Response> {
+        let url = self.url(rest)?;
+        let response = self.send(|c| c.get(url.clone())).await?;
+        match response.status() {
+            StatusCode::OK => Ok(response),
             _ => Err(self.fail(response).await),
         }
     }
@@ -352,6 +384,11 @@ impl Registry {
             _ => Err(self.fail(response).await),
         }
     }
+}
+
+/// Whether a header of a registry asks for something that can be given.
+pub(crate) fn challenge(header: &HeaderValue) -> bool {
+    Challenge::choose([header]).is_some()
 }
 
 fn authorize(request: RequestBuilder, grant: &Grant) -> RequestBuilder {

@@ -1,6 +1,6 @@
 //! Images as the agent needs them: present or pulled. The store behind it is the engine's; tests use a fake.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -44,18 +44,29 @@ pub enum ImageFailure {
     /// The registry or the store failed.
     #[error("{0}")]
     Pull(String),
+    /// Nobody who must have has signed it.
+    #[error("{0}")]
+    Signature(String),
 }
 
 /// The image store of the node.
 pub trait Images: Send + Sync + 'static {
     /// The image of that name, if it is on the node.
     fn get<'a>(&'a self, reference: &'a str) -> BoxFuture<'a, Result<Option<Present>, ImageFailure>>;
-    /// Pulls it. Each of the credentials is tried in turn.
+    /// Pulls it; what has that digest, if one is given. Each of the credentials is tried in turn.
     fn pull<'a>(
         &'a self,
         reference: &'a str,
+        digest: Option<&'a str>,
         credentials: &'a [Credentials],
     ) -> BoxFuture<'a, Result<Present, ImageFailure>>;
+    /// Asks the registry whether what a name means there was signed with one of the keys (PEM), and says its digest. Each of the credentials is tried in turn.
+    fn verify<'a>(
+        &'a self,
+        reference: &'a str,
+        keys: &'a [String],
+        credentials: &'a [Credentials],
+    ) -> BoxFuture<'a, Result<String, ImageFailure>>;
     /// Mounts an image that is present, by its [`Present::reference`], on a folder that exists; mounted before is fine. The
     /// key is the mount's own, of the characters of file names.
     fn mount<'a>(
@@ -76,17 +87,24 @@ pub trait Images: Send + Sync + 'static {
     fn registry_of(&self, reference: &str) -> Option<(String, String)>;
 }
 
+/// Name, digest if one is wanted, credentials.
+type Asked = (String, Option<String>, Vec<Credentials>);
 type Pull = Shared<BoxFuture<'static, Result<Present, ImageFailure>>>;
 
 /// Pulls, one at a time for the same image and credentials: who comes later waits for the same pull.
 pub(crate) struct Puller {
     images: Arc<dyn Images>,
-    running: Mutex<HashMap<(String, Vec<Credentials>), Pull>>,
+    running: Mutex<HashMap<Asked, Pull>>,
+    /// Digests that were verified, with the keys: a container that starts again needs no registry.
+    verified: Mutex<HashSet<(String, Vec<String>)>>,
     slots: Arc<tokio::sync::Semaphore>,
 }
 
 /// Pulls at the same time on one node. More only share the same link and disk.
 const PULLS_AT_ONCE: usize = 4;
+
+/// Digests that are known to be signed; then all are asked for anew.
+const VERIFIED_MAX: usize = 4096;
 
 /// Waits for a pull; when the last waiter goes away, the pull goes too.
 struct Waiter<'a> {
@@ -103,15 +121,25 @@ impl Drop for Waiter<'_> {
 
 impl Puller {
     pub(crate) fn new(images: Arc<dyn Images>) -> Self {
-        Puller { images, running: Mutex::default(), slots: Arc::new(tokio::sync::Semaphore::new(PULLS_AT_ONCE)) }
+        Puller {
+            images,
+            running: Mutex::default(),
+            verified: Mutex::default(),
+            slots: Arc::new(tokio::sync::Semaphore::new(PULLS_AT_ONCE)),
+        }
     }
 
     pub(crate) fn images(&self) -> &Arc<dyn Images> {
         &self.images
     }
 
-    pub(crate) async fn pull(&self, reference: &str, credentials: Vec<Credentials>) -> Result<Present, ImageFailure> {
-        let key = (reference.to_owned(), credentials);
+    pub(crate) async fn pull(
+        &self,
+        reference: &str,
+        digest: Option<String>,
+        credentials: Vec<Credentials>,
+    ) -> Result<Present, ImageFailure> {
+        let key = (reference.to_owned(), digest, credentials);
         let pull = {
             let mut running = self.running.lock();
             match running.get(&key).filter(|p| p.peek().is_none()) {
@@ -130,6 +158,40 @@ impl Puller {
         }
     }
 
+    /// What [`Images::verify`] says of a name.
+    pub(crate) async fn verify(
+        &self,
+        reference: &str,
+        keys: &[String],
+        credentials: &[Credentials],
+    ) -> Result<String, ImageFailure> {
+        let digest = self.images.verify(reference, keys, credentials).await?;
+        self.remember(&digest, keys);
+        Ok(digest)
+    }
+
+    /// Whether a digest of a repository (`registry/path@sha256:…`) is signed. Of each digest the registry is asked once.
+    pub(crate) async fn verify_digest(
+        &self,
+        reference: &str,
+        keys: &[String],
+        credentials: &[Credentials],
+    ) -> Result<(), ImageFailure> {
+        let (_, digest) = reference.split_once('@').unwrap_or_default();
+        if self.verified.lock().contains(&(digest.to_owned(), keys.to_vec())) {
+            return Ok(());
+        }
+        self.verify(reference, keys, credentials).await.map(drop)
+    }
+
+    fn remember(&self, digest: &str, keys: &[String]) {
+        let mut verified = self.verified.lock();
+        if verified.len() >= VERIFIED_MAX {
+            verified.clear();
+        }
+        verified.insert((digest.to_owned(), keys.to_vec()));
+    }
+
     /// Forgets pulls that are over or that nobody waits for.
     fn prune(&self) {
         let mut over = Vec::new();
@@ -145,11 +207,11 @@ impl Puller {
         drop(running);
     }
 
-    fn start(&self, (reference, credentials): (String, Vec<Credentials>)) -> Pull {
+    fn start(&self, (reference, digest, credentials): Asked) -> Pull {
         let (images, slots) = (self.images.clone(), self.slots.clone());
         async move {
             let _slot = slots.acquire_owned().await.map_err(|e| ImageFailure::Pull(e.to_string()))?;
-            images.pull(&reference, &credentials).await
+            images.pull(&reference, digest.as_deref(), &credentials).await
         }
         .boxed()
         .shared()

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use engine::Engine;
-use engine::image::{Auth, Held, ImageError, ImageInfo, Reference};
+use engine::image::{Auth, Digest, Held, ImageError, ImageInfo, PublicKey, Reference};
 use futures::future::BoxFuture;
 use net::Network;
 use reconcile::imagegc::Image;
@@ -40,6 +40,15 @@ fn failure(error: ImageError) -> ImageFailure {
     ImageFailure::Pull(base::chain(&error))
 }
 
+fn auth(way: &Credentials) -> Option<Auth> {
+    match way {
+        Credentials::Anonymous => None,
+        Credentials::Basic { username, password } => {
+            Some(Auth::Basic { username: username.clone(), password: password.clone() })
+        }
+    }
+}
+
 /// What the agent wants to know of an image known as `reference`.
 fn present(reference: &str, info: ImageInfo) -> Present {
     let name: Option<Reference> = reference.parse().ok();
@@ -68,19 +77,43 @@ impl Images for EngineImages {
     fn pull<'a>(
         &'a self,
         reference: &'a str,
+        digest: Option<&'a str>,
         credentials: &'a [Credentials],
     ) -> BoxFuture<'a, Result<Present, ImageFailure>> {
         Box::pin(async move {
             let mut last = ImageFailure::Pull("no way to ask for it".to_owned());
+            let digest = digest.map(str::parse::<Digest>).transpose().map_err(failure)?;
+            let images = self.0.images();
             for way in credentials {
-                let auth = match way {
-                    Credentials::Anonymous => None,
-                    Credentials::Basic { username, password } => {
-                        Some(Auth::Basic { username: username.clone(), password: password.clone() })
-                    }
+                let pulled = match &digest {
+                    Some(digest) => images.pull_exactly(reference, digest, auth(way), &()).await,
+                    None => images.pull(reference, auth(way), &()).await,
                 };
-                match self.0.images().pull(reference, auth, &()).await {
+                match pulled {
                     Ok(info) => return Ok(present(reference, info)),
+                    Err(error) => last = failure(error),
+                }
+            }
+            Err(last)
+        })
+    }
+
+    fn verify<'a>(
+        &'a self,
+        reference: &'a str,
+        keys: &'a [String],
+        credentials: &'a [Credentials],
+    ) -> BoxFuture<'a, Result<String, ImageFailure>> {
+        Box::pin(async move {
+            let read = keys.iter().map(|text| PublicKey::read_all(text)).collect::<Result<Vec<_>, _>>();
+            let keys = read.map_err(|e| ImageFailure::Signature(format!("the keys of who signs: {e}")))?.concat();
+            let mut last = ImageFailure::Pull("no way to ask for it".to_owned());
+            for way in credentials {
+                match self.0.images().verify(reference, &keys, auth(way)).await {
+                    Ok(signed) => return Ok(signed.digest.to_string()),
+                    Err(error @ ImageError::Unsigned { .. }) => {
+                        return Err(ImageFailure::Signature(base::chain(&error)));
+                    }
                     Err(error) => last = failure(error),
                 }
             }

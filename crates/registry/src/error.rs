@@ -121,6 +121,15 @@ impl Refusal {
         Refusal::new(status, "UNSUPPORTED", message, Value::Null)
     }
 
+    pub fn denied(message: impl Into<String>) -> Self {
+        Refusal::new(StatusCode::FORBIDDEN, "DENIED", message, Value::Null)
+    }
+
+    /// What a cache cannot do for its upstream.
+    pub fn unavailable(status: StatusCode, message: impl Into<String>) -> Self {
+        Refusal::new(status, "UNKNOWN", message, Value::Null)
+    }
+
     pub fn too_many(message: impl Into<String>) -> Self {
         Refusal::new(StatusCode::TOO_MANY_REQUESTS, "TOOMANYREQUESTS", message, Value::Null)
     }

@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 
 use crate::access::Access;
 use crate::error::Refusal;
+use crate::proxy::Proxy;
 use crate::route::{self, Route};
 use crate::store::{RegistryStore, Result as StoreResult};
 use crate::uploads::Uploads;
@@ -26,7 +27,7 @@ pub(crate) type Answer = Result<Response<Body>, Refusal>;
 /// Entries of one page of a list.
 const PAGE: usize = 1000;
 const VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
-const DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+pub(crate) const DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
 /// What answers requests.
 pub(crate) struct Registry {
@@ -35,6 +36,8 @@ pub(crate) struct Registry {
     pub access: Access,
     /// Longest blob, bytes.
     pub max_blob: u64,
+    /// Set in a cache of another registry.
+    pub proxy: Option<Arc<Proxy>>,
 }
 
 /// A request without its body.
@@ -88,6 +91,10 @@ impl Registry {
             answer.headers_mut().insert(ALLOW, text(&allowed.join(", ")));
             return Ok(answer);
         }
+        if self.proxy.is_some() && !matches!(call.method, Method::GET | Method::HEAD) {
+            let message = "this registry is a pull-through cache: push to the one it is a cache of";
+            return Err(Refusal::unsupported(StatusCode::METHOD_NOT_ALLOWED, message));
+        }
         match route {
             Route::Base => Ok(document(StatusCode::OK, "application/json", b"{}".to_vec())),
             Route::Catalog => {
@@ -96,6 +103,12 @@ impl Registry {
                 paged(call, names, "/v2/_catalog", |names| json!({"repositories": names}))
             }
             Route::Tags { name } => {
+                if let Some(proxy) = &self.proxy
+                    && let Some(tags) = proxy.tags(&name).await?
+                {
+                    let page = |tags: &[String]| json!({"name": name, "tags": tags});
+                    return paged(call, tags, &format!("/v2/{name}/tags/list"), page);
+                }
                 let (store, of) = (self.store.clone(), name.clone());
                 let (known, tags) = blocking(move || Ok((store.exists(&of), store.tags(&of)?))).await?;
                 if !known {

@@ -125,6 +125,12 @@ pub(crate) fn referrers(descriptors: Vec<Value>, artifact_type: Option<&str>) ->
     json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": manifests})
 }
 
+/// The descriptors of an index of referrers; none of what is no index.
+pub(crate) fn listed(index: &[u8]) -> Vec<Value> {
+    let read = serde_json::from_slice::<Value>(index).ok();
+    read.and_then(|mut index| index["manifests"].as_array_mut().map(std::mem::take)).unwrap_or_default()
+}
+
 /// The type of an index of referrers.
 pub(crate) const REFERRERS_TYPE: &str = OCI_INDEX;
 

@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::access::Access;
 use crate::error::StartError;
 use crate::handlers::Registry;
+use crate::proxy::{Proxy, Proxying};
 use crate::store::RegistryStore;
 use crate::uploads::Uploads;
 
@@ -54,6 +55,8 @@ pub struct Config {
     pub access: Access,
     /// Longest blob, bytes.
     pub max_blob: u64,
+    /// The registry it is a cache of; such takes no pushes.
+    pub proxy: Option<Proxying>,
 }
 
 /// A registry that listens.
@@ -77,7 +80,9 @@ impl Server {
         let listen = |source| StartError::Listen { address: config.listen, source };
         let listener = TcpListener::bind(config.listen).await.map_err(listen)?;
         let uploads = Uploads::new(store.clone());
-        let registry = Arc::new(Registry { store, uploads, access: config.access, max_blob: config.max_blob });
+        let max_blob = config.max_blob;
+        let proxy = config.proxy.map(|proxying| Arc::new(Proxy::new(store.clone(), proxying, max_blob)));
+        let registry = Arc::new(Registry { store, uploads, access: config.access, max_blob, proxy });
         Ok(Server { registry, listener, tls })
     }
 

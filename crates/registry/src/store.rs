@@ -16,7 +16,7 @@
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use image::Digest;
 
@@ -190,6 +190,25 @@ impl RegistryStore {
         self.put(&self.link(name, digest), b"")
     }
 
+    /// Whether content is here, of whichever repository; if so, its age starts anew.
+    pub(crate) fn touch(&self, digest: &Digest) -> Result<bool> {
+        let _hold = self.hold()?;
+        let path = self.blob_path(digest);
+        match File::options().append(true).open(&path) {
+            Ok(file) => file.set_modified(SystemTime::now()).map(|()| true).map_err(at("touch", &path)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(e) => Err(at("open", &path)(e)),
+        }
+    }
+
+    /// Gives the repository a blob that is here; false when it is not.
+    pub(crate) fn claim(&self, name: &str, digest: &Digest) -> Result<bool> {
+        if !self.touch(digest)? {
+            return Ok(false);
+        }
+        self.put(&self.link(name, digest), b"").map(|()| true)
+    }
+
     /// Gives the repository a blob of another one; false when that has it not.
     pub(crate) fn mount(&self, name: &str, from: &str, digest: &Digest) -> Result<bool> {
         if self.blob(from, digest)?.is_none() {
@@ -241,6 +260,22 @@ impl RegistryStore {
     pub(crate) fn tag(&self, name: &str, tag: &str) -> Result<Option<Digest>> {
         let text = read(&self.tag_path(name, tag))?;
         Ok(text.and_then(|text| String::from_utf8_lossy(&text).trim().parse().ok()))
+    }
+
+    /// Points a tag to a manifest.
+    pub(crate) fn point(&self, name: &str, tag: &str, digest: &Digest) -> Result<()> {
+        self.put(&self.tag_path(name, tag), digest.as_str().as_bytes())
+    }
+
+    /// How long ago a tag was written; `None` when there is none.
+    pub(crate) fn tag_age(&self, name: &str, tag: &str, now: SystemTime) -> Result<Option<Duration>> {
+        let path = self.tag_path(name, tag);
+        match fs::metadata(&path).and_then(|meta| meta.modified()) {
+            // Written in the future, after the clock was set back: not to be believed.
+            Ok(written) => Ok(Some(now.duration_since(written).unwrap_or(Duration::MAX))),
+            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
+            Err(e) => Err(at("look up", &path)(e)),
+        }
     }
 
     /// Removes a tag; false when there is none.

@@ -51,7 +51,7 @@ impl World {
 
     async fn with(dir: tempfile::TempDir, access: Access, max_blob: u64) -> Self {
         let store = RegistryStore::open(dir.path()).unwrap();
-        let config = Config { listen: "127.0.0.1:0".parse().unwrap(), tls: None, access, max_blob };
+        let config = Config { listen: "127.0.0.1:0".parse().unwrap(), tls: None, access, max_blob, proxy: None };
         let server = Server::start(store, config).await.unwrap();
         let (address, stop) = (server.address().unwrap(), CancellationToken::new());
         let done = Some(tokio::spawn(server.run(stop.clone())));
@@ -309,7 +309,13 @@ async fn everybody_may_pull_and_only_users_push_where_told() {
 async fn nobody_listens_to_the_network_without_tls_and_users() {
     let dir = tempfile::tempdir().unwrap();
     let store = RegistryStore::open(dir.path()).unwrap();
-    let config = Config { listen: "0.0.0.0:0".parse().unwrap(), tls: None, access: Access::open(), max_blob: 1 << 20 };
+    let config = Config {
+        listen: "0.0.0.0:0".parse().unwrap(),
+        tls: None,
+        access: Access::open(),
+        max_blob: 1 << 20,
+        proxy: None,
+    };
     let error = Server::start(store, config).await.err().unwrap().to_string();
     assert_eq!(
         error,

@@ -485,6 +485,33 @@ pub enum ImageVerb {
     },
     /// Remove layers and blobs that no image uses
     Prune,
+    /// Print what is in an image, by what its package managers wrote down, as an SPDX 2.3 document
+    Sbom {
+        /// An image that is here
+        reference: String,
+    },
+    /// Make a pair of keys to sign images with, as cosign does
+    GenerateKeyPair {
+        /// Names of the files, to which .key and .pub are added
+        #[arg(long, default_value = "cosign", value_name = "PREFIX")]
+        output_key_prefix: PathBuf,
+    },
+    /// Sign an image in its registry, as cosign does
+    Sign {
+        /// The image; a digest says exactly which
+        reference: String,
+        /// The private key; its password is in COSIGN_PASSWORD, on standard input, or asked for
+        #[arg(long, value_name = "FILE")]
+        key: PathBuf,
+    },
+    /// Check that an image in its registry is signed
+    Verify {
+        /// The image
+        reference: String,
+        /// Public keys, one of which must have signed it; may be repeated
+        #[arg(long, value_name = "FILE", required = true)]
+        key: Vec<PathBuf>,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -552,6 +579,18 @@ pub struct ServeRegistryArgs {
     /// Largest blob in GiB
     #[arg(long, default_value_t = 32, value_name = "GIB", value_parser = clap::value_parser!(u64).range(1..=4096))]
     pub max_blob_gib: u64,
+    /// Be a pull-through cache of that registry, e.g. https://registry-1.docker.io; takes no pushes
+    #[arg(long, value_name = "URL")]
+    pub proxy: Option<String>,
+    /// File with USER:PASSWORD for that registry, on one line
+    #[arg(long, value_name = "FILE", requires = "proxy")]
+    pub proxy_user_file: Option<PathBuf>,
+    /// How long a tag is believed before that registry is asked again
+    #[arg(long, default_value_t = 60, value_name = "SECONDS", requires = "proxy")]
+    pub proxy_ttl: u64,
+    /// What is kept at most; what was not wanted for the longest time goes
+    #[arg(long, default_value_t = 50, value_name = "GIB", requires = "proxy", value_parser = clap::value_parser!(u64).range(1..=1_048_576))]
+    pub proxy_max_gib: u64,
 }
 
 #[derive(Debug, Clone, Copy, Subcommand)]

@@ -59,7 +59,7 @@ pub const LAYERS: &[Place] = &[
     place("sim", "sim", &["reconcile", "api", "follow", "base"]),
     place("bench", "bench", &["store", "api", "reconcile"]),
     place("e2e", "tests/e2e", &["base"]),
-    place("fuzz", "fuzz", &["apiserver", "node", "build", "api"]),
+    place("fuzz", "fuzz", &["apiserver", "node", "dockerapi", "build", "image", "api"]),
     place("distribution", "examples/distribution", &[]),
     place("xtask", "xtask", &[]),
     place("rust-criu", "patches/rust-criu", &[]),

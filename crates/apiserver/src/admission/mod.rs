@@ -37,6 +37,7 @@ mod rounds;
 mod rules;
 mod security;
 mod service;
+mod signature;
 mod storage;
 mod webhook;
 
@@ -257,6 +258,10 @@ impl<'a> Admission<'a> {
                 let decide = if sub == "approval" { csr::approve } else { csr::sign };
                 decide(&self.rights(), object, old, &now)
             }
+            (Operation::Update, _) if self.is("", "Pod") => {
+                signature::update(object, old);
+                Ok(())
+            }
             _ => Ok(()),
         }
     }
@@ -270,6 +275,7 @@ impl<'a> Admission<'a> {
         match (self.kind.group, self.kind.kind) {
             _ if csr::is(self.kind) => csr::create(&self.rights(), object),
             ("", "Pod") => {
+                signature::create(self, object);
                 limits::complete(self, object);
                 pod::create(self, object)
             }
@@ -297,6 +303,7 @@ impl<'a> Admission<'a> {
     fn complete_update(&self, object: &mut Value, old: &Value) -> Result<(), ApiError> {
         node::update(self.user, self.kind, object, old)?;
         if self.is("", "Pod") {
+            signature::update(object, old);
             pod::update(object, old);
         }
         Ok(())
@@ -338,6 +345,9 @@ impl<'a> Admission<'a> {
     /// # Errors
     /// 403, and what policies and webhooks say.
     pub async fn validate(&self, object: &Value, old: &Value) -> Result<(), ApiError> {
+        if self.is("", "Pod") && (self.subresource.is_empty() || self.operation == Operation::Update) {
+            signature::check(self, object, old)?;
+        }
         // Containers come and change through these, too.
         if self.is("", "Pod") && matches!(self.subresource, "ephemeralcontainers" | "resize") {
             if self.subresource == "resize" {

@@ -28,6 +28,11 @@ impl Detach {
         Ok(Some(Detach { keys, seen: 0 }))
     }
 
+    /// How many bytes at most are kept back, because they may be the beginning of the keys.
+    pub fn held(&self) -> usize {
+        self.seen
+    }
+
     /// What of the input goes through, and whether the keys were typed.
     pub fn pass(&mut self, input: &[u8]) -> (Bytes, bool) {
         let mut through = Vec::with_capacity(input.len());

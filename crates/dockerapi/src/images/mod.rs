@@ -1,6 +1,6 @@
 //! Images: listed, looked at, named, removed.
 
-mod asked;
+pub mod asked;
 pub mod building;
 pub mod cache;
 mod lines;

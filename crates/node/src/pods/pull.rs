@@ -11,7 +11,7 @@ use crate::context::Context;
 use crate::events::{Level, container_reference};
 use crate::images::{Credentials, ImageFailure, Present};
 use crate::objects::{Key, Kind};
-use crate::spec::Lookup;
+use crate::spec::{Lookup, refs};
 
 /// `imagePullPolicy`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,51 +93,126 @@ fn credentials(pod: &Pod, objects: &Lookup, registry: &str, repository: &str) ->
     found
 }
 
-/// Makes a container's image present, as its policy says.
+/// The keys of which one must have signed the pod's images; `None` when nobody must.
+///
+/// # Errors
+/// They are nowhere to be found: then nothing is good.
+fn signers(pod: &Pod, objects: &Lookup) -> Result<Option<Vec<String>>, ImageFailure> {
+    let Some(key) = refs::signers(pod) else { return Ok(None) };
+    let missing = |why: &str| ImageFailure::Signature(format!("{key} in namespace {:?} {why}", key.namespace));
+    let content =
+        objects.get(&key).cloned().flatten().ok_or_else(|| missing("with the keys of who signs is not there"))?;
+    let texts = content.data().values().map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+    let texts: Vec<String> = texts.filter(|text| text.contains("-----BEGIN")).collect();
+    if texts.is_empty() { Err(missing("has no public key (PEM)")) } else { Ok(Some(texts)) }
+}
+
+/// One container's image on its way.
+struct Wanted<'a> {
+    ctx: &'a Context,
+    pod: &'a Pod,
+    container: &'a str,
+    image: &'a str,
+    /// `registry/path@`: how a digest of its repository begins.
+    own: String,
+    credentials: Vec<Credentials>,
+    /// Of which one must have signed it.
+    keys: Option<Vec<String>>,
+}
+
+/// Makes a container's image present, as its policy says. What has to be signed is, and is known by the digest that was signed.
 pub(crate) async fn ensure(ctx: &Context, pod: &Pod, c: &Container, objects: &Lookup) -> Result<Present, Failure> {
     let image = c.image.as_deref().unwrap_or_default();
-    let about = || container_reference(pod, &c.name);
-    let invalid = |message: String| {
-        ctx.recorder.event(about(), Level::Warning, "InspectFailed", message.clone());
-        Failure::new("InvalidImageName", message)
-    };
     let Some((registry, repository)) = ctx.puller.images().registry_of(image) else {
-        return Err(invalid(format!("Failed to apply default image tag {image:?}: couldn't parse image name")));
+        let message = format!("Failed to apply default image tag {image:?}: couldn't parse image name");
+        return Err(invalid(ctx, pod, &c.name, message));
     };
+    let mut wanted = Wanted {
+        ctx,
+        pod,
+        container: &c.name,
+        image,
+        own: format!("{registry}/{repository}@"),
+        credentials: credentials(pod, objects, &registry, &repository),
+        keys: None,
+    };
+    wanted.keys = signers(pod, objects).map_err(|failure| wanted.failed(failure))?;
     let policy = policy(c);
     if policy != Policy::Always {
-        let present = match ctx.puller.images().get(image).await {
-            Ok(present) => present,
-            Err(ImageFailure::InvalidName(message)) => return Err(invalid(message)),
-            Err(ImageFailure::Pull(message)) => return Err(Failure::new("ImageInspectError", message)),
-        };
-        if let Some(present) = present {
+        if let Some(present) = wanted.present(policy).await? {
             let message = format!("Container image {image:?} already present on machine");
-            ctx.recorder.normal(about(), "Pulled", message);
+            ctx.recorder.normal(container_reference(pod, &c.name), "Pulled", message);
             return Ok(present);
         }
         if policy == Policy::Never {
             let message = format!("Container image {image:?} is not present with pull policy of Never");
-            ctx.recorder.warn(about(), "ErrImageNeverPull", message.clone());
+            ctx.recorder.warn(container_reference(pod, &c.name), "ErrImageNeverPull", message.clone());
             return Err(Failure::new("ErrImageNeverPull", message));
         }
     }
-    ctx.recorder.normal(about(), "Pulling", format!("Pulling image {image:?}"));
+    ctx.recorder.normal(container_reference(pod, &c.name), "Pulling", format!("Pulling image {image:?}"));
     let began = Instant::now();
-    match ctx.puller.pull(image, credentials(pod, objects, &registry, &repository)).await {
-        Ok(present) => {
-            let took = began.elapsed().as_millis();
-            let message =
-                format!("Successfully pulled image {image:?} in {took}ms. Image size: {} bytes.", present.size_bytes);
-            ctx.recorder.normal(about(), "Pulled", message);
-            Ok(present)
+    let present = wanted.pull().await.map_err(|failure| wanted.failed(failure))?;
+    let took = began.elapsed().as_millis();
+    let message = format!("Successfully pulled image {image:?} in {took}ms. Image size: {} bytes.", present.size_bytes);
+    ctx.recorder.normal(container_reference(pod, &c.name), "Pulled", message);
+    Ok(present)
+}
+
+fn invalid(ctx: &Context, pod: &Pod, container: &str, message: String) -> Failure {
+    ctx.recorder.event(container_reference(pod, container), Level::Warning, "InspectFailed", message.clone());
+    Failure::new("InvalidImageName", message)
+}
+
+impl Wanted<'_> {
+    /// The image, if it is on the node and, where it must be, known there by a digest that is signed.
+    async fn present(&self, policy: Policy) -> Result<Option<Present>, Failure> {
+        let found = match self.ctx.puller.images().get(self.image).await {
+            Ok(found) => found,
+            Err(ImageFailure::Pull(message)) => return Err(Failure::new("ImageInspectError", message)),
+            Err(failure) => return Err(self.failed(failure)),
+        };
+        let (Some(present), Some(keys)) = (&found, &self.keys) else { return Ok(found) };
+        if !present.image_id.starts_with(&self.own) {
+            // Loaded, built or named here: it is not known what its registry has under that name.
+            return Ok(None);
         }
-        Err(ImageFailure::InvalidName(message)) => Err(invalid(message)),
-        Err(ImageFailure::Pull(message)) => {
-            ctx.recorder.warn(about(), "Failed", format!("Failed to pull image {image:?}: {message}"));
-            ctx.recorder.warn(about(), "Failed", "Error: ErrImagePull");
-            Err(Failure::new("ErrImagePull", format!("failed to pull image {image:?}: {message}")))
+        match self.ctx.puller.verify_digest(&present.image_id, keys, &self.credentials).await {
+            Ok(()) => Ok(found),
+            // By now the registry may have one that is.
+            Err(ImageFailure::Signature(_)) if policy == Policy::IfNotPresent => Ok(None),
+            Err(failure) => Err(self.failed(failure)),
         }
+    }
+
+    async fn pull(&self) -> Result<Present, ImageFailure> {
+        let puller = &self.ctx.puller;
+        let digest = match &self.keys {
+            Some(keys) => Some(puller.verify(self.image, keys, &self.credentials).await?),
+            None => None,
+        };
+        // What was verified, whatever the tag means by now.
+        puller.pull(self.image, digest, self.credentials.clone()).await
+    }
+
+    fn failed(&self, failure: ImageFailure) -> Failure {
+        let (image, recorder) = (self.image, &self.ctx.recorder);
+        let about = || container_reference(self.pod, self.container);
+        let (reason, said, message) = match failure {
+            ImageFailure::InvalidName(message) => return invalid(self.ctx, self.pod, self.container, message),
+            ImageFailure::Pull(said) => {
+                let message = format!("failed to pull image {image:?}: {said}");
+                ("ErrImagePull", said, message)
+            }
+            // The kubelet's words for what a container runtime may answer.
+            ImageFailure::Signature(said) => {
+                let message = format!("image pull failed for {image} because the signature validation failed: {said}");
+                ("SignatureValidationFailed", said, message)
+            }
+        };
+        recorder.warn(about(), "Failed", format!("Failed to pull image {image:?}: {said}"));
+        recorder.warn(about(), "Failed", format!("Error: {reason}"));
+        Failure::new(reason, message)
     }
 }
 
@@ -165,6 +240,29 @@ mod tests {
         assert!(is_for("reg:5000/a", "reg:5000", "a/b"));
         assert!(!is_for("reg:5000/ab", "reg:5000", "a/b"));
         assert!(!is_for("evil.io", "reg:5000", "a/b"));
+    }
+
+    #[test]
+    fn a_demand_without_keys_is_met_by_nothing() {
+        let of = |annotations: serde_json::Value| -> Pod {
+            let pod = json!({"metadata": {"namespace": "ns", "annotations": annotations}, "spec": {"containers": []}});
+            serde_json::from_value(pod).expect("a pod")
+        };
+        let demanding = of(json!({"windlass.dev/require-signature": "team"}));
+        let key = refs::signers(&demanding).expect("a demand");
+        assert_eq!((key.kind, key.namespace.as_str(), key.name.as_str()), (Kind::ConfigMap, "kube-system", "team"));
+        assert!(refs::keys(&demanding).contains(&key));
+        let with = |data: Vec<(String, Vec<u8>)>| {
+            Lookup::from([(key.clone(), Some(Arc::new(Content::Data(data.into_iter().collect()))))])
+        };
+        assert_eq!(signers(&of(json!({})), &Lookup::new()), Ok(None));
+        for objects in [Lookup::new(), with(Vec::new()), with(vec![("a".into(), b"no key".to_vec())])] {
+            assert!(matches!(signers(&demanding, &objects), Err(ImageFailure::Signature(_))));
+        }
+        let text = "-----BEGIN PUBLIC KEY-----".to_owned();
+        let objects =
+            with(vec![("a".into(), text.clone().into_bytes()), ("README".into(), b"keys of the team".to_vec())]);
+        assert_eq!(signers(&demanding, &objects), Ok(Some(vec![text])));
     }
 
     #[test]

@@ -63,6 +63,12 @@ pub(crate) fn has_driver(pod: &Pod) -> bool {
     volumes.any(|v| v.csi.is_some() || v.persistent_volume_claim.is_some() || v.ephemeral.is_some())
 }
 
+/// The keys of who must have signed the pod's images, if anybody must.
+pub(crate) fn signers(pod: &Pod) -> Option<Key> {
+    let name = pod.metadata.annotations.as_ref()?.get(api::meta::REQUIRE_SIGNATURE).filter(|name| !name.is_empty())?;
+    Some(Key { kind: Kind::ConfigMap, namespace: api::meta::SIGNERS_NAMESPACE.to_owned(), name: name.clone() })
+}
+
 /// All of them.
 pub(crate) fn keys(pod: &Pod) -> BTreeSet<Key> {
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
@@ -80,6 +86,7 @@ pub(crate) fn keys(pod: &Pod) -> BTreeSet<Key> {
     for (_, claim) in ephemeralvolume::claims(pod) {
         refs.add(Kind::Claim, &claim);
     }
+    refs.keys.extend(signers(pod));
     for secret in spec.image_pull_secrets.iter().flatten() {
         refs.add(Kind::Secret, &secret.name);
     }

@@ -49,13 +49,32 @@ impl Images for FakeImages {
         Box::pin(async move { Ok(there.then(|| present(reference))) })
     }
 
-    fn pull<'a>(&'a self, reference: &'a str, _: &'a [Credentials]) -> BoxFuture<'a, Result<Present, ImageFailure>> {
+    fn pull<'a>(
+        &'a self,
+        reference: &'a str,
+        _: Option<&'a str>,
+        _: &'a [Credentials],
+    ) -> BoxFuture<'a, Result<Present, ImageFailure>> {
         Box::pin(async move {
             if reference.starts_with("missing") {
                 return Err(ImageFailure::Pull("not found".into()));
             }
             self.pulled.lock().push(reference.to_owned());
             Ok(present(reference))
+        })
+    }
+
+    fn verify<'a>(
+        &'a self,
+        reference: &'a str,
+        _: &'a [String],
+        _: &'a [Credentials],
+    ) -> BoxFuture<'a, Result<String, ImageFailure>> {
+        Box::pin(async move {
+            match reference.starts_with("unsigned") {
+                true => Err(ImageFailure::Signature("no signatures found".into())),
+                false => Ok(format!("sha256:{}", "0".repeat(64))),
+            }
         })
     }
 

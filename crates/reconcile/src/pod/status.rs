@@ -68,7 +68,7 @@ fn duration(d: SignedDuration) -> String {
     if s < 60 { format!("{s}s") } else { format!("{}m{}s", s / 60, s % 60) }
 }
 
-/// A failed pull is `ErrImagePull` at first and `ImagePullBackOff` from the middle of its back-off on: when that is.
+/// A failed pull is `ErrImagePull` (or `SignatureValidationFailed`) at first and `ImagePullBackOff` from the middle of its back-off on: when that is.
 pub(super) fn pull_reason_turns(m: Option<&ContainerMemory>) -> Option<Timestamp> {
     let pull = &m?.pull;
     let (from, to) = (pull.failed_at?, pull.retry_at?);
@@ -82,7 +82,8 @@ fn waiting_for(s: &Snapshot<'_>, c: &Container, initializing: bool) -> Failure {
         return error.clone();
     }
     if let Some(error) = m.and_then(|m| m.pull.error.as_ref()) {
-        let turned = error.reason == "ErrImagePull" && pull_reason_turns(m).is_some_and(|at| at <= s.now);
+        let pulls = matches!(error.reason.as_str(), "ErrImagePull" | "SignatureValidationFailed");
+        let turned = pulls && pull_reason_turns(m).is_some_and(|at| at <= s.now);
         if turned {
             let image = c.image.as_deref().unwrap_or_default();
             let message = format!("Back-off pulling image {image:?}: {}: {}", error.reason, error.message);

@@ -28,6 +28,11 @@ impl Registry {
             let removed = blocking(move || store.unlink(&name, &wanted)).await?;
             return if removed { Ok(bare(StatusCode::ACCEPTED)) } else { Err(Refusal::blob_unknown(digest.as_str())) };
         }
+        if let Some(proxy) = &self.proxy
+            && let Some(answer) = proxy.blob(call, &name, &digest).await?
+        {
+            return Ok(answer);
+        }
         let size = blocking(move || store.blob(&name, &wanted)).await?;
         let size = size.ok_or_else(|| Refusal::blob_unknown(digest.as_str()))?;
         let etag = format!("\"{digest}\"");

@@ -37,6 +37,9 @@ impl Registry {
 
     async fn get_manifest(&self, call: &Call, name: String, selector: Selector) -> Answer {
         let unknown = Refusal::manifest_unknown(&name, selector.as_str());
+        if let Some(proxy) = &self.proxy {
+            proxy.manifest(&name, &selector).await?;
+        }
         let store = self.store.clone();
         let found = blocking(move || {
             let Some(digest) = resolved(&store, &name, &selector)? else { return Ok(None) };
@@ -115,9 +118,18 @@ impl Registry {
 
     /// GET of what refers to a manifest, which need not be there.
     pub(super) async fn referrers(&self, call: &Call, name: String, digest: Digest) -> Answer {
-        let store = self.store.clone();
-        let found = blocking(move || store.referrers(&name, &digest)).await?;
-        let descriptors = found.iter().filter_map(|bytes| serde_json::from_slice(bytes).ok()).collect();
+        let upstream = match &self.proxy {
+            Some(proxy) => proxy.referrers(&name, &digest).await?,
+            None => None,
+        };
+        let descriptors = match upstream {
+            Some(descriptors) => descriptors,
+            None => {
+                let store = self.store.clone();
+                let found = blocking(move || store.referrers(&name, &digest)).await?;
+                found.iter().filter_map(|bytes| serde_json::from_slice(bytes).ok()).collect()
+            }
+        };
         let wanted = call.query.get("artifactType").map(String::as_str);
         let index = manifest::referrers(descriptors, wanted).to_string().into_bytes();
         let mut answer = document(StatusCode::OK, manifest::REFERRERS_TYPE, index);

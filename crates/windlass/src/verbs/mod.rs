@@ -10,6 +10,7 @@ mod image;
 mod kubeconfig;
 mod registry;
 mod server;
+mod signing;
 mod status;
 pub mod version;
 

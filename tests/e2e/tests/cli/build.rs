@@ -222,7 +222,15 @@ pub fn the_same_build_gives_the_same_image_under_source_date_epoch() -> Result<(
     let files = [("Dockerfile", text.as_str()), ("a", "a"), ("b/c", "c")];
     let dir = context(&instance, "epoch", &files)?;
     let args = ["--no-cache", "--build-arg", "SOURCE_DATE_EPOCH=1700000000"];
+    // As checked out on one day, and on another.
+    let checked_out = |day: &str| {
+        let files = ["a", "b", "b/c"].map(|name| dir.join(name));
+        let mut touch = std::process::Command::new("touch");
+        e2e::command::run(touch.args(["-d", day]).args(files), None, e2e::command::LIMIT)?.ok()
+    };
+    checked_out("2024-01-02T03:04:05Z")?;
     let (first, _) = built(&instance, &dir, &args)?;
+    checked_out("2025-06-07T08:09:10Z")?;
     let (second, _) = built(&instance, &dir, &args)?;
     ensure!(first == second, "{first} and then {second}");
     let out = instance.dir().join("out");
@@ -234,6 +242,35 @@ pub fn the_same_build_gives_the_same_image_under_source_date_epoch() -> Result<(
         std::fs::symlink_metadata(out.join("bin/vi")).is_err() && std::fs::symlink_metadata(out.join("bin/sh")).is_ok()
     );
     ensure!(!out.join("home/app").exists() && out.join("home/file").exists());
+    instance.down()
+}
+
+pub fn the_packages_of_an_image_are_told_as_the_topmost_layer_has_them() -> Result<()> {
+    let instance = Instance::builder("sbom").prepare()?;
+    let text = format!(
+        "FROM {IMAGE}\nCOPY old /var/lib/dpkg/status\nCOPY os-release /etc/\nCOPY new /var/lib/dpkg/status\nRUN rm -f /etc/none\n"
+    );
+    let of = |name: &str, version: &str| {
+        format!("Package: {name}\nStatus: install ok installed\nVersion: {version}\nArchitecture: all\n\n")
+    };
+    let (old, new) = (of("gone", "1"), of("kept", "1.2-3") + &of("added", "2"));
+    let files =
+        [("Dockerfile", text.as_str()), ("old", &old), ("new", &new), ("os-release", "ID=debian\nVERSION_ID=\"12\"\n")];
+    let dir = context(&instance, "sbom", &files)?;
+    built(&instance, &dir, &["-t", "packed:1"])?;
+    let sbom = || instance.windlass(&["image", "sbom", "packed:1"])?.ok();
+    let said: serde_json::Value = serde_json::from_str(&sbom()?)?;
+    ensure!(said["spdxVersion"] == "SPDX-2.3" && said["packages"][0]["name"] == "docker.io/library/packed:1", "{said}");
+    let urls: Vec<&str> = said["packages"]
+        .as_array()
+        .context("packages")?
+        .iter()
+        .filter_map(|p| p["externalRefs"][0]["referenceLocator"].as_str())
+        .collect();
+    let want =
+        ["pkg:deb/debian/added@2?arch=all&distro=debian-12", "pkg:deb/debian/kept@1.2-3?arch=all&distro=debian-12"];
+    ensure!(urls == want, "{urls:?}");
+    ensure!(sbom()? == sbom()?, "it differs from time to time");
     instance.down()
 }
 

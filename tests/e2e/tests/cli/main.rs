@@ -4,6 +4,7 @@ mod build;
 mod images;
 mod instances;
 mod registry;
+mod signing;
 mod words;
 
 use std::process::ExitCode;
@@ -24,10 +25,13 @@ fn main() -> ExitCode {
             images::a_broken_archive_is_refused_and_leaves_no_image,
             registry::images_are_pushed_to_our_registry_survive_its_kill_and_are_pulled,
             registry::our_registry_asks_for_tls_and_users_beyond_loopback_and_for_users_where_told,
+            registry::a_cache_of_dockers_registry_serves_on_when_that_is_gone,
+            signing::a_signature_is_where_cosign_looks_and_openssl_finds_it_good,
             build::stages_are_built_cached_and_built_anew_when_a_file_changes,
             build::a_secret_is_in_no_layer_and_archives_are_those_of_docker_and_oci,
             build::what_fails_shows_its_line_and_leaves_nothing,
             build::the_same_build_gives_the_same_image_under_source_date_epoch,
+            build::the_packages_of_an_image_are_told_as_the_topmost_layer_has_them,
             build::an_image_built_beside_the_agent_runs_as_a_pod,
             instances::a_taken_port_is_exit_code_3_and_names_its_holder,
             instances::a_second_server_on_an_instance_is_refused,

@@ -6,17 +6,17 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use e2e::{IMAGE, Instance, command, skip, windlass};
+use e2e::{IMAGE, Instance, command, eventually, skip, windlass};
 
 /// A registry that runs; killed like a crashed one when dropped.
-struct Registry {
+pub struct Registry {
     child: Child,
     /// As it says itself.
     url: String,
 }
 
 impl Registry {
-    fn start(dir: &Path, args: &[&str]) -> Result<Registry> {
+    pub fn start(dir: &Path, args: &[&str]) -> Result<Registry> {
         let mut program = Command::new(windlass().context("no windlass binary")?);
         program.args(["registry", "--listen", "127.0.0.1:0", "--dir"]).arg(dir).args(args);
         let mut child = program.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn()?;
@@ -26,7 +26,7 @@ impl Registry {
         Ok(Registry { child, url })
     }
 
-    fn host(&self) -> &str {
+    pub fn host(&self) -> &str {
         self.url.split("//").nth(1).and_then(|rest| rest.strip_suffix("/v2/")).unwrap_or_default()
     }
 }
@@ -37,7 +37,7 @@ impl Drop for Registry {
     }
 }
 
-fn skopeo(args: &[&str]) -> Result<command::Output> {
+pub fn skopeo(args: &[&str]) -> Result<command::Output> {
     let mut program = Command::new("skopeo");
     program.arg("--insecure-policy").args(args);
     match Command::new("skopeo").arg("--version").stdout(Stdio::null()).status() {
@@ -79,6 +79,68 @@ pub fn images_are_pushed_to_our_registry_survive_its_kill_and_are_pulled() -> Re
     ensure!(!gc("0")?.starts_with("Removed blobs: 0\n"), "nothing was removed");
     verb(&["remove", &at("2")])?;
     verb(&["pull", &at("2")])?;
+    instance.down()
+}
+
+/// The registry that everybody runs, for an upstream.
+struct Upstream {
+    child: Child,
+    address: std::net::SocketAddr,
+}
+
+impl Upstream {
+    fn start(dir: &Path) -> Result<Upstream> {
+        std::fs::create_dir_all(dir)?;
+        let (address, config) = (e2e::free_port()?, dir.join("config.yml"));
+        let storage = format!("{{filesystem: {{rootdirectory: {}}}}}", dir.join("data").display());
+        let text = format!("version: 0.1\nlog: {{level: error}}\nstorage: {storage}\nhttp: {{addr: {address}}}\n");
+        std::fs::write(&config, text)?;
+        let mut program = Command::new("docker-registry");
+        program.arg("serve").arg(&config).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let child = match program.spawn() {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err(skip("docker-registry is not installed")),
+            other => other.context("start docker-registry")?,
+        };
+        let mut upstream = Upstream { child, address };
+        eventually(Duration::from_secs(60), "docker-registry listens", || {
+            ensure!(upstream.child.try_wait()?.is_none(), "it ended");
+            Ok(std::net::TcpStream::connect(address)?)
+        })?;
+        Ok(upstream)
+    }
+}
+
+impl Drop for Upstream {
+    fn drop(&mut self) {
+        let _ended = self.child.kill().and_then(|()| self.child.wait());
+    }
+}
+
+pub fn a_cache_of_dockers_registry_serves_on_when_that_is_gone() -> Result<()> {
+    let instance = Instance::builder("registry-proxy").prepare()?;
+    let upstream = Upstream::start(&instance.dir().join("upstream"))?;
+    let verb = |args: &[&str]| instance.windlass(&[&["image"], args].concat())?.ok();
+    let archive = instance.dir().join("box.tar").display().to_string();
+    verb(&["save", IMAGE, "--output", &archive])?;
+    let from = format!("docker-archive:{archive}");
+    let to = |host: &str, tag: &str| format!("docker://{host}/team/box:{tag}");
+    let origin = upstream.address.to_string();
+    skopeo(&["copy", "--dest-tls-verify=false", &from, &to(&origin, "1")])?.ok()?;
+
+    let remote = format!("http://{origin}");
+    let cache = Registry::start(&instance.dir().join("cache"), &["--proxy", &remote, "--proxy-ttl", "0"])?;
+    let copied = |name: &str| {
+        let into = format!("dir:{}", instance.dir().join(name).display());
+        skopeo(&["copy", "--src-tls-verify=false", &to(cache.host(), "1"), &into])?.ok()
+    };
+    copied("first")?;
+    let tags = skopeo(&["list-tags", "--tls-verify=false", &format!("docker://{}/team/box", cache.host())])?.ok()?;
+    ensure!(tags.contains("\"1\""), "{tags}");
+    let refused = skopeo(&["copy", "--dest-tls-verify=false", &from, &to(cache.host(), "2")])?;
+    ensure!(refused.code() != 0 && refused.stderr.contains("pull-through cache"), "{refused:?}");
+    drop(upstream);
+    copied("second")?;
+    verb(&["pull", &format!("{}/team/box:1", cache.host())])?;
     instance.down()
 }
 

@@ -18,6 +18,7 @@ mod rights;
 mod room;
 mod scarce;
 mod servers;
+mod signatures;
 mod taints;
 mod websocket;
 
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
             files::a_subpath_is_made_of_variables_and_stays_in_its_volume,
             files::a_subpath_follows_the_pods_annotations_until_it_is_made,
             files::an_image_of_a_registry_is_a_volume,
+            signatures::only_what_is_signed_runs_where_signatures_are_required,
             rights::a_container_runs_as_its_user_with_its_rights,
             rights::a_safe_kernel_parameter_is_set,
             pages::huge_pages_are_counted_mounted_and_limited,

@@ -149,6 +149,10 @@ fn refs(pod: &Value) -> Vec<Ref> {
             refs.push(wanted);
         }
     }
+    let annotations = api::meta::annotations(pod);
+    if let Some(signers) = annotations.and_then(|a| a.get(api::meta::REQUIRE_SIGNATURE)?.as_str()) {
+        refs.push((Kind::ConfigMap, api::meta::SIGNERS_NAMESPACE.to_owned(), signers.to_owned()));
+    }
     refs
 }
 
@@ -192,7 +196,7 @@ mod tests {
     #[test]
     fn every_place_of_a_pod_that_names_an_object_is_found() {
         let pod = json!({
-            "metadata": {"name": "p", "namespace": "ns"},
+            "metadata": {"name": "p", "namespace": "ns", "annotations": {"windlass.dev/require-signature": "signers"}},
             "spec": {
                 "serviceAccountName": "robot",
                 "imagePullSecrets": [{"name": "pull"}],
@@ -217,7 +221,10 @@ mod tests {
         let names: Vec<&str> = found.iter().map(|(_, name)| name.as_str()).collect();
         assert_eq!(
             names,
-            ["robot", "data", "p-e", "all", "ca", "files", "one", "csi", "env", "from", "part", "pull", "vol"]
+            [
+                "robot", "data", "p-e", "all", "ca", "files", "one", "signers", "csi", "env", "from", "part", "pull",
+                "vol"
+            ]
         );
     }
 }
