@@ -8,6 +8,7 @@ mod lives;
 mod networks;
 mod pods;
 mod registries;
+mod remote;
 mod runs;
 mod wrong;
 
@@ -144,6 +145,8 @@ fn main() -> ExitCode {
             wrong::versions_outside_the_range_are_refused,
         ])
         .with(tests![alone:
+            remote::a_port_is_for_clients_with_a_certificate_alone,
+            remote::a_port_without_certificates_is_refused,
             lives::containers_outlive_a_killed_agent_and_go_with_the_instance,
         ])
         .limit(Duration::from_secs(300))
