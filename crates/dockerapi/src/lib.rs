@@ -15,6 +15,7 @@ mod face;
 mod fault;
 mod http;
 mod images;
+mod logging;
 mod networks;
 mod query;
 mod remote;

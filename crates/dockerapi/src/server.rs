@@ -74,6 +74,7 @@ pub async fn serve(engine: Arc<Engine>, remote: Option<Remote>, drain: Drain) ->
         events: Events::default(),
         execs: Execs::default(),
         builds: crate::images::building::Builds::default(),
+        shipping: crate::logging::Shipping::default(),
         tasks: tasks.clone(),
         containers: parking_lot::Mutex::new(known),
         making: parking_lot::Mutex::default(),

@@ -14,7 +14,7 @@ use crate::face::{Face, stamp};
 use crate::fault::{Result, blocking};
 use crate::http::{Answer, CHUNKS, Call, json, streaming, whole};
 use crate::query::{Filters, time};
-use crate::{API_MAX, API_MIN, volumes};
+use crate::{API_MAX, API_MIN, logging, volumes};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -100,7 +100,7 @@ fn constant() -> Value {
         "IndexServerAddress": "https://index.docker.io/v1/", "DefaultRuntime": "windlass", "Warnings": null,
     });
     document["Plugins"] = json!({
-        "Volume": ["local"], "Network": ["bridge", "host", "null"], "Authorization": null, "Log": ["json-file", "local"],
+        "Volume": ["local"], "Network": ["bridge", "host", "null"], "Authorization": null, "Log": logging::DRIVERS,
     });
     document["RegistryConfig"] =
         json!({ "InsecureRegistryCIDRs": ["127.0.0.0/8"], "IndexConfigs": {}, "Mirrors": null });

@@ -4,8 +4,6 @@ use crate::containers::model::{Config, Creation, HostConfig, only_empty};
 use crate::fault::{Fault, Result};
 use crate::query::Query;
 
-/// Where logs may go: all of them are the same files of the shim, but for `none`.
-const LOG_DRIVERS: [&str; 4] = ["", "json-file", "local", "none"];
 /// What dockerd takes at least, bytes.
 const MEMORY_MIN: i64 = 6 << 20;
 
@@ -50,7 +48,7 @@ pub fn creation(asked: &Creation, warnings: &mut Vec<String>) -> Result<()> {
     }
     restarts(host)?;
     limits(host, warnings)?;
-    logging(host)?;
+    crate::logging::driver(&host.log_config)?;
     for option in &host.security_opt {
         match option.as_str() {
             "no-new-privileges"
@@ -202,24 +200,6 @@ fn limits(host: &HostConfig, warnings: &mut Vec<String>) -> Result<()> {
     Ok(())
 }
 
-fn logging(host: &HostConfig) -> Result<()> {
-    let log = &host.log_config;
-    if !LOG_DRIVERS.contains(&log.kind.as_str()) {
-        return Err(Fault::refused(&format!("logging driver {:?}", log.kind)));
-    }
-    for (name, value) in &log.config {
-        let good = match name.as_str() {
-            "max-size" => size(value).is_some(),
-            "max-file" => value.parse::<u32>().is_ok_and(|n| n > 0),
-            _ => return Err(Fault::refused(&format!("HostConfig.LogConfig.Config {name:?}"))),
-        };
-        if !good {
-            return Err(Fault::bad(format!("invalid value {value:?} of log option {name}")));
-        }
-    }
-    Ok(())
-}
-
 /// A size with a unit: `10m`, `1g`, `-1` for none. Bytes.
 pub fn size(text: &str) -> Option<u64> {
     if text == "-1" {
@@ -255,8 +235,8 @@ mod tests {
         assert_eq!(of_host(serde_json::json!({ "MemorySwappiness": -1, "ShmSize": 0, "Init": false })), None);
         for (host, word) in [
             (serde_json::json!({ "NetworkMode": "container:x", "Dns": ["1.1.1.1"] }), "dns and the network mode"),
-            (serde_json::json!({ "LogConfig": { "Type": "syslog" } }), "syslog"),
-            (serde_json::json!({ "LogConfig": { "Config": { "tag": "x" } } }), "tag"),
+            (serde_json::json!({ "LogConfig": { "Type": "splunk" } }), "splunk"),
+            (serde_json::json!({ "LogConfig": { "Config": { "tag": "{{.x}}" } } }), "tag"),
             (serde_json::json!({ "Devices": [{ "PathOnHost": "/dev/kvm" }] }), "Devices"),
             (serde_json::json!({ "SecurityOpt": ["apparmor=x"] }), "SecurityOpt"),
             (serde_json::json!({ "RestartPolicy": { "Name": "sometimes" } }), "unknown policy"),

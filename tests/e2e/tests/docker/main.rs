@@ -5,6 +5,7 @@ mod compose;
 mod containers;
 mod files;
 mod lives;
+mod logging;
 mod networks;
 mod pods;
 mod registries;
@@ -147,6 +148,8 @@ fn main() -> ExitCode {
         .with(tests![alone:
             remote::a_port_is_for_clients_with_a_certificate_alone,
             remote::a_port_without_certificates_is_refused,
+            logging::lines_reach_a_server_that_was_away_and_outlive_a_killed_agent,
+            logging::journald_syslog_and_gelf_get_lines_in_their_words,
             lives::containers_outlive_a_killed_agent_and_go_with_the_instance,
         ])
         .limit(Duration::from_secs(300))

@@ -12,7 +12,7 @@ pub fn what_is_not_obeyed_is_refused_by_its_name(ctx: &Ctx) -> Result<()> {
     for (flags, words) in [
         (&["--device", "/dev/null:/dev/x"][..], "HostConfig.Devices"),
         (&["--cpuset-cpus", "0"], "HostConfig.CpusetCpus"),
-        (&["--log-driver", "syslog"], "logging driver \"syslog\""),
+        (&["--log-driver", "splunk"], "logging driver \"splunk\""),
         (&["--uts", "host"], "HostConfig.UTSMode"),
         (&["--link", "x:y"], "a link in the default network"),
         (&["--security-opt", "apparmor=other"], "HostConfig.SecurityOpt"),
