@@ -100,7 +100,7 @@ fn constant() -> Value {
         "IndexServerAddress": "https://index.docker.io/v1/", "DefaultRuntime": "windlass", "Warnings": null,
     });
     document["Plugins"] = json!({
-        "Volume": ["local"], "Network": ["bridge", "host", "null"], "Authorization": null, "Log": logging::DRIVERS,
+        "Volume": ["local"], "Network": ["bridge", "host", "macvlan", "null"], "Authorization": null, "Log": logging::DRIVERS,
     });
     document["RegistryConfig"] =
         json!({ "InsecureRegistryCIDRs": ["127.0.0.0/8"], "IndexConfigs": {}, "Mirrors": null });

@@ -265,6 +265,7 @@ pub struct Endpoint {
     pub ipam_config: Option<EndpointIpam>,
     pub links: Vec<String>,
     pub aliases: Vec<String>,
+    pub gw_priority: i64,
     #[serde(flatten)]
     pub rest: Rest,
 }

@@ -7,6 +7,7 @@ mod files;
 mod lives;
 mod logging;
 mod networks;
+mod parents;
 mod pods;
 mod registries;
 mod remote;
@@ -139,6 +140,8 @@ fn main() -> ExitCode {
             networks::the_way_out_goes_along_and_addresses_are_had_once,
             networks::networks_are_listed_pruned_and_refused_in_dockers_words,
             networks::a_container_in_anothers_network_is_where_that_is,
+            parents::members_of_a_macvlan_are_neighbours_of_the_host,
+            parents::the_way_out_leads_over_the_network_of_the_highest_priority,
             compose::compose_brings_up_scales_and_takes_down_a_project,
             compose::the_python_client_finds_what_it_expects,
             wrong::what_is_not_obeyed_is_refused_by_its_name,
