@@ -94,7 +94,7 @@ fn constant() -> Value {
     let mut document = json!({
         "Driver": "overlay2", "DriverStatus": [], "LoggingDriver": "json-file", "CgroupDriver": "cgroupfs", "OSType": "linux",
         "MemoryLimit": true, "SwapLimit": false, "CpuCfsPeriod": true, "CpuCfsQuota": true, "CPUShares": true,
-        "CPUSet": false, "PidsLimit": true, "OomKillDisable": false, "IPv4Forwarding": true, "Debug": false, "NFd": 0,
+        "CPUSet": true, "PidsLimit": true, "OomKillDisable": false, "IPv4Forwarding": true, "Debug": false, "NFd": 0,
         "NGoroutines": 0, "NEventsListener": 0, "HttpProxy": "", "HttpsProxy": "", "NoProxy": "", "Labels": [],
         "ExperimentalBuild": false, "ServerVersion": VERSION, "LiveRestoreEnabled": true, "Isolation": "", "InitBinary": "",
         "IndexServerAddress": "https://index.docker.io/v1/", "DefaultRuntime": "windlass", "Warnings": null,

@@ -114,7 +114,8 @@ impl Volumes {
     }
 }
 
-fn users(face: &Arc<Face>, name: &str) -> Vec<String> {
+/// The containers that have a volume, running or not.
+pub fn users(face: &Arc<Face>, name: &str) -> Vec<String> {
     let all = face.all().into_iter().map(|c| c.record());
     all.filter(|r| r.mounts.iter().any(|m| m.kind == "volume" && m.name == name)).map(|r| r.id).collect()
 }

@@ -183,6 +183,9 @@ fn limits(host: &HostConfig, warnings: &mut Vec<String>) -> Result<()> {
     if host.cpu_quota > 0 && host.cpu_quota < 1000 {
         return Err(Fault::bad("CPU cfs quota can not be less than 1ms (i.e. 1000)"));
     }
+    if !host.cpuset_cpus.bytes().all(|b| b.is_ascii_digit() || b",-".contains(&b)) {
+        return Err(Fault::bad(format!("Invalid value {} for HostConfig.CpusetCpus", host.cpuset_cpus)));
+    }
     if host.shm_size < 0 {
         return Err(Fault::bad("SHM size can not be less than 0"));
     }
@@ -237,7 +240,8 @@ mod tests {
             (serde_json::json!({ "NetworkMode": "container:x", "Dns": ["1.1.1.1"] }), "dns and the network mode"),
             (serde_json::json!({ "LogConfig": { "Type": "splunk" } }), "splunk"),
             (serde_json::json!({ "LogConfig": { "Config": { "tag": "{{.x}}" } } }), "tag"),
-            (serde_json::json!({ "Devices": [{ "PathOnHost": "/dev/kvm" }] }), "Devices"),
+            (serde_json::json!({ "DeviceRequests": [{ "Count": -1 }] }), "DeviceRequests"),
+            (serde_json::json!({ "CpusetCpus": "a" }), "CpusetCpus"),
             (serde_json::json!({ "SecurityOpt": ["apparmor=x"] }), "SecurityOpt"),
             (serde_json::json!({ "RestartPolicy": { "Name": "sometimes" } }), "unknown policy"),
             (serde_json::json!({ "AutoRemove": true, "RestartPolicy": { "Name": "always" } }), "AutoRemove"),

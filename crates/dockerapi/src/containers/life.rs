@@ -399,8 +399,10 @@ pub async fn remove(face: &Arc<Face>, container: &Arc<Container>, force: bool, v
         of.engine.images().remove_snapshot(&key)?;
         of.records.remove(&id).map_err(|e| Fault::io("remove the container's folder", &e))?;
         for point in mounts.iter().filter(|m| m.anonymous && volumes) {
-            // Another container may use it by its name.
-            drop(of.volumes.remove(&point.name));
+            // Another container may use it by its name, or have it from this one.
+            if crate::volumes::users(&of, &point.name).iter().all(|user| *user == id) {
+                drop(of.volumes.remove(&point.name));
+            }
         }
         Ok::<_, Fault>(())
     })

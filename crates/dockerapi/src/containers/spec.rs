@@ -1,14 +1,16 @@
 //! From a container's record to what the engine is asked for: a sandbox of its own with one container in it.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use engine::runtime::{
-    ContainerSpec, DnsConfig, Extra, HostPort, Mount, Owner, Propagation, Resources, Rlimit, SandboxSpec, Seccomp,
-    Security, Tmpfs,
+    ContainerSpec, DeviceNode, DnsConfig, Extra, HostPort, Mount, Owner, Propagation, Resources, Rlimit, SandboxSpec,
+    Seccomp, Security, Tmpfs,
 };
 
 use crate::containers::create::root_key;
+use crate::containers::model::DeviceMapping;
 use crate::containers::record::{MountPoint, Published, Record};
 use crate::face::Face;
 use crate::fault::{Fault, Result};
@@ -232,6 +234,7 @@ pub fn resources(record: &Record) -> Resources {
         memory_limit_bytes: positive(host.memory),
         pids_limit: host.pids_limit.and_then(positive),
         oom_score_adj: Some(host.oom_score_adj),
+        cpus: Some(host.cpuset_cpus.clone()).filter(|c| !c.is_empty()),
         ..Resources::default()
     }
 }
@@ -282,7 +285,39 @@ pub fn container(face: &Face, record: &Record) -> Result<ContainerSpec> {
             user: Some(config.user.clone()).filter(|u| !u.is_empty()),
             tmpfs,
             rlimits: host.ulimits.iter().filter_map(limit).collect(),
+            nodes: host.devices.iter().map(device).collect::<Result<_>>()?,
         },
+    })
+}
+
+/// A device as it is on the host now.
+fn device(asked: &DeviceMapping) -> Result<DeviceNode> {
+    let wrong = |why: &dyn std::fmt::Display| {
+        let name = &asked.path_on_host;
+        Fault::bad(format!("error gathering device information while adding custom device \"{name}\": {why}"))
+    };
+    let meta = std::fs::metadata(&asked.path_on_host).map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotFound => wrong(&"it is not there"),
+        _ => wrong(&e),
+    })?;
+    let kind = meta.file_type();
+    if !kind.is_char_device() && !kind.is_block_device() {
+        return Err(wrong(&"not a device node"));
+    }
+    let access = if asked.cgroup_permissions.is_empty() { "rwm" } else { &asked.cgroup_permissions };
+    if !access.chars().all(|c| "rwm".contains(c)) {
+        return Err(wrong(&format!("invalid device mode: {access}")));
+    }
+    let path = if asked.path_in_container.is_empty() { &asked.path_on_host } else { &asked.path_in_container };
+    let path = super::create::target(path)?;
+    Ok(DeviceNode {
+        path,
+        block: kind.is_block_device(),
+        major: nix::sys::stat::major(meta.rdev()),
+        minor: nix::sys::stat::minor(meta.rdev()),
+        mode: meta.permissions().mode() & 0o777,
+        owner: (meta.uid(), meta.gid()),
+        access: access.to_owned(),
     })
 }
 

@@ -112,6 +112,8 @@ fn main() -> ExitCode {
             runs::a_terminal_is_one,
             runs::what_cannot_be_run_ends_as_in_a_shell,
             runs::options_are_obeyed,
+            runs::devices_and_cpus_are_those_that_are_named,
+            runs::volumes_come_from_other_containers,
             runs::a_container_is_removed_with_rm_and_its_volumes_without_names_too,
             containers::logs_are_followed_cut_and_told_apart,
             containers::commands_run_in_a_container,

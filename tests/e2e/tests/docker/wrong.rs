@@ -10,8 +10,9 @@ use crate::{Docker, named};
 pub fn what_is_not_obeyed_is_refused_by_its_name(ctx: &Ctx) -> Result<()> {
     let docker = Docker::of(&ctx.instance)?;
     for (flags, words) in [
-        (&["--device", "/dev/null:/dev/x"][..], "HostConfig.Devices"),
-        (&["--cpuset-cpus", "0"], "HostConfig.CpusetCpus"),
+        (&["--gpus", "all"][..], "HostConfig.DeviceRequests"),
+        (&["--device-cgroup-rule", "c 1:3 r"], "HostConfig.DeviceCgroupRules"),
+        (&["--cpuset-mems", "0"], "HostConfig.CpusetMems"),
         (&["--log-driver", "splunk"], "logging driver \"splunk\""),
         (&["--uts", "host"], "HostConfig.UTSMode"),
         (&["--link", "x:y"], "a link in the default network"),
