@@ -136,7 +136,7 @@ pub fn list(call: &Call) -> Result<Answer> {
     for name in call.face.volumes.names() {
         let meta = call.face.volumes.meta(&name).unwrap_or_default();
         let unused = users(&call.face, &name).is_empty();
-        let wanted = filters.any("name", |v| name.contains(v))
+        let wanted = filters.matches("name", &name)
             && filters.any("driver", |v| v == "local")
             && filters.labels(&meta.labels)
             && dangling.is_none_or(|d| d == unused);

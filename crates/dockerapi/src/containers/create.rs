@@ -69,7 +69,12 @@ pub async fn create(mut call: Call) -> Result<Answer> {
     let document: Value = call.json().await?;
     let mut asked = Creation::read(document)?;
     check::platform(&call.query)?;
-    let claim = claim(&call.face, call.query.get("name").unwrap_or_default())?;
+    let name = call.query.get("name").unwrap_or_default();
+    // Some libraries say in the document again what they say in the query.
+    if asked.config.rest.get("name").is_some_and(|said| said == name) {
+        asked.config.rest.remove("name");
+    }
+    let claim = claim(&call.face, name)?;
     let (face, mut warnings) = (call.face.clone(), Vec::new());
     check::creation(&asked, &mut warnings)?;
     let given = std::mem::take(&mut asked.networks);

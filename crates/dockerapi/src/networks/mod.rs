@@ -201,8 +201,8 @@ fn fits(face: &Face, network: &Network, filters: &Filters) -> Result<bool> {
         Network::Built(_) => (false, BTreeMap::new()),
     };
     let dangling = filters.switch("dangling")?;
-    Ok(filters.any("name", |v| network.name().contains(v))
-        && filters.any("id", |v| network.id(face).contains(v))
+    Ok(filters.matches("name", network.name())
+        && filters.matches("id", &network.id(face))
         && filters.any("driver", |v| v == network.driver())
         && filters.any("scope", |v| v == "local")
         && filters.any("type", |v| v == if own { "custom" } else { "builtin" })
