@@ -21,6 +21,7 @@ use tokio_util::task::TaskTracker;
 use crate::containers::exec::Execs;
 use crate::containers::life;
 use crate::containers::record::Records;
+use crate::containers::watches::Watches;
 use crate::events::Events;
 use crate::face::{Container, Face};
 use crate::networks::{self, Nets};
@@ -74,6 +75,7 @@ pub async fn serve(engine: Arc<Engine>, remote: Option<Remote>, drain: Drain) ->
         events: Events::default(),
         execs: Execs::default(),
         builds: crate::images::building::Builds::default(),
+        watches: Watches::new(&tasks).map_err(at(&containers))?,
         shipping: crate::logging::Shipping::default(),
         tasks: tasks.clone(),
         containers: parking_lot::Mutex::new(known),

@@ -424,7 +424,8 @@ pub async fn resume(face: &Arc<Face>) {
             drop(face.engine.remove_sandbox(&stray.spec.id).await);
         }
     }
-    for container in all {
+    // The oldest first: others may stand in its network.
+    for container in all.into_iter().rev() {
         let status = face.engine.container_status(&container.id).map(|s| s.state);
         let phase = container.phase();
         match status {

@@ -11,13 +11,11 @@ use bytes::{BufMut, Bytes, BytesMut};
 use engine::Choice;
 use http::StatusCode;
 use jiff::Timestamp;
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
-use tokio::io::AsyncReadExt;
-use tokio::net::unix::pipe;
 use tokio::sync::mpsc;
 
 use crate::containers::attach::{STDERR, STDOUT, content_type, frame};
 use crate::containers::record::{Phase, Record};
+use crate::containers::watches::Watch;
 use crate::face::{Container, Face};
 use crate::fault::{Fault, Result, blocking};
 use crate::http::{Answer, CHUNKS, Call, streaming};
@@ -81,8 +79,11 @@ pub async fn respond(call: Call, id: &str) -> Result<Answer> {
     let folder = path.parent().map(Path::to_path_buf).unwrap_or_default();
     // There before the first run too, so that it can be watched.
     std::fs::create_dir_all(&folder).map_err(|e| Fault::io("open the log", &e))?;
-    let watch =
-        if options.follow { Some(Watch::new(&folder).map_err(|e| Fault::io("watch the log", &e))?) } else { None };
+    let watch = if options.follow {
+        Some(face.watches.folder(&folder).map_err(|e| Fault::io("watch the log", &e))?)
+    } else {
+        None
+    };
     let drain = face.drain();
     // Ends with the log, the client or the agent.
     tokio::spawn(async move {
@@ -401,32 +402,6 @@ fn open(path: &Path) -> io::Result<Option<Opened>> {
         }
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(e),
-    }
-}
-
-/// Changes in a folder (inotify(7)).
-pub struct Watch(pipe::Receiver);
-
-impl Watch {
-    /// Of that folder.
-    ///
-    /// # Errors
-    /// When the kernel gives none.
-    pub fn new(dir: &Path) -> io::Result<Self> {
-        let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
-        let changes = AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO;
-        inotify.add_watch(dir, changes | AddWatchFlags::IN_DELETE_SELF)?;
-        // No pipe, but read like one.
-        Ok(Watch(pipe::Receiver::from_owned_fd_unchecked(inotify.into())?))
-    }
-
-    /// Waits for the next.
-    ///
-    /// # Errors
-    /// When it cannot be read.
-    pub async fn changed(&mut self) -> io::Result<()> {
-        let mut events = [0; 4096];
-        self.0.read(&mut events).await.map(drop)
     }
 }
 

@@ -14,7 +14,6 @@ use super::options::Route;
 use super::reader::{Place, Reader};
 use super::transport::{Line, Sender};
 use super::{Driver, Entry, Facts, Format, driver};
-use crate::containers::logs::Watch;
 use crate::containers::record::{Phase, Record};
 use crate::face::{Container, Face};
 use crate::fault::{Fault, Result, blocking};
@@ -104,7 +103,7 @@ async fn ship(face: &Arc<Face>, container: &Arc<Container>, facts: Facts, route:
     let (log, put) = (face.records.log(&container.id), place_file(face, &container.id));
     let folder = log.parent().map(Path::to_path_buf).unwrap_or_default();
     std::fs::create_dir_all(&folder).map_err(|e| Fault::io("open the log", &e))?;
-    let mut watch = Watch::new(&folder).map_err(|e| Fault::io("watch the log", &e))?;
+    let mut watch = face.watches.folder(&folder).map_err(|e| Fault::io("watch the log", &e))?;
     // What cannot be read was half written when the machine went down: then all that is there is sent again.
     let place = std::fs::read(&put).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
     let mut reader = Reader::new(&log, place);

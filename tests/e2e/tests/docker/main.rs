@@ -12,6 +12,7 @@ mod pods;
 mod registries;
 mod remote;
 mod runs;
+mod trouble;
 mod wrong;
 
 use std::path::PathBuf;
@@ -153,6 +154,9 @@ fn main() -> ExitCode {
         .with(tests![alone:
             remote::a_port_is_for_clients_with_a_certificate_alone,
             remote::a_port_without_certificates_is_refused,
+            trouble::an_agent_killed_under_followers_loses_no_line_and_no_container,
+            trouble::a_thousand_clients_at_once_hurt_nobody,
+            trouble::a_full_disk_refuses_pulls_and_builds_and_leaves_nothing_half_done,
             logging::lines_reach_a_server_that_was_away_and_outlive_a_killed_agent,
             logging::journald_syslog_and_gelf_get_lines_in_their_words,
             lives::containers_outlive_a_killed_agent_and_go_with_the_instance,
