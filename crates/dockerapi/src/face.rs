@@ -35,6 +35,10 @@ pub struct Face {
     pub execs: Execs,
     /// Builds of images.
     pub builds: Builds,
+    /// Folders of logs that somebody follows.
+    pub watches: crate::containers::watches::Watches,
+    /// Those that send lines of containers on.
+    pub shipping: crate::logging::Shipping,
     /// Those that wait for containers.
     pub tasks: Tasks,
     /// The containers of pods, by id, as they were when somebody looked last.

@@ -1,4 +1,4 @@
-//! The Docker Engine API over the engine, on a unix socket: what the stock `docker` CLI and Docker's client libraries speak.
+//! The Docker Engine API over the engine, on a unix socket and, with TLS on both sides, on a port: what the stock `docker` CLI and Docker's client libraries speak.
 //!
 //! ```text
 //! docker ── docker.sock ── route ── handlers ── life: one start, end or removal of a container at a time
@@ -16,8 +16,10 @@ mod fault;
 pub mod fuzz;
 mod http;
 mod images;
+mod logging;
 mod networks;
 mod query;
+mod remote;
 mod route;
 mod server;
 mod system;
@@ -29,6 +31,7 @@ use std::path::{Path, PathBuf};
 
 use base::instance::Instance;
 
+pub use remote::{Remote, RemoteError};
 pub use server::serve;
 
 /// Start of the keys of containers' file systems in the image store.

@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 
 use crate::fault::{Fault, Result};
 
+/// Bytes that a pattern of a filter may take, compiled.
+const PATTERN_MAX: usize = 1 << 20;
+
 /// The query of a request.
 #[derive(Debug, Clone, Default)]
 pub struct Query {
@@ -101,6 +104,15 @@ impl Filters {
         !self.has(name) || self.of(name).iter().any(|v| fits(v))
     }
 
+    /// Whether one of its values is in a text as Docker looks for it: as a regular expression. One that is none is in nothing.
+    pub fn matches(&self, name: &str, text: &str) -> bool {
+        let found = |value: &str| {
+            let pattern = regex::RegexBuilder::new(value).size_limit(PATTERN_MAX).build();
+            value == text || pattern.is_ok_and(|p| p.is_match(text))
+        };
+        self.any(name, found)
+    }
+
     /// Whether it is given as a switch, and how.
     ///
     /// # Errors
@@ -146,6 +158,14 @@ pub fn time(text: &str) -> Result<jiff::Timestamp> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_filter_of_names_is_a_pattern() {
+        let names = |text: &str| Filters { values: BTreeMap::from([("name".to_owned(), vec![text.to_owned()])]) };
+        assert!(names("^/web$").matches("name", "/web") && !names("^/web$").matches("name", "/web2"));
+        assert!(names("eb").matches("name", "web") && names("we(b").matches("name", "we(b"));
+        assert!(!names("we(b").matches("name", "web") && Filters::default().matches("name", "any"));
+    }
 
     #[test]
     fn switches_read_as_docker_reads_them() {

@@ -8,7 +8,7 @@ use hyper::body::Incoming;
 use crate::containers::{archive, attach, control, create, exec, inspect, list, logs, stats};
 use crate::face::Face;
 use crate::fault::{Fault, Result};
-use crate::http::{Answer, Call, empty, fault};
+use crate::http::{Answer, Call, empty, fault, json};
 use crate::images::transfer;
 use crate::query::Query;
 use crate::{API_MAX, API_MIN, Version};
@@ -209,6 +209,8 @@ async fn others(mut call: Call, method: &Method, parts: &[&str]) -> Result<Answe
         ("GET", ["distribution", name @ .., "json"]) if !name.is_empty() => {
             images::registries::distribution(call, &name.join("/")).await
         }
+        // There are none, and none can be had.
+        ("GET", ["plugins"]) => Ok(json(&serde_json::json!([]))),
         (_, ["plugins", ..]) => Err(Fault::unsupported("plugins")),
         (_, ["swarm" | "nodes" | "services" | "tasks" | "secrets" | "configs", ..]) => {
             // A client that still writes its question would not hear the answer.

@@ -14,7 +14,7 @@ use crate::face::{Face, stamp};
 use crate::fault::{Result, blocking};
 use crate::http::{Answer, CHUNKS, Call, json, streaming, whole};
 use crate::query::{Filters, time};
-use crate::{API_MAX, API_MIN, volumes};
+use crate::{API_MAX, API_MIN, logging, volumes};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -94,13 +94,13 @@ fn constant() -> Value {
     let mut document = json!({
         "Driver": "overlay2", "DriverStatus": [], "LoggingDriver": "json-file", "CgroupDriver": "cgroupfs", "OSType": "linux",
         "MemoryLimit": true, "SwapLimit": false, "CpuCfsPeriod": true, "CpuCfsQuota": true, "CPUShares": true,
-        "CPUSet": false, "PidsLimit": true, "OomKillDisable": false, "IPv4Forwarding": true, "Debug": false, "NFd": 0,
+        "CPUSet": true, "PidsLimit": true, "OomKillDisable": false, "IPv4Forwarding": true, "Debug": false, "NFd": 0,
         "NGoroutines": 0, "NEventsListener": 0, "HttpProxy": "", "HttpsProxy": "", "NoProxy": "", "Labels": [],
         "ExperimentalBuild": false, "ServerVersion": VERSION, "LiveRestoreEnabled": true, "Isolation": "", "InitBinary": "",
         "IndexServerAddress": "https://index.docker.io/v1/", "DefaultRuntime": "windlass", "Warnings": null,
     });
     document["Plugins"] = json!({
-        "Volume": ["local"], "Network": ["bridge", "host", "null"], "Authorization": null, "Log": ["json-file", "local"],
+        "Volume": ["local"], "Network": ["bridge", "host", "macvlan", "null"], "Authorization": null, "Log": logging::DRIVERS,
     });
     document["RegistryConfig"] =
         json!({ "InsecureRegistryCIDRs": ["127.0.0.0/8"], "IndexConfigs": {}, "Mirrors": null });

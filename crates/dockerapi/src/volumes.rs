@@ -114,7 +114,8 @@ impl Volumes {
     }
 }
 
-fn users(face: &Arc<Face>, name: &str) -> Vec<String> {
+/// The containers that have a volume, running or not.
+pub fn users(face: &Arc<Face>, name: &str) -> Vec<String> {
     let all = face.all().into_iter().map(|c| c.record());
     all.filter(|r| r.mounts.iter().any(|m| m.kind == "volume" && m.name == name)).map(|r| r.id).collect()
 }
@@ -135,7 +136,7 @@ pub fn list(call: &Call) -> Result<Answer> {
     for name in call.face.volumes.names() {
         let meta = call.face.volumes.meta(&name).unwrap_or_default();
         let unused = users(&call.face, &name).is_empty();
-        let wanted = filters.any("name", |v| name.contains(v))
+        let wanted = filters.matches("name", &name)
             && filters.any("driver", |v| v == "local")
             && filters.labels(&meta.labels)
             && dangling.is_none_or(|d| d == unused);

@@ -308,6 +308,28 @@ pub struct Extra {
     /// Limits of its processes; the shim's where none are given.
     #[serde(default)]
     pub rlimits: Vec<Rlimit>,
+    /// Devices that are made for it, beside those that every container has.
+    #[serde(default)]
+    pub nodes: Vec<DeviceNode>,
+}
+
+/// A device that is made in a container's `/dev` or elsewhere in it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct DeviceNode {
+    /// Where, in the container.
+    pub path: PathBuf,
+    /// A block device; else a character device.
+    pub block: bool,
+    /// Major number.
+    pub major: u64,
+    /// Minor number.
+    pub minor: u64,
+    /// Permissions.
+    pub mode: u32,
+    /// Owner and group.
+    pub owner: (u32, u32),
+    /// What is allowed, of `rwm` (read, write, make).
+    pub access: String,
 }
 
 /// One container to be made in a sandbox.

@@ -125,8 +125,11 @@ impl ImageStore {
         Ok(usage)
     }
 
-    /// Removes content no image or snapshot needs, unless somebody is adding some.
-    pub(crate) fn collect_content(&self) -> Result<Removed> {
+    /// Removes content no image or snapshot needs, unless somebody is adding some (`deferred`).
+    ///
+    /// # Errors
+    /// When the store cannot be read or changed.
+    pub fn collect_content(&self) -> Result<Removed> {
         let Some(_own) = self.layout.try_own_content()? else {
             return Ok(Removed { deferred: true, ..Removed::default() });
         };

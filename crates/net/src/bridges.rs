@@ -1,10 +1,11 @@
-//! Bridges beside the instance's own, and places on them: Docker's networks. Who gets which address is the caller's business.
+//! Bridges beside the instance's own, and places on them: Docker's networks. Members of a network may instead be on an interface
+//! of the host, side by side with its other neighbours. Who gets which address is the caller's business.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -27,8 +28,35 @@ pub struct BridgeSpec {
     pub internal: bool,
     /// What leaves the host has the host's address.
     pub masquerade: bool,
-    /// MTU; `None` for that of the instance's bridge.
+    /// MTU; `None` for that of the instance's bridge, or of the parent.
     pub mtu: Option<u32>,
+    /// The host's interface that members are on; then there is no bridge, and the gateway is a neighbour.
+    #[serde(default)]
+    pub parent: Option<Parent>,
+}
+
+/// An interface of the host whose neighbours the members of a network are (macvlan).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Parent {
+    /// Its name.
+    pub name: String,
+    /// How members and neighbours reach each other.
+    pub mode: Macvlan,
+}
+
+/// Modes of macvlan (ip-link(8)).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Macvlan {
+    /// Members reach each other directly.
+    #[default]
+    Bridge,
+    /// They do not reach each other.
+    Private,
+    /// By a switch that sends frames back.
+    Vepa,
+    /// One member has the whole interface.
+    Passthru,
 }
 
 /// A sandbox's place on a bridge.
@@ -46,6 +74,9 @@ pub struct Plug {
     pub gateway: bool,
     /// Ports of the host that lead to it.
     pub host_ports: Vec<HostPort>,
+    /// Where its sandbox's namespace is pinned.
+    #[serde(default)]
+    pub netns: PathBuf,
 }
 
 /// What there is, also on disk: a restarted process puts the same rules in force before anybody tells it anything.
@@ -122,7 +153,14 @@ impl Network {
     /// When the kernel or the disk refuses; then there is none.
     pub async fn add_bridge(&self, spec: BridgeSpec) -> Result<(), NetError> {
         let (inner, key) = (self.inner.clone(), spec.key.clone());
-        let made = blocking(move || inner.make_bridge(spec)).await;
+        let made = blocking(move || {
+            // One that is missing later may come again; its network is not made without it.
+            if let Some(parent) = &spec.parent {
+                find_parent(&mut Socket::route()?, parent)?;
+            }
+            inner.make_bridge(spec)
+        });
+        let made = made.await;
         let made = match made {
             // Its rules are there before anybody is on it.
             Ok(()) => self.refresh().await,
@@ -144,13 +182,13 @@ impl Network {
         self.refresh().await
     }
 
-    /// Puts the sandbox whose namespace is pinned at `netns` on a bridge and opens its ports. Doing it again is fine.
+    /// Puts a sandbox on a bridge, or on the parent there is instead, and opens its ports. Doing it again is fine.
     ///
     /// # Errors
     /// When there is no such bridge, a port is taken, or the namespace is gone.
-    pub async fn plug(&self, netns: &Path, plug: Plug) -> Result<(), NetError> {
-        let (inner, netns, ports) = (self.inner.clone(), netns.to_owned(), !plug.host_ports.is_empty());
-        blocking(move || inner.plug(&netns, plug)).await?;
+    pub async fn plug(&self, plug: Plug) -> Result<(), NetError> {
+        let (inner, ports) = (self.inner.clone(), !plug.host_ports.is_empty());
+        blocking(move || inner.plug(&plug)).await?;
         if ports { self.refresh().await } else { Ok(()) }
     }
 
@@ -189,6 +227,11 @@ impl Network {
     }
 }
 
+fn find_parent(host: &mut Socket, parent: &Parent) -> Result<u32, NetError> {
+    let found = link::find(host, &parent.name)?;
+    Ok(found.ok_or_else(|| NetError::NoParent(parent.name.clone()))?.index)
+}
+
 impl Inner {
     fn change_bridges(&self, change: impl FnOnce(&mut Bridges)) -> Result<(), NetError> {
         let mut bridges = self.bridges.lock();
@@ -203,6 +246,9 @@ impl Inner {
         let mut host = Socket::route()?;
         let (name, mac) = (self.config.bridge_name(&spec.key), pod_mac(spec.gateway));
         self.change_bridges(|b| drop(b.bridges.insert(spec.key.clone(), spec.clone())))?;
+        if spec.parent.is_some() {
+            return Ok(());
+        }
         let created = host.all(vec![link::add_bridge(&name, mac)]);
         if created.as_ref().is_err_and(|e| !link::already_there(e)) {
             created?;
@@ -219,11 +265,31 @@ impl Inner {
         self.change_bridges(|b| drop(b.bridges.remove(key)))
     }
 
-    fn plug(&self, netns: &Path, plug: Plug) -> Result<(), NetError> {
+    fn plug(&self, plug: &Plug) -> Result<(), NetError> {
+        let netns = plug.netns.as_path();
         let spec = self.bridges.lock().bridges.get(&plug.bridge).cloned();
         let spec = spec.ok_or_else(|| NetError::NoBridge(plug.bridge.clone()))?;
         let namespace = File::open(netns).map_err(|source| NetError::Netns { path: netns.to_path_buf(), source })?;
         let (mut inside, mut host) = (Socket::route_in(netns)?, Socket::route()?);
+        if let Some(parent) = &spec.parent {
+            self.change_bridges(|b| {
+                b.plugs.retain(|p| p.ip != plug.ip);
+                b.plugs.push(plug.clone());
+            })?;
+            if link::find(&mut inside, &plug.interface)?.is_none() {
+                let index = find_parent(&mut host, parent)?;
+                let mac = pod_mac(plug.ip);
+                host.all(vec![link::add_macvlan(
+                    &plug.interface,
+                    index,
+                    parent.mode,
+                    spec.mtu,
+                    mac,
+                    namespace.as_fd(),
+                )])?;
+            }
+            return stand(&mut inside, plug, &spec);
+        }
         self.check_ports(&plug.owner, &plug.host_ports)?;
         self.ipam.lock().check_host_ports(&plug.owner, &plug.host_ports)?;
         self.change_bridges(|b| {
@@ -242,17 +308,7 @@ impl Inner {
                 link::set_hairpin(&name),
             ])?;
         }
-        let own = link::find(&mut inside, &plug.interface)?
-            .ok_or_else(|| NetError::BadReply("a new veth has no other end".into()))?;
-        let mut steps = vec![
-            link::set_up("lo", None, None),
-            link::set_up(&plug.interface, None, None),
-            link::add_address(own.index, plug.ip, spec.subnet.0.prefix),
-        ];
-        if plug.gateway {
-            steps.push(link::add_route(own.index, (Ipv4Addr::UNSPECIFIED, 0), Some(spec.gateway), None));
-        }
-        inside.all(steps)?;
+        stand(&mut inside, plug, &spec)?;
         self.settle(&mut host, &[&name, &bridge])
     }
 
@@ -279,11 +335,38 @@ impl Inner {
         if gone.is_empty() {
             return Ok(gone);
         }
-        let names = gone.iter().map(|p| link::delete(&self.config.plug_name(p.ip)));
+        let on_parents: BTreeSet<String> = {
+            let known = self.bridges.lock();
+            known.bridges.values().filter(|b| b.parent.is_some()).map(|b| b.key.clone()).collect()
+        };
+        let (on_parents, on_bridges): (Vec<&Plug>, Vec<&Plug>) =
+            gone.iter().partition(|p| on_parents.contains(&p.bridge));
+        let names = on_bridges.iter().map(|p| link::delete(&self.config.plug_name(p.ip)));
         for result in Socket::route()?.batch(names.collect())? {
             link::gone_is_fine(result)?;
+        }
+        for plug in on_parents {
+            // With a namespace that is gone, so is what was in it.
+            if let Ok(mut inside) = Socket::route_in(&plug.netns) {
+                link::gone_is_fine(inside.all(vec![link::delete(&plug.interface)]))?;
+            }
         }
         self.change_bridges(|b| b.plugs.retain(|p| !gone.contains(p)))?;
         Ok(gone)
     }
+}
+
+/// Brings up what a sandbox has on a network: its address, and perhaps its way out.
+fn stand(inside: &mut Socket, plug: &Plug, spec: &BridgeSpec) -> Result<(), NetError> {
+    let own = link::find(inside, &plug.interface)?
+        .ok_or_else(|| NetError::BadReply("a new interface is not where it was put".into()))?;
+    let mut steps = vec![
+        link::set_up("lo", None, None),
+        link::set_up(&plug.interface, None, None),
+        link::add_address(own.index, plug.ip, spec.subnet.0.prefix),
+    ];
+    if plug.gateway {
+        steps.push(link::add_route(own.index, (Ipv4Addr::UNSPECIFIED, 0), Some(spec.gateway), None));
+    }
+    inside.all(steps)
 }

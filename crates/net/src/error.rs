@@ -58,6 +58,9 @@ pub enum NetError {
     /// A reply of the kernel could not be decoded.
     #[error("netlink reply: {0}")]
     BadReply(String),
+    /// The interface that a network is to be on is not there.
+    #[error("the host has no interface {0}")]
+    NoParent(String),
     /// A kernel setting cannot be read or written.
     #[error("kernel setting {key}")]
     Sysctl {

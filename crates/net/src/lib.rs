@@ -32,7 +32,7 @@ mod sys;
 
 pub mod dns;
 
-pub use bridges::{BridgeSpec, Plug};
+pub use bridges::{BridgeSpec, Macvlan, Parent, Plug};
 pub use error::NetError;
 pub use model::{
     Attachment, CidrText, Endpoint, HostPort, NetworkConfig, Protocol, ServiceEntry, ServicePort, ServiceTable,

@@ -132,6 +132,8 @@ pub struct ServerArgs {
     pub tracing: TracingArgs,
     #[command(flatten)]
     pub node: NodeArgs,
+    #[command(flatten)]
+    pub docker: DockerArgs,
     /// Folder of the cluster's keys and certificates; servers of one etcd need the same [default: DATA-DIR/pki]
     #[arg(long, value_name = "DIR")]
     pub pki_dir: Option<PathBuf>,
@@ -263,6 +265,25 @@ pub struct AgentArgs {
     pub tracing: TracingArgs,
     #[command(flatten)]
     pub node: NodeArgs,
+    #[command(flatten)]
+    pub docker: DockerArgs,
+}
+
+/// The Docker API on a port, beside its socket.
+#[derive(Debug, Clone, Default, Args)]
+pub struct DockerArgs {
+    /// Serve the Docker API on this address too, for clients with a certificate; absent: on its socket alone
+    #[arg(long, value_name = "IP:PORT")]
+    pub docker_tcp: Option<std::net::SocketAddr>,
+    /// Certificates that those of its clients are checked against
+    #[arg(long, value_name = "FILE", requires = "docker_tcp")]
+    pub docker_tls_ca: Option<PathBuf>,
+    /// Certificate that is shown to them
+    #[arg(long, value_name = "FILE", requires = "docker_tcp")]
+    pub docker_tls_cert: Option<PathBuf>,
+    /// Key of that certificate
+    #[arg(long, value_name = "FILE", requires = "docker_tcp")]
+    pub docker_tls_key: Option<PathBuf>,
 }
 
 /// How the node treats its pods; named as the kubelet names them.

@@ -2,6 +2,7 @@
 //! or the command line.
 
 mod cli;
+mod docker_flags;
 mod exit;
 mod instance_file;
 mod kubeapi;

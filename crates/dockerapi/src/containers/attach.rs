@@ -1,5 +1,5 @@
-//! Streams between clients and containers, over a connection that was hijacked: raw with a terminal, else in frames of a stream
-//! number, a length and bytes.
+//! Streams between clients and containers, over a connection that was hijacked, or in the bodies of a request and its answer: raw
+//! with a terminal, else in frames of a stream number, a length and bytes.
 
 use std::sync::Arc;
 
@@ -7,19 +7,42 @@ use bytes::{BufMut, Bytes, BytesMut};
 use engine::Choice;
 use engine::runtime::{Input, Output, Session};
 use http::{HeaderValue, Request, Response, StatusCode, header};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use hyper::upgrade::Upgraded;
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
 use tokio::sync::{Mutex, mpsc, oneshot};
 
 use crate::containers::keys::Detach;
 use crate::face::{Carrier, Waiter};
 use crate::fault::{Fault, Result};
-use crate::http::{Answer, Call, whole};
+use crate::http::{Answer, CHUNKS, Call, streaming, whole};
 
-/// A connection that is ours.
-pub type Wire = TokioIo<Upgraded>;
+/// A connection that is ours, or what stands for one.
+pub type Wire = Box<dyn BothWays>;
+
+/// What is read and written.
+pub trait BothWays: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> BothWays for T {}
+
+/// A wire that comes once the answer is sent.
+pub enum Promised {
+    /// The connection itself.
+    Upgraded(OnUpgrade),
+    /// What is written goes into the answer's body; what is read comes from the request's.
+    Answered(DuplexStream),
+}
+
+impl Promised {
+    /// Waits for it; none comes when the client has gone.
+    pub async fn wire(self) -> Option<Wire> {
+        match self {
+            Promised::Upgraded(coming) => Some(Box::new(TokioIo::new(coming.await.ok()?))),
+            Promised::Answered(end) => Some(Box::new(end)),
+        }
+    }
+}
 
 /// Output read at once.
 const CHUNK: usize = 32 << 10;
@@ -44,32 +67,60 @@ pub fn frame(stream: u8, bytes: &[u8]) -> Bytes {
     frame.freeze()
 }
 
-/// Agrees to give the connection away; it comes once the answer was sent.
-///
-/// # Errors
-/// 400 when the client did not ask to have it.
-pub fn hijack(request: &mut Request<Incoming>, tty: bool) -> Result<(Answer, hyper::upgrade::OnUpgrade)> {
+/// Agrees to give the connection away, to those who ask to have it; others are answered with a stream.
+pub fn hijack(mut request: Request<Incoming>, tty: bool) -> (Answer, Promised) {
     let asked = request.headers().get(header::UPGRADE).and_then(|v| v.to_str().ok());
     if !asked.is_some_and(|v| v.eq_ignore_ascii_case("tcp")) {
-        return Err(Fault::bad(
-            "this is answered on a connection that is upgraded to tcp (Connection: Upgrade, Upgrade: tcp)",
-        ));
+        let (ours, theirs) = tokio::io::duplex(CHUNK);
+        let (tx, rx) = mpsc::channel(CHUNKS);
+        // Ends with the session or with the client.
+        tokio::spawn(pump(theirs, request.into_body(), tx));
+        return (streaming(content_type(tty), rx), Promised::Answered(ours));
     }
-    let coming = hyper::upgrade::on(request);
+    let coming = hyper::upgrade::on(&mut request);
     let mut answer = Response::new(whole(""));
     *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers = answer.headers_mut();
     headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
     headers.insert(header::UPGRADE, HeaderValue::from_static("tcp"));
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type(tty)));
-    Ok((answer, coming))
+    (answer, Promised::Upgraded(coming))
+}
+
+/// Carries between a wire's other end and two bodies.
+async fn pump(end: DuplexStream, mut body: Incoming, tx: mpsc::Sender<Bytes>) {
+    let (mut read, mut write) = tokio::io::split(end);
+    let input = async {
+        while let Some(Ok(piece)) = body.frame().await {
+            let Ok(bytes) = piece.into_data() else { continue };
+            if write.write_all(&bytes).await.is_err() {
+                break;
+            }
+        }
+        let _ = write.shutdown().await;
+        std::future::pending::<()>().await;
+    };
+    let output = async {
+        let mut buffer = BytesMut::with_capacity(CHUNK);
+        while matches!(read.read_buf(&mut buffer).await, Ok(1..)) {
+            if tx.send(buffer.split().freeze()).await.is_err() {
+                return;
+            }
+            buffer.reserve(CHUNK);
+        }
+    };
+    tokio::select! {
+        () = input => {}
+        () = output => {}
+        () = tx.closed() => {}
+    }
 }
 
 /// `POST /containers/{id}/attach`.
 ///
 /// # Errors
 /// 404, 409, and what the engine refuses.
-pub async fn attach(mut call: Call, id: &str) -> Result<Answer> {
+pub async fn attach(call: Call, id: &str) -> Result<Answer> {
     let container = call.face.container(id)?;
     let record = container.record();
     if record.state.phase == crate::containers::record::Phase::Paused {
@@ -80,15 +131,15 @@ pub async fn attach(mut call: Call, id: &str) -> Result<Answer> {
     let choice =
         Choice { stdin: flag("stdin") && record.config.open_stdin, stdout: flag("stdout"), stderr: flag("stderr") };
     let (logs, stream, tty) = (flag("logs"), flag("stream"), record.config.tty);
-    let (answer, coming) = hijack(&mut call.request, tty)?;
+    let face = call.face;
     let past = match logs {
-        true => Some(crate::containers::logs::past(&call.face, &record, choice).await?),
+        true => Some(crate::containers::logs::past(&face, &record, choice).await?),
         false => None,
     };
     let session = match (stream, record.state.phase.is_live()) {
         (false, _) => None,
         (true, true) => {
-            let session = call.face.engine.attach_patiently(&record.id, choice).await?;
+            let session = face.engine.attach_patiently(&record.id, choice).await?;
             Some(Coming::Now(session, Carrier::of(&container)))
         }
         (true, false) => {
@@ -104,11 +155,11 @@ pub async fn attach(mut call: Call, id: &str) -> Result<Answer> {
             Some(Coming::AtStart(rx))
         }
     };
-    call.face.tell(&record, "attach", &[]);
+    let (answer, coming) = hijack(call.request, tty);
+    face.tell(&record, "attach", &[]);
     // Ends with the container's streams, or when the client is gone.
     tokio::spawn(async move {
-        let Ok(upgraded) = coming.await else { return };
-        let mut wire = TokioIo::new(upgraded);
+        let Some(mut wire) = coming.wire().await else { return };
         for bytes in past.into_iter().flatten() {
             if wire.write_all(&bytes).await.is_err() {
                 return;

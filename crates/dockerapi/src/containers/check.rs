@@ -4,8 +4,6 @@ use crate::containers::model::{Config, Creation, HostConfig, only_empty};
 use crate::fault::{Fault, Result};
 use crate::query::Query;
 
-/// Where logs may go: all of them are the same files of the shim, but for `none`.
-const LOG_DRIVERS: [&str; 4] = ["", "json-file", "local", "none"];
 /// What dockerd takes at least, bytes.
 const MEMORY_MIN: i64 = 6 << 20;
 
@@ -50,7 +48,7 @@ pub fn creation(asked: &Creation, warnings: &mut Vec<String>) -> Result<()> {
     }
     restarts(host)?;
     limits(host, warnings)?;
-    logging(host)?;
+    crate::logging::driver(&host.log_config)?;
     for option in &host.security_opt {
         match option.as_str() {
             "no-new-privileges"
@@ -185,6 +183,9 @@ fn limits(host: &HostConfig, warnings: &mut Vec<String>) -> Result<()> {
     if host.cpu_quota > 0 && host.cpu_quota < 1000 {
         return Err(Fault::bad("CPU cfs quota can not be less than 1ms (i.e. 1000)"));
     }
+    if !host.cpuset_cpus.bytes().all(|b| b.is_ascii_digit() || b",-".contains(&b)) {
+        return Err(Fault::bad(format!("Invalid value {} for HostConfig.CpusetCpus", host.cpuset_cpus)));
+    }
     if host.shm_size < 0 {
         return Err(Fault::bad("SHM size can not be less than 0"));
     }
@@ -197,24 +198,6 @@ fn limits(host: &HostConfig, warnings: &mut Vec<String>) -> Result<()> {
         }
         if limit.hard != -1 && (limit.soft == -1 || limit.soft > limit.hard) {
             return Err(Fault::bad("ulimit soft limit must be less than or equal to hard limit"));
-        }
-    }
-    Ok(())
-}
-
-fn logging(host: &HostConfig) -> Result<()> {
-    let log = &host.log_config;
-    if !LOG_DRIVERS.contains(&log.kind.as_str()) {
-        return Err(Fault::refused(&format!("logging driver {:?}", log.kind)));
-    }
-    for (name, value) in &log.config {
-        let good = match name.as_str() {
-            "max-size" => size(value).is_some(),
-            "max-file" => value.parse::<u32>().is_ok_and(|n| n > 0),
-            _ => return Err(Fault::refused(&format!("HostConfig.LogConfig.Config {name:?}"))),
-        };
-        if !good {
-            return Err(Fault::bad(format!("invalid value {value:?} of log option {name}")));
         }
     }
     Ok(())
@@ -255,9 +238,10 @@ mod tests {
         assert_eq!(of_host(serde_json::json!({ "MemorySwappiness": -1, "ShmSize": 0, "Init": false })), None);
         for (host, word) in [
             (serde_json::json!({ "NetworkMode": "container:x", "Dns": ["1.1.1.1"] }), "dns and the network mode"),
-            (serde_json::json!({ "LogConfig": { "Type": "syslog" } }), "syslog"),
-            (serde_json::json!({ "LogConfig": { "Config": { "tag": "x" } } }), "tag"),
-            (serde_json::json!({ "Devices": [{ "PathOnHost": "/dev/kvm" }] }), "Devices"),
+            (serde_json::json!({ "LogConfig": { "Type": "splunk" } }), "splunk"),
+            (serde_json::json!({ "LogConfig": { "Config": { "tag": "{{.x}}" } } }), "tag"),
+            (serde_json::json!({ "DeviceRequests": [{ "Count": -1 }] }), "DeviceRequests"),
+            (serde_json::json!({ "CpusetCpus": "a" }), "CpusetCpus"),
             (serde_json::json!({ "SecurityOpt": ["apparmor=x"] }), "SecurityOpt"),
             (serde_json::json!({ "RestartPolicy": { "Name": "sometimes" } }), "unknown policy"),
             (serde_json::json!({ "AutoRemove": true, "RestartPolicy": { "Name": "always" } }), "AutoRemove"),

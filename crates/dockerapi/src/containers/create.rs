@@ -69,7 +69,12 @@ pub async fn create(mut call: Call) -> Result<Answer> {
     let document: Value = call.json().await?;
     let mut asked = Creation::read(document)?;
     check::platform(&call.query)?;
-    let claim = claim(&call.face, call.query.get("name").unwrap_or_default())?;
+    let name = call.query.get("name").unwrap_or_default();
+    // Some libraries say in the document again what they say in the query.
+    if asked.config.rest.get("name").is_some_and(|said| said == name) {
+        asked.config.rest.remove("name");
+    }
+    let claim = claim(&call.face, name)?;
     let (face, mut warnings) = (call.face.clone(), Vec::new());
     check::creation(&asked, &mut warnings)?;
     let given = std::mem::take(&mut asked.networks);
@@ -124,7 +129,7 @@ async fn discard(face: &Arc<Face>, record: &Record) {
     let mounts = record.mounts.clone();
     let undone = blocking(move || {
         of.engine.images().remove_snapshot(&key)?;
-        for point in mounts.iter().filter(|m| m.anonymous) {
+        for point in mounts.iter().filter(|m| m.anonymous && crate::volumes::users(&of, &m.name).is_empty()) {
             drop(of.volumes.remove(&point.name));
         }
         of.records.remove(&id).map_err(|e| Fault::io("remove the container's folder", &e))
@@ -193,7 +198,8 @@ async fn complete(face: &Arc<Face>, asked: Creation, image: ImageInfo, name: &st
         host.log_config.kind = "json-file".to_owned();
     }
     let declared: Vec<String> = of_image.volumes().iter().flatten().cloned().collect();
-    let mounts = mounts(&config.volumes, &declared, &host.binds, &host.mounts, &host.tmpfs)?;
+    let mut mounts = mounts(&config.volumes, &declared, &host.binds, &host.mounts, &host.tmpfs)?;
+    from_others(face, &host.volumes_from, &mut mounts)?;
     let (image, image_id) = (config.image.clone(), image.id.to_string());
     let name = name.to_owned();
     let created_ms = now_ms();
@@ -209,7 +215,8 @@ fn merged_env(of_image: Vec<String>, of_user: &[String]) -> Vec<String> {
     merged
 }
 
-fn target(text: &str) -> Result<PathBuf> {
+/// A path in a container.
+pub fn target(text: &str) -> Result<PathBuf> {
     let path: PathBuf = Path::new(text).components().filter(|c| !matches!(c, Component::CurDir)).collect();
     if !path.is_absolute() || path.components().any(|c| matches!(c, Component::ParentDir)) {
         return Err(Fault::bad(format!(
@@ -249,6 +256,29 @@ fn mounts(
         points.entry(path.clone()).or_insert_with(|| volume(String::new(), path));
     }
     Ok(points.into_values().collect())
+}
+
+/// Volumes and binds of other containers (`--volumes-from`): what is asked for itself stands before them, what only the image
+/// declares does not.
+fn from_others(face: &Arc<Face>, names: &[String], mounts: &mut Vec<MountPoint>) -> Result<()> {
+    for text in names {
+        let (name, mode) = text.split_once(':').unwrap_or((text, "rw"));
+        if !matches!(mode, "rw" | "ro") {
+            return Err(Fault::bad(format!("invalid mode for volumes-from: {mode}")));
+        }
+        // Not 404: clients would take it for a missing image, and pull.
+        let other = face.container(name).map_err(|fault| Fault::bad(fault.message))?.record();
+        for mut point in other.mounts.into_iter().filter(|m| m.kind != "tmpfs") {
+            point.writable &= mode == "rw";
+            match mounts.iter_mut().find(|m| m.target == point.target) {
+                Some(own) if own.anonymous => *own = point,
+                Some(_) => {}
+                None => mounts.push(point),
+            }
+        }
+    }
+    mounts.sort_by(|a, b| a.target.cmp(&b.target));
+    Ok(())
 }
 
 /// A volume; without a name it gets one of its own.

@@ -6,14 +6,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use engine::runtime::{ContainerRuntime, ExecSpec, RuntimeError, Session};
 use http::StatusCode;
-use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 
-use crate::containers::attach::{STDERR, carry, frame, hijack};
+use crate::containers::attach::{STDERR, Wire, carry, frame, hijack};
 use crate::containers::keys::Detach;
 use crate::containers::model::{Rest, only_empty, without_nulls};
 use crate::containers::names;
@@ -162,8 +161,12 @@ fn spec_of(exec: &Exec, detach: bool) -> ExecSpec {
 /// 404, 409 when it was started before or its container does not run.
 pub async fn start(mut call: Call, id: &str) -> Result<Answer> {
     let document: Value = call.json().await?;
-    let begin: Begin =
+    let mut begin: Begin =
         serde_json::from_value(without_nulls(document)).map_err(|e| Fault::bad(format!("invalid JSON: {e}")))?;
+    // What dockerode says to itself.
+    for own in ["hijack", "stdin"] {
+        begin.rest.remove(own);
+    }
     only_empty("", &begin.rest)?;
     let face = call.face.clone();
     let (spec, keys, size) = face.execs.with(id, |exec| {
@@ -181,7 +184,7 @@ pub async fn start(mut call: Call, id: &str) -> Result<Answer> {
     if container.phase() != Phase::Running {
         return Err(Fault::conflict(format!("container {} is not running", container.id)));
     }
-    let hijacked = if begin.detach { None } else { Some(hijack(&mut call.request, spec.tty)?) };
+    let hijacked = if begin.detach { None } else { Some(hijack(call.request, spec.tty)) };
     face.execs.with(id, |exec| (exec.started, exec.running) = (true, true))?;
     let run = Run { face, id: id.to_owned(), container, spec, size, keys };
     let Some((answer, coming)) = hijacked else {
@@ -193,9 +196,9 @@ pub async fn start(mut call: Call, id: &str) -> Result<Answer> {
     tokio::spawn(async move {
         // The head of the answer is out before the command begins: what comes together with the head is lost on clients that
         // read it through a buffer (docker-py).
-        match coming.await {
-            Ok(upgraded) => run.converse(TokioIo::new(upgraded)).await,
-            Err(_) => run.face.execs.ended(&run.id, 137),
+        match coming.wire().await {
+            Some(wire) => run.converse(wire).await,
+            None => run.face.execs.ended(&run.id, 137),
         }
     });
     Ok(answer)
@@ -234,7 +237,7 @@ impl Run {
     }
 
     /// Carries its streams until it ends.
-    async fn converse(self, mut wire: TokioIo<hyper::upgrade::Upgraded>) {
+    async fn converse(self, mut wire: Wire) {
         let tty = self.spec.tty;
         let session = match self.begin().await {
             Ok(session) => session,

@@ -40,8 +40,11 @@ pub fn image_name(face: &Arc<Face>, record: &Record) -> String {
 async fn document(face: &Arc<Face>, container: &Arc<Container>, version: Version) -> Value {
     let record = container.record();
     let (path, args) = record.argv.split_first().map_or(("", &[][..]), |(p, a)| (p.as_str(), a));
-    let log =
-        if record.host.log_config.kind == "none" { String::new() } else { face.log(container).display().to_string() };
+    let log = if !matches!(record.host.log_config.kind.as_str(), "json-file" | "local") {
+        String::new()
+    } else {
+        face.log(container).display().to_string()
+    };
     let execs = face.execs.of(&record.id);
     json!({
         "Id": record.id,

@@ -14,6 +14,7 @@ use crate::containers::record::{Phase, Record};
 use crate::containers::{health, ports, spec};
 use crate::face::{Carrier, Container, Face, Seen, Waiter, now_ms};
 use crate::fault::{Fault, Result, blocking};
+use crate::logging;
 use crate::networks;
 
 /// Between an end and the next start: doubled each time.
@@ -100,6 +101,7 @@ fn words(error: RuntimeError) -> Fault {
 }
 
 async fn run(face: &Arc<Face>, container: &Arc<Container>, record: &Record) -> Result<()> {
+    logging::reach(record).await?;
     let ground = networks::prepare(face, record)?;
     let ports = if ground.has_way_out() { ports::find(face, record).await? } else { Vec::new() };
     let (sandbox, inner) = (spec::sandbox(face, record, &ground, &ports)?, spec::container(face, record)?);
@@ -148,6 +150,7 @@ async fn run(face: &Arc<Face>, container: &Arc<Container>, record: &Record) -> R
 /// Has a task wait for the end of a container that runs, and one ask how it feels.
 fn watch(face: &Arc<Face>, container: &Arc<Container>) {
     health::begin(face, container);
+    logging::begin(face, container);
     let (face, container) = (face.clone(), container.clone());
     let (tasks, drain) = (face.tasks.clone(), face.drain());
     tasks.spawn("docker container", async move {
@@ -389,14 +392,17 @@ pub async fn remove(face: &Arc<Face>, container: &Arc<Container>, force: bool, v
         return Err(Fault::conflict(format!("container {} was started meanwhile", container.id)));
     }
     face.engine.remove_sandbox(&container.id).await?;
+    logging::finish(face, &container.id).await;
     let (of, key, id, record) = (face.clone(), root_key(&container.id), container.id.clone(), container.record());
     let mounts = record.mounts.clone();
     blocking(move || {
         of.engine.images().remove_snapshot(&key)?;
         of.records.remove(&id).map_err(|e| Fault::io("remove the container's folder", &e))?;
         for point in mounts.iter().filter(|m| m.anonymous && volumes) {
-            // Another container may use it by its name.
-            drop(of.volumes.remove(&point.name));
+            // Another container may use it by its name, or have it from this one.
+            if crate::volumes::users(&of, &point.name).iter().all(|user| *user == id) {
+                drop(of.volumes.remove(&point.name));
+            }
         }
         Ok::<_, Fault>(())
     })
@@ -418,7 +424,8 @@ pub async fn resume(face: &Arc<Face>) {
             drop(face.engine.remove_sandbox(&stray.spec.id).await);
         }
     }
-    for container in all {
+    // The oldest first: others may stand in its network.
+    for container in all.into_iter().rev() {
         let status = face.engine.container_status(&container.id).map(|s| s.state);
         let phase = container.phase();
         match status {
@@ -434,6 +441,7 @@ pub async fn resume(face: &Arc<Face>) {
                 if !container.record().state.endpoints.is_empty() {
                     face.change(&container, |r| r.state.endpoints.clear());
                 }
+                logging::begin(face, &container);
                 at_rest(face, &container);
             }
         }

@@ -82,7 +82,7 @@ fn fits(face: &Face, container: &Container, record: &Record, filters: &Filters) 
             .any(|(n, p)| port(v, n, &p))
     };
     Ok(filters.any("id", |v| record.id.starts_with(v))
-        && filters.any("name", |v| format!("/{}", record.name).contains(v))
+        && (filters.matches("name", &format!("/{}", record.name)) || filters.matches("name", &record.name))
         && filters.any("status", |v| v == record.state.phase.word())
         && (codes.is_empty() || (ended && codes.contains(&record.state.exit_code)))
         && filters.labels(&record.config.labels)

@@ -9,21 +9,21 @@ use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use engine::Choice;
+use http::StatusCode;
 use jiff::Timestamp;
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
-use tokio::io::AsyncReadExt;
-use tokio::net::unix::pipe;
 use tokio::sync::mpsc;
 
 use crate::containers::attach::{STDERR, STDOUT, content_type, frame};
 use crate::containers::record::{Phase, Record};
+use crate::containers::watches::Watch;
 use crate::face::{Container, Face};
 use crate::fault::{Fault, Result, blocking};
 use crate::http::{Answer, CHUNKS, Call, streaming};
+use crate::logging::Driver;
 use crate::query::time;
 
 /// An entry is never longer: the shim cuts lines at 16 KiB.
-const ENTRY_MAX: u64 = 64 << 10;
+pub const ENTRY_MAX: u64 = 64 << 10;
 /// Sent at once, about.
 const PIECE: usize = 64 << 10;
 /// Rotated files looked at.
@@ -36,6 +36,8 @@ struct Options {
     tty: bool,
     follow: bool,
     timestamps: bool,
+    /// Said before each line: labels and variables that the log options name.
+    details: Option<String>,
     since: Option<Timestamp>,
     until: Option<Timestamp>,
     tail: Option<usize>,
@@ -53,8 +55,11 @@ pub async fn respond(call: Call, id: &str) -> Result<Answer> {
     if !choice.stdout && !choice.stderr {
         return Err(Fault::bad("Bad parameters: you must choose at least one stream"));
     }
-    if record.host.log_config.kind == "none" {
-        return Err(Fault::unsupported("reading logs of a container with the logging driver none"));
+    if !matches!(
+        crate::logging::driver(&record.host.log_config),
+        Ok(Driver::Kept(_) | Driver::Sent { shown: true, .. })
+    ) {
+        return Err(Fault::new(StatusCode::NOT_IMPLEMENTED, "configured logging driver does not support reading"));
     }
     let moment = |name: &str| query.get(name).filter(|t| *t != "0").map(time).transpose();
     let options = Options {
@@ -62,6 +67,7 @@ pub async fn respond(call: Call, id: &str) -> Result<Answer> {
         tty: record.config.tty,
         follow: query.flag("follow"),
         timestamps: query.flag("timestamps"),
+        details: query.flag("details").then(|| details(&record)),
         since: moment("since")?,
         until: moment("until")?,
         // What is no number counts as all, as with Docker.
@@ -73,8 +79,11 @@ pub async fn respond(call: Call, id: &str) -> Result<Answer> {
     let folder = path.parent().map(Path::to_path_buf).unwrap_or_default();
     // There before the first run too, so that it can be watched.
     std::fs::create_dir_all(&folder).map_err(|e| Fault::io("open the log", &e))?;
-    let watch =
-        if options.follow { Some(Watch::new(&folder).map_err(|e| Fault::io("watch the log", &e))?) } else { None };
+    let watch = if options.follow {
+        Some(face.watches.folder(&folder).map_err(|e| Fault::io("watch the log", &e))?)
+    } else {
+        None
+    };
     let drain = face.drain();
     // Ends with the log, the client or the agent.
     tokio::spawn(async move {
@@ -273,6 +282,10 @@ impl Log {
             text.put_slice(head.time.as_bytes());
             text.put_u8(b' ');
         }
+        if first && let Some(details) = &self.options.details {
+            text.put_slice(details.as_bytes());
+            text.put_u8(b' ');
+        }
         text.put_slice(&line[head.text..]);
         if head.full {
             text.put_u8(b'\n');
@@ -292,6 +305,13 @@ fn rewind_to_line(reader: &mut BufReader<File>) -> io::Result<()> {
     let line = tail.iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
     reader.seek(SeekFrom::Start(start + line as u64))?;
     Ok(())
+}
+
+/// `key=value` in alphabetical order, as Docker writes them.
+fn details(record: &Record) -> String {
+    let escaped = |text: &str| url::form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
+    let all = crate::logging::attributes(record).into_iter().map(|(k, v)| format!("{}={}", escaped(&k), escaped(&v)));
+    all.collect::<Vec<_>>().join(",")
 }
 
 fn wants(choice: Choice, stderr: bool) -> bool {
@@ -322,14 +342,20 @@ impl Pieces {
     }
 }
 
-struct Head<'a> {
-    time: &'a str,
-    stderr: bool,
-    full: bool,
-    text: usize,
+/// What stands before the text of an entry.
+pub struct Head<'a> {
+    /// When it was written.
+    pub time: &'a str,
+    /// To which stream.
+    pub stderr: bool,
+    /// The line ends with it.
+    pub full: bool,
+    /// Where its text begins.
+    pub text: usize,
 }
 
-fn head(line: &[u8]) -> Option<Head<'_>> {
+/// Reads the head of an entry.
+pub fn head(line: &[u8]) -> Option<Head<'_>> {
     let mut at = 0;
     let mut word = || {
         let end = line[at..].iter().take(64).position(|&b| b == b' ')?;
@@ -341,10 +367,14 @@ fn head(line: &[u8]) -> Option<Head<'_>> {
     Some(Head { time, stderr: stream == "stderr", full: tag.starts_with('F'), text: at })
 }
 
-type Opened = (File, (u64, u64));
+/// A file of a log, and which one it is.
+pub type Opened = (File, (u64, u64));
 
 /// The files of a log, oldest first: those rotated away have their time behind the name.
-fn files(path: &Path) -> io::Result<Vec<Opened>> {
+///
+/// # Errors
+/// When one cannot be opened.
+pub fn files(path: &Path) -> io::Result<Vec<Opened>> {
     let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
     let entries = path.parent().map(std::fs::read_dir).transpose().unwrap_or_default().into_iter().flatten().flatten();
     let rotated =
@@ -372,24 +402,6 @@ fn open(path: &Path) -> io::Result<Option<Opened>> {
         }
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(e),
-    }
-}
-
-/// Changes in a folder (inotify(7)).
-struct Watch(pipe::Receiver);
-
-impl Watch {
-    fn new(dir: &Path) -> io::Result<Self> {
-        let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
-        let changes = AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO;
-        inotify.add_watch(dir, changes | AddWatchFlags::IN_DELETE_SELF)?;
-        // No pipe, but read like one.
-        Ok(Watch(pipe::Receiver::from_owned_fd_unchecked(inotify.into())?))
-    }
-
-    async fn changed(&mut self) -> io::Result<()> {
-        let mut events = [0; 4096];
-        self.0.read(&mut events).await.map(drop)
     }
 }
 

@@ -21,3 +21,4 @@ pub(crate) mod seed;
 pub(crate) mod spec;
 pub(crate) mod stats;
 pub(crate) mod tree;
+pub(crate) mod watches;

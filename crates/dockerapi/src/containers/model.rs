@@ -135,6 +135,15 @@ pub struct PortBinding {
     pub host_port: String,
 }
 
+/// A device of the host.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct DeviceMapping {
+    pub path_on_host: String,
+    pub path_in_container: String,
+    pub cgroup_permissions: String,
+}
+
 /// A limit of processes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
@@ -213,6 +222,11 @@ pub struct HostConfig {
     pub auto_remove: bool,
     pub volume_driver: String,
     pub console_size: Vec<u16>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub devices: Vec<DeviceMapping>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub volumes_from: Vec<String>,
+    pub cpuset_cpus: String,
     pub cap_add: Vec<String>,
     pub cap_drop: Vec<String>,
     pub cgroupns_mode: String,
@@ -265,6 +279,7 @@ pub struct Endpoint {
     pub ipam_config: Option<EndpointIpam>,
     pub links: Vec<String>,
     pub aliases: Vec<String>,
+    pub gw_priority: i64,
     #[serde(flatten)]
     pub rest: Rest,
 }
@@ -349,8 +364,8 @@ mod tests {
 
     #[test]
     fn what_nobody_obeys_is_refused_by_name() {
-        let read = Creation::read(serde_json::json!({ "HostConfig": { "CpusetCpus": "0-1" } })).unwrap();
+        let read = Creation::read(serde_json::json!({ "HostConfig": { "CpusetMems": "0-1" } })).unwrap();
         let fault = only_empty("HostConfig.", &read.host.rest).unwrap_err();
-        assert_eq!(fault.message, "HostConfig.CpusetCpus (\"0-1\") is not supported by Windlass");
+        assert_eq!(fault.message, "HostConfig.CpusetMems (\"0-1\") is not supported by Windlass");
     }
 }

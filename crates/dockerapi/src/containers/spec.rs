@@ -1,22 +1,22 @@
 //! From a container's record to what the engine is asked for: a sandbox of its own with one container in it.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::Path;
 
 use engine::runtime::{
-    ContainerSpec, DnsConfig, Extra, HostPort, Mount, Owner, Propagation, Resources, Rlimit, SandboxSpec, Seccomp,
-    Security, Tmpfs,
+    ContainerSpec, DeviceNode, DnsConfig, Extra, HostPort, Mount, Owner, Propagation, Resources, Rlimit, SandboxSpec,
+    Seccomp, Security, Tmpfs,
 };
 
 use crate::containers::create::root_key;
+use crate::containers::model::DeviceMapping;
 use crate::containers::record::{MountPoint, Published, Record};
 use crate::face::Face;
 use crate::fault::{Fault, Result};
+use crate::logging::Driver;
 use crate::networks::{Ground, RESOLVER};
 
-/// The limit that dockerd gives to the log of a container when none is asked for: none. A disk is not for one log.
-const LOG_MAX: u64 = 100 << 20;
-const LOG_FILES: u32 = 5;
 /// Length of the period for `NanoCpus`, microseconds.
 const PERIOD: u64 = 100_000;
 /// Cgroup of these containers below the instance's.
@@ -234,6 +234,7 @@ pub fn resources(record: &Record) -> Resources {
         memory_limit_bytes: positive(host.memory),
         pids_limit: host.pids_limit.and_then(positive),
         oom_score_adj: Some(host.oom_score_adj),
+        cpus: Some(host.cpuset_cpus.clone()).filter(|c| !c.is_empty()),
         ..Resources::default()
     }
 }
@@ -244,8 +245,10 @@ pub fn resources(record: &Record) -> Resources {
 /// 400 for what cannot be.
 pub fn container(face: &Face, record: &Record) -> Result<ContainerSpec> {
     let (config, host) = (&record.config, &record.host);
-    let option = |name: &str| host.log_config.config.get(name);
-    let logged = host.log_config.kind != "none";
+    let files = match crate::logging::driver(&host.log_config)? {
+        Driver::None => None,
+        Driver::Kept(files) | Driver::Sent { files, .. } => Some(files),
+    };
     let mut tmpfs: Vec<Tmpfs> = record.mounts.iter().filter(|m| m.kind == "tmpfs").map(in_memory).collect();
     let shm = Path::new("/dev/shm");
     if host.shm_size > 0 && host.ipc_mode != "host" && !record.mounts.iter().any(|m| m.target == shm) {
@@ -273,16 +276,48 @@ pub fn container(face: &Face, record: &Record) -> Result<ContainerSpec> {
         tty: config.tty,
         stdin: config.open_stdin,
         stdin_once: config.stdin_once,
-        log_path: if logged { face.records.log(&record.id) } else { PathBuf::new() },
-        log_max_size: option("max-size").and_then(|v| crate::containers::check::size(v)).unwrap_or(LOG_MAX),
-        log_max_files: option("max-file").and_then(|v| v.parse().ok()).unwrap_or(LOG_FILES),
+        log_path: files.map(|_| face.records.log(&record.id)).unwrap_or_default(),
+        log_max_size: files.map_or(0, |f| f.size),
+        log_max_files: files.map_or(1, |f| f.count),
         labels: Vec::new(),
         extra: Extra {
             root_key: Some(root_key(&record.id)),
             user: Some(config.user.clone()).filter(|u| !u.is_empty()),
             tmpfs,
             rlimits: host.ulimits.iter().filter_map(limit).collect(),
+            nodes: host.devices.iter().map(device).collect::<Result<_>>()?,
         },
+    })
+}
+
+/// A device as it is on the host now.
+fn device(asked: &DeviceMapping) -> Result<DeviceNode> {
+    let wrong = |why: &dyn std::fmt::Display| {
+        let name = &asked.path_on_host;
+        Fault::bad(format!("error gathering device information while adding custom device \"{name}\": {why}"))
+    };
+    let meta = std::fs::metadata(&asked.path_on_host).map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotFound => wrong(&"it is not there"),
+        _ => wrong(&e),
+    })?;
+    let kind = meta.file_type();
+    if !kind.is_char_device() && !kind.is_block_device() {
+        return Err(wrong(&"not a device node"));
+    }
+    let access = if asked.cgroup_permissions.is_empty() { "rwm" } else { &asked.cgroup_permissions };
+    if !access.chars().all(|c| "rwm".contains(c)) {
+        return Err(wrong(&format!("invalid device mode: {access}")));
+    }
+    let path = if asked.path_in_container.is_empty() { &asked.path_on_host } else { &asked.path_in_container };
+    let path = super::create::target(path)?;
+    Ok(DeviceNode {
+        path,
+        block: kind.is_block_device(),
+        major: nix::sys::stat::major(meta.rdev()),
+        minor: nix::sys::stat::minor(meta.rdev()),
+        mode: meta.permissions().mode() & 0o777,
+        owner: (meta.uid(), meta.gid()),
+        access: access.to_owned(),
     })
 }
 

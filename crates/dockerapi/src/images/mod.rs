@@ -270,6 +270,8 @@ pub async fn prune(call: Call) -> Result<Answer> {
             rows.extend(removed.deleted.iter().map(|d| json!({ "Deleted": d.to_string() })));
             freed += removed.freed_bytes;
         }
+        // Of pulls that failed, too.
+        freed += images.collect_content()?.freed_bytes;
         Ok::<_, Fault>(json!({ "ImagesDeleted": rows, "SpaceReclaimed": freed }))
     });
     Ok(json(&pruned.await?))

@@ -71,6 +71,14 @@ pub fn credentials(header: Option<&str>) -> Result<Option<Auth>> {
     given.auth()
 }
 
+/// What had come of an image that did not fit: others need the room more than the next try does.
+async fn give_back(face: &Arc<Face>) {
+    let of = face.clone();
+    if let Err(error) = blocking(move || of.engine.images().collect_content()).await {
+        tracing::warn!(%error, "what had come of an image stays on a full disk");
+    }
+}
+
 fn line(value: &Value) -> Bytes {
     Bytes::from(format!("{value}\r\n"))
 }
@@ -153,7 +161,12 @@ pub async fn pull(call: Call) -> Result<Answer> {
         };
         let info = match result {
             Ok(info) => info,
-            Err(error) => return drop(tx.send(error_line(&error)).await),
+            Err(error) => {
+                if matches!(error, ImageError::NoSpace(_)) {
+                    give_back(&face).await;
+                }
+                return drop(tx.send(error_line(&error)).await);
+            }
         };
         let digest =
             info.repo_digests.iter().find_map(|d| d.split_once('@')).map_or_else(String::new, |(_, d)| d.to_owned());

@@ -20,6 +20,8 @@ pub const MOST: usize = 256;
 const MASQUERADE: &str = "com.docker.network.bridge.enable_ip_masquerade";
 const TOGETHER: &str = "com.docker.network.bridge.enable_icc";
 const MTU: &str = "com.docker.network.driver.mtu";
+const PARENT: &str = "parent";
+const MACVLAN_MODE: &str = "macvlan_mode";
 
 /// A network.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -48,9 +50,17 @@ pub struct Net {
     pub options: BTreeMap<String, String>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
+    /// The host's interface that members are on, if it is no bridge of its own.
+    #[serde(default)]
+    pub parent: Option<net::Parent>,
 }
 
 impl Net {
+    /// Its driver.
+    pub fn driver(&self) -> &'static str {
+        if self.parent.is_some() { "macvlan" } else { "bridge" }
+    }
+
     /// The key of its bridge.
     pub fn key(&self) -> &str {
         &self.id[..8]
@@ -72,7 +82,18 @@ impl Net {
             internal: self.internal,
             masquerade: self.options.get(MASQUERADE).is_none_or(|v| truth(v) == Some(true)),
             mtu: self.options.get(MTU).and_then(|v| v.parse().ok()),
+            parent: self.parent.clone(),
         }
+    }
+}
+
+fn mode(text: &str) -> Option<net::Macvlan> {
+    match text {
+        "" | "bridge" => Some(net::Macvlan::Bridge),
+        "private" => Some(net::Macvlan::Private),
+        "vepa" => Some(net::Macvlan::Vepa),
+        "passthru" => Some(net::Macvlan::Passthru),
+        _ => None,
     }
 }
 
@@ -148,7 +169,7 @@ impl Asked {
             )));
         }
         match asked.driver.as_str() {
-            "" | "default" | "bridge" => {}
+            "" | "default" | "bridge" | "macvlan" => {}
             one @ ("host" | "null") => return forbidden(format!("only one instance of \"{one}\" network is allowed")),
             other => {
                 return Err(Fault::missing(format!(
@@ -173,6 +194,9 @@ impl Asked {
     fn options(&self) -> Result<()> {
         for (name, value) in &self.options {
             let good = match name.as_str() {
+                PARENT if self.is_macvlan() => true,
+                MACVLAN_MODE if self.is_macvlan() => mode(value).is_some(),
+                MASQUERADE | TOGETHER if self.is_macvlan() => false,
                 MASQUERADE => truth(value).is_some(),
                 // Members of a bridge reach each other; nothing here keeps them apart.
                 TOGETHER => truth(value) == Some(true),
@@ -183,7 +207,20 @@ impl Asked {
                 return Err(Fault::refused(&format!("the network option {name}={value:?}")));
             }
         }
+        if self.is_macvlan() && self.options.get(PARENT).is_none_or(String::is_empty) {
+            return Err(Fault::refused("a macvlan network without the option parent=INTERFACE"));
+        }
         Ok(())
+    }
+
+    fn is_macvlan(&self) -> bool {
+        self.driver == "macvlan"
+    }
+
+    fn parent(&self) -> Option<net::Parent> {
+        let name = self.options.get(PARENT).filter(|_| self.is_macvlan())?.clone();
+        let mode = self.options.get(MACVLAN_MODE).and_then(|m| mode(m)).unwrap_or_default();
+        Some(net::Parent { name, mode })
     }
 
     /// The network, with a range that overlaps none of those that are `ours`; one that is not asked for overlaps none of `all`
@@ -233,6 +270,7 @@ impl Asked {
                 .map_err(|_| invalid(format!("subnet {subnet} has no address for a gateway")))?,
             text => address("gateway", text)?,
         };
+        let parent = self.parent();
         Ok(Net {
             id: names::id(),
             name: self.name,
@@ -244,6 +282,7 @@ impl Asked {
             chosen,
             internal: self.internal,
             attachable: self.attachable,
+            parent,
             options: self.options,
             labels: self.labels,
         })
@@ -302,7 +341,14 @@ mod tests {
             (json!({ "Name": "host" }), 403, "predefined host network"),
             (json!({ "Name": "a b" }), 400, "invalid network name"),
             (json!({ "Name": "" }), 400, "invalid network name"),
-            (json!({ "Name": "a", "Driver": "macvlan" }), 404, "plugin \"macvlan\" not found"),
+            (json!({ "Name": "a", "Driver": "ipvlan" }), 404, "plugin \"ipvlan\" not found"),
+            (json!({ "Name": "a", "Driver": "macvlan" }), 400, "without the option parent"),
+            (json!({ "Name": "a", "Options": { "parent": "eth0" } }), 400, "parent"),
+            (
+                json!({ "Name": "a", "Driver": "macvlan", "Options": { "parent": "e", "macvlan_mode": "l2" } }),
+                400,
+                "l2",
+            ),
             (json!({ "Name": "a", "EnableIPv6": true }), 400, "IPv6"),
             (json!({ "Name": "a", "Ingress": true }), 400, "Ingress"),
             (json!({ "Name": "a", "Options": { "com.docker.network.bridge.name": "br0" } }), 400, "bridge.name"),

@@ -122,13 +122,38 @@ pub fn prepare(face: &Face, record: &Record) -> Result<Ground> {
             ways_out.push(name.clone());
         }
     }
-    // Of several, the first by name, as Docker does.
-    if let Some(name) = ways_out.into_iter().min().filter(|_| !ground.on_bridge)
-        && let Some(held) = ground.endpoints.get_mut(&name)
-    {
-        held.gateway = true;
+    let priority = |name: &String| record.networks.get(name).map_or(0, |e| e.gw_priority);
+    if ground.on_bridge {
+        let of_bridge = priority(&BRIDGE.to_owned());
+        if ways_out.iter().any(|n| priority(n) > of_bridge) {
+            return Err(Fault::refused("GwPriority above that of the default network"));
+        }
+        return Ok(ground);
+    }
+    // Of several of the highest priority, the first by name, as Docker does.
+    if let Some(name) = ways_out.into_iter().min_by_key(|n| (std::cmp::Reverse(priority(n)), n.clone())) {
+        let Network::Own(network) = find(face, &name)? else { return Ok(ground) };
+        may_publish(record, &network)?;
+        if let Some(held) = ground.endpoints.get_mut(&name) {
+            held.gateway = true;
+        }
     }
     Ok(ground)
+}
+
+/// Whether what a container publishes can be published where its way out leads over this network.
+///
+/// # Errors
+/// 400 when the host has no part in what reaches its members.
+pub fn may_publish(record: &Record, network: &Net) -> Result<()> {
+    let publishes = record.host.publish_all_ports || !record.host.port_bindings.is_empty();
+    if network.parent.is_none() || !publishes {
+        return Ok(());
+    }
+    Err(Fault::bad(format!(
+        "ports cannot be published: members of the macvlan network {} are reached at their own addresses",
+        network.name
+    )))
 }
 
 /// Ports as the network takes them.
@@ -146,16 +171,18 @@ pub fn host_ports(ports: &[Published]) -> Vec<HostPort> {
 
 /// Puts a container on the bridge of one of its networks.
 pub async fn plug(face: &Face, id: &str, held: &Held, ports: &[Published]) -> Result<()> {
+    let on_parent = face.nets.all.lock().values().any(|n| n.id == held.network && n.parent.is_some());
     let plug = Plug {
+        netns: face.engine.netns(id),
         owner: id.to_owned(),
         bridge: held.network[..8].to_owned(),
         ip: held.ip,
         interface: held.interface.clone(),
         gateway: held.gateway,
-        host_ports: if held.gateway { host_ports(ports) } else { Vec::new() },
+        host_ports: if held.gateway && !on_parent { host_ports(ports) } else { Vec::new() },
     };
     let network = face.engine.network();
-    network.plug(&face.engine.netns(id), plug).await.map_err(|e| Fault::broken(base::chain(&e)))
+    network.plug(plug).await.map_err(|e| Fault::broken(base::chain(&e)))
 }
 
 /// Puts a container whose sandbox is there on its networks and lets it find names.

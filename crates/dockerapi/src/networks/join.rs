@@ -115,7 +115,7 @@ pub(super) fn checked(network: &Network, mut endpoint: Endpoint) -> Result<Endpo
         if endpoint.ipam_config.as_ref().is_some_and(|i| !i.says_nothing()) {
             return invalid("user specified IP address is supported on user defined networks only".to_owned());
         }
-        return Ok(Endpoint::default());
+        return Ok(Endpoint { gw_priority: endpoint.gw_priority, ..Endpoint::default() });
     };
     let Some(ipam) = &endpoint.ipam_config else { return Ok(endpoint) };
     if !ipam.ipv6_address.is_empty() || !ipam.link_local_ips.is_empty() {
@@ -229,6 +229,11 @@ async fn come_onto_bridge(face: &Arc<Face>, container: &Arc<Container>, wanted: 
 async fn come_into(face: &Arc<Face>, container: &Arc<Container>, wanted: Record, own: &Arc<Net>) -> Result<()> {
     let (way_out, first) = (wanted.has_way_out(), wanted.state.endpoints.is_empty());
     let leads_out = !way_out && !own.internal;
+    if leads_out {
+        ground::may_publish(&wanted, own)?;
+    } else if wanted.networks.get(&own.name).is_some_and(|e| e.gw_priority > 0) {
+        return Err(Fault::refused("GwPriority for a container that runs and has a way out"));
+    }
     let mut held = ground::held(face, own, &wanted, 0)?;
     (held.interface, held.gateway) = (wanted.free_interface(), leads_out);
     let plugged = async {
@@ -326,7 +331,9 @@ async fn leave(face: &Arc<Face>, container: &Arc<Container>, network: &Network) 
 /// The way out was taken away: another network is it now, if there is one, and has the ports.
 async fn lead_elsewhere(face: &Arc<Face>, container: &Arc<Container>, record: Record) -> Result<()> {
     let open = |name: &String| matches!(find(face, name), Ok(Network::Own(own)) if !own.internal);
-    let next = record.state.endpoints.keys().find(|n| open(n)).cloned();
+    let priority = |name: &String| record.networks.get(name).map_or(0, |e| e.gw_priority);
+    let open = record.state.endpoints.keys().filter(|n| open(n));
+    let next = open.min_by_key(|n| (std::cmp::Reverse(priority(n)), (*n).clone())).cloned();
     let id = &record.id;
     if record.state.ip.is_some() {
         let (netns, ports) = (face.engine.netns(id), ground::host_ports(&record.state.ports));

@@ -116,7 +116,7 @@ impl Network {
         match self {
             Network::Built("none") => "null",
             Network::Built(name) => name,
-            Network::Own(_) => "bridge",
+            Network::Own(network) => network.driver(),
         }
     }
 }
@@ -201,8 +201,8 @@ fn fits(face: &Face, network: &Network, filters: &Filters) -> Result<bool> {
         Network::Built(_) => (false, BTreeMap::new()),
     };
     let dangling = filters.switch("dangling")?;
-    Ok(filters.any("name", |v| network.name().contains(v))
-        && filters.any("id", |v| network.id(face).contains(v))
+    Ok(filters.matches("name", network.name())
+        && filters.matches("id", &network.id(face))
         && filters.any("driver", |v| v == network.driver())
         && filters.any("scope", |v| v == "local")
         && filters.any("type", |v| v == if own { "custom" } else { "builtin" })
@@ -257,6 +257,13 @@ async fn make(face: &Arc<Face>, asked: Asked) -> Result<Arc<Net>> {
     let same = |n: &Arc<Net>| n.key() == network.key();
     if face.nets.all.lock().values().any(same) {
         return Err(Fault::broken("the network's id is another's; try again"));
+    }
+    if let Some(parent) = &network.parent {
+        let on_it = |n: &Arc<Net>| n.parent.as_ref().is_some_and(|p| p.name == parent.name);
+        if let Some(other) = face.nets.all.lock().values().find(|n| on_it(n)) {
+            let message = format!("network {} is already using parent interface {}", other.name, parent.name);
+            return Err(Fault::new(StatusCode::FORBIDDEN, message));
+        }
     }
     face.nets.put(&network)?;
     if let Err(error) = face.engine.network().add_bridge(network.bridge()).await {

@@ -44,7 +44,7 @@ pub fn document(face: &Face, network: &Network, with_containers: bool) -> Value 
             (internal, attachable) = (own.internal, own.attachable);
         }
     }
-    let has_addresses = network.driver() == "bridge";
+    let has_addresses = matches!(network, Network::Own(_) | Network::Built(BRIDGE));
     json!({
         "Name": network.name(), "Id": network.id(face), "Created": created, "Scope": "local", "Driver": network.driver(),
         "EnableIPv4": has_addresses, "EnableIPv6": false,
@@ -134,7 +134,7 @@ fn row(face: &Face, record: &Record, name: &str, asked: &Endpoint, version: Vers
     let (ip, gateway) = place.as_ref().map_or((None, None), |p| (p.ip, p.gateway));
     json!({
         "IPAMConfig": asked.ipam_config, "Links": list(&asked.links), "Aliases": list(&aliases),
-        "DriverOpts": null, "GwPriority": 0, "DNSNames": if own { json!(called) } else { Value::Null },
+        "DriverOpts": null, "GwPriority": asked.gw_priority, "DNSNames": if own { json!(called) } else { Value::Null },
         "NetworkID": network.map(|n| n.id(face)).unwrap_or_default(),
         "EndpointID": place.as_ref().map(|p| p.endpoint.clone()).unwrap_or_default(),
         "Gateway": if ip.is_some() { text(gateway) } else { String::new() },

@@ -1,9 +1,11 @@
-//! The host's devices, for privileged containers.
+//! The host's devices, for privileged containers and for those that name some.
 
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use serde_json::{Value, json};
+
+use crate::runtime::DeviceNode;
 
 /// Folders that a container has its own of.
 const OWN: [&str; 4] = ["pts", "shm", "mqueue", "fd"];
@@ -11,10 +13,32 @@ const OWN: [&str; 4] = ["pts", "shm", "mqueue", "fd"];
 const DEVICES_MAX: usize = 4096;
 
 /// All device nodes below `/dev`, in the form of the OCI runtime spec.
-pub fn of_host() -> Value {
+pub fn of_host() -> Vec<Value> {
     let mut found = Vec::new();
     walk(Path::new("/dev"), 4, &mut found);
-    Value::Array(found)
+    found
+}
+
+/// Devices that a container gets by name.
+pub fn of_container(nodes: &[DeviceNode]) -> Vec<Value> {
+    let form = |node: &DeviceNode| {
+        json!({
+            "path": node.path, "type": kind(node), "major": node.major, "minor": node.minor,
+            "fileMode": node.mode & 0o777, "uid": node.owner.0, "gid": node.owner.1,
+        })
+    };
+    nodes.iter().map(form).collect()
+}
+
+/// What lets a container use them.
+pub fn rules(nodes: &[DeviceNode]) -> impl Iterator<Item = Value> + '_ {
+    nodes.iter().map(|node| {
+        json!({ "allow": true, "type": kind(node), "major": node.major, "minor": node.minor, "access": node.access })
+    })
+}
+
+fn kind(node: &DeviceNode) -> &'static str {
+    if node.block { "b" } else { "c" }
 }
 
 fn walk(dir: &Path, depth: usize, found: &mut Vec<Value>) {

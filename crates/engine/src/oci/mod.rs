@@ -119,8 +119,22 @@ impl Inputs<'_> {
                 limits::resources(&self.container.resources, &self.container.devices, security.privileged, self.host),
             "rootfsPropagation": self.propagation(),
         });
+        let own = &self.container.extra.nodes;
+        if let Some(rules) = linux["resources"]["devices"].as_array_mut() {
+            rules.extend(devices::rules(own));
+        }
         if security.privileged {
-            linux["devices"] = devices::of_host();
+            let mut all = devices::of_host();
+            // One that is asked for under another name comes beside it.
+            let there = |d: &Value| all.iter().any(|of_host| of_host["path"] == d["path"]);
+            let more: Vec<Value> = devices::of_container(own).into_iter().filter(|d| !there(d)).collect();
+            all.extend(more);
+            linux["devices"] = Value::Array(all);
+        } else if !own.is_empty() {
+            linux["devices"] = Value::Array(devices::of_container(own));
+        }
+        if security.privileged {
+            // It sees everything.
         } else if !security.unmasked_proc {
             linux["maskedPaths"] = json!(MASKED);
             linux["readonlyPaths"] = json!(READ_ONLY);

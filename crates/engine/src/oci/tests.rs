@@ -104,6 +104,22 @@ fn a_container_runs_under_its_apparmor_profile() {
 }
 
 #[test]
+fn devices_that_are_named_are_made_and_allowed() {
+    let (path, access, owner) = ("/dev/x".into(), "rw".to_owned(), (0, 5));
+    let node = crate::runtime::DeviceNode { path, major: 10, minor: 229, mode: 0o660, owner, access, block: false };
+    let mut spec = ContainerSpec::default();
+    spec.extra.nodes = vec![node];
+    let made = config(&SandboxSpec::default(), &spec, &image()).unwrap();
+    let rules = made["linux"]["resources"]["devices"].as_array().unwrap();
+    assert_eq!(rules[1], json!({ "allow": true, "type": "c", "major": 10, "minor": 229, "access": "rw" }));
+    let device =
+        json!({ "path": "/dev/x", "type": "c", "major": 10, "minor": 229, "fileMode": 0o660, "uid": 0, "gid": 5 });
+    assert_eq!(made["linux"]["devices"], json!([device]));
+    assert!(made["linux"].get("maskedPaths").is_some());
+    let _typed: oci_spec::runtime::Spec = serde_json::from_value(made).unwrap();
+}
+
+#[test]
 fn privileged_is_not() {
     let security = Security { privileged: true, ..Security::default() };
     let spec = ContainerSpec { security, ..ContainerSpec::default() };

@@ -10,7 +10,8 @@ const CHAINS: [&str; 3] = ["nets_guard", "nets_forward", "nets_out"];
 /// Adds the rules of these bridges.
 pub(crate) fn add<'a>(rules: &mut Ruleset, config: &NetworkConfig, bridges: impl IntoIterator<Item = &'a BridgeSpec>) {
     let (mut guard, mut forward, mut out) = (Vec::new(), Vec::new(), Vec::new());
-    for bridge in bridges {
+    // What is on an interface of the host is its neighbours' business.
+    for bridge in bridges.into_iter().filter(|b| b.parent.is_none()) {
         let name = config.bridge_name(&bridge.key);
         // As for pods: listeners on the host's loopback are the host's alone.
         guard.push(format!("iifname \"{name}\" ip daddr 127.0.0.0/8 drop"));
@@ -54,7 +55,7 @@ mod tests {
     fn bridge(key: &str, subnet: &str, internal: bool) -> BridgeSpec {
         let subnet = subnet.to_owned().try_into().expect("a range");
         let gateway = "172.18.0.1".parse().expect("an address");
-        BridgeSpec { key: key.into(), subnet, gateway, internal, masquerade: true, mtu: None }
+        BridgeSpec { key: key.into(), subnet, gateway, internal, masquerade: true, mtu: None, parent: None }
     }
 
     #[test]

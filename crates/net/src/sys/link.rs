@@ -7,15 +7,15 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
 use netlink_packet_route::link::{
-    InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo,
-    LinkMessage, State,
+    InfoBridgePort, InfoData, InfoKind, InfoMacVlan, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkFlags,
+    LinkInfo, LinkMessage, MacVlanMode, State,
 };
 use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourMessage, NeighbourState};
 use netlink_packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::netlink::{Request, Socket};
-use crate::NetError;
+use crate::{Macvlan, NetError};
 
 /// A hardware address.
 pub(crate) type Mac = [u8; 6];
@@ -113,6 +113,33 @@ pub(crate) fn add_veth(
         LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
     ]));
     request(format!("create veth {name}"), NLM_F_CREATE | NLM_F_EXCL, RouteNetlinkMessage::NewLink(message))
+}
+
+/// Makes an interface on top of another, with a hardware address of its own, in the namespace.
+pub(crate) fn add_macvlan(
+    inside: &str,
+    parent: u32,
+    mode: Macvlan,
+    mtu: Option<u32>,
+    mac: Mac,
+    namespace: BorrowedFd<'_>,
+) -> Request {
+    let mode = match mode {
+        Macvlan::Bridge => MacVlanMode::Bridge,
+        Macvlan::Private => MacVlanMode::Private,
+        Macvlan::Vepa => MacVlanMode::Vepa,
+        Macvlan::Passthru => MacVlanMode::Passthrough,
+    };
+    let mut message = named(inside);
+    message.attributes.push(LinkAttribute::Link(parent));
+    message.attributes.extend(mtu.map(LinkAttribute::Mtu));
+    message.attributes.push(LinkAttribute::Address(mac.to_vec()));
+    message.attributes.push(LinkAttribute::NetNsFd(namespace.as_raw_fd()));
+    message.attributes.push(LinkAttribute::LinkInfo(vec![
+        LinkInfo::Kind(InfoKind::MacVlan),
+        LinkInfo::Data(InfoData::MacVlan(vec![InfoMacVlan::Mode(mode)])),
+    ]));
+    request(format!("create macvlan {inside}"), NLM_F_CREATE | NLM_F_EXCL, RouteNetlinkMessage::NewLink(message))
 }
 
 /// Lets frames leave the bridge by the port they came in: with br_netfilter on, a pod that reaches itself through a

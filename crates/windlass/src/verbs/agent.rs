@@ -121,7 +121,7 @@ async fn serve(instance: Instance, args: AgentArgs) -> anyhow::Result<()> {
     config.shutdown.power_failure = Some(power_failure(!config.shutdown.periods.is_empty())?);
     let engine = Arc::new(engine);
     // Containers of Docker's API are none of the cluster's business: they are served also while its API is away.
-    let docker = dockerapi::serve(engine.clone(), drain.clone());
+    let docker = dockerapi::serve(engine.clone(), args.docker.remote()?, drain.clone());
     let docker = tokio::spawn(async move {
         if let Err(error) = docker.await {
             // Pods do not depend on it.

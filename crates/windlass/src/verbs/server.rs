@@ -43,6 +43,9 @@ pub struct Settings {
     pub node_name: String,
     pub agent: bool,
     pub node: crate::cli::NodeArgs,
+    pub docker_tcp: Option<SocketAddr>,
+    /// What the agent is told of it.
+    pub docker: Vec<String>,
     pub audit: Option<apiserver::AuditConfig>,
     pub oidc: Option<apiserver::OidcConfig>,
     pub etcd: Option<store::EtcdConfig>,
@@ -78,6 +81,7 @@ fn settle(instance: Instance, args: &ServerArgs, global: &Global) -> anyhow::Res
     args.node.cpus()?;
     args.node.eviction.config()?;
     args.node.memory.policy()?;
+    args.docker.remote()?;
     let (pods, services) = (instance.pod_cidr(), instance.service_cidr());
     let (pods, services) = (args.pod_cidr.unwrap_or(pods), args.service_cidr.unwrap_or(services));
     if pods.contains(services.base) || services.contains(pods.base) {
@@ -104,6 +108,8 @@ fn settle(instance: Instance, args: &ServerArgs, global: &Global) -> anyhow::Res
         node_name,
         agent: !args.no_agent,
         node: args.node.clone(),
+        docker_tcp: args.docker.docker_tcp,
+        docker: args.docker.words()?,
         audit: access::audit(&args.audit)?,
         oidc: access::oidc(&args.oidc)?,
         etcd: shared::config(&args.etcd)?,
@@ -138,6 +144,9 @@ fn check(s: &Settings) -> anyhow::Result<()> {
         // An agent that outlived its server has the port and hands it over to the next.
         if super::agent::running(&s.instance)?.is_none() {
             preflight::port_free(s.http, "HTTP ingress", "--http-port")?;
+            if let Some(address) = s.docker_tcp {
+                preflight::port_free(address, "Docker API", "--docker-tcp")?;
+            }
         }
     }
     Ok(())

@@ -30,6 +30,10 @@ fn run(ctx: &Ctx, command: Command, checks: usize) -> Result<()> {
 
 fn run_at(ctx: &Ctx, mut command: Command, place: &Path, checks: usize) -> Result<()> {
     command.arg(place).arg(&ctx.ns).arg(IMAGE);
+    counted(command, checks)
+}
+
+fn counted(mut command: Command, checks: usize) -> Result<()> {
     let said = command::run(&mut command, None, LIMIT)?.ok()?;
     let done = said.lines().filter(|l| l.starts_with("ok ")).count();
     ensure!(done == checks, "{done} of {checks} checks were made:\n{said}");
@@ -46,6 +50,22 @@ pub fn dockers_python_library_finds_what_it_expects(ctx: &Ctx) -> Result<()> {
     let mut command = Command::new(installed()?.join("python/bin/python"));
     command.arg("-B").arg(program("python/docker_images.py"));
     run_at(ctx, command, &ctx.instance.names().run_dir().join("docker.sock"), 5)
+}
+
+pub fn testcontainers_finds_what_it_expects(ctx: &Ctx) -> Result<()> {
+    let mut command = Command::new(installed()?.join("python/bin/python"));
+    let socket = ctx.instance.names().run_dir().join("docker.sock");
+    command.env("DOCKER_HOST", format!("unix://{}", socket.display())).env("TESTCONTAINERS_RYUK_DISABLED", "true");
+    command.arg("-B").arg(program("python/docker_testcontainers.py")).arg(&ctx.ns).arg(IMAGE);
+    counted(command, 5)
+}
+
+pub fn dockerode_finds_what_it_expects(ctx: &Ctx) -> Result<()> {
+    let home = installed()?.join("javascript");
+    std::fs::copy(program("javascript/docker.mjs"), home.join("docker.mjs"))?;
+    let mut command = Command::new("node");
+    command.arg("docker.mjs").current_dir(home);
+    run_at(ctx, command, &ctx.instance.names().run_dir().join("docker.sock"), 7)
 }
 
 pub fn the_javascript_client_finds_what_it_expects(ctx: &Ctx) -> Result<()> {

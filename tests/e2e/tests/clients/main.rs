@@ -1,5 +1,5 @@
-//! Clients that nobody here wrote, unmodified: the official ones for Python and JavaScript, and kube-rs with what operators
-//! are made of.
+//! Clients that nobody here wrote, unmodified: the official ones for Python and JavaScript, Docker's library for Python,
+//! dockerode, Testcontainers, and kube-rs with what operators are made of.
 
 mod languages;
 mod operator;
@@ -15,6 +15,8 @@ fn main() -> ExitCode {
         .with(tests![shared:
             languages::the_python_client_finds_what_it_expects,
             languages::dockers_python_library_finds_what_it_expects,
+            languages::testcontainers_finds_what_it_expects,
+            languages::dockerode_finds_what_it_expects,
             languages::the_javascript_client_finds_what_it_expects,
             operator::an_operator_of_kube_rs_defines_reflects_reconciles_and_finalizes,
         ])

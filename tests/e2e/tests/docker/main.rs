@@ -5,10 +5,14 @@ mod compose;
 mod containers;
 mod files;
 mod lives;
+mod logging;
 mod networks;
+mod parents;
 mod pods;
 mod registries;
+mod remote;
 mod runs;
+mod trouble;
 mod wrong;
 
 use std::path::PathBuf;
@@ -109,6 +113,8 @@ fn main() -> ExitCode {
             runs::a_terminal_is_one,
             runs::what_cannot_be_run_ends_as_in_a_shell,
             runs::options_are_obeyed,
+            runs::devices_and_cpus_are_those_that_are_named,
+            runs::volumes_come_from_other_containers,
             runs::a_container_is_removed_with_rm_and_its_volumes_without_names_too,
             containers::logs_are_followed_cut_and_told_apart,
             containers::commands_run_in_a_container,
@@ -137,6 +143,8 @@ fn main() -> ExitCode {
             networks::the_way_out_goes_along_and_addresses_are_had_once,
             networks::networks_are_listed_pruned_and_refused_in_dockers_words,
             networks::a_container_in_anothers_network_is_where_that_is,
+            parents::members_of_a_macvlan_are_neighbours_of_the_host,
+            parents::the_way_out_leads_over_the_network_of_the_highest_priority,
             compose::compose_brings_up_scales_and_takes_down_a_project,
             compose::the_python_client_finds_what_it_expects,
             wrong::what_is_not_obeyed_is_refused_by_its_name,
@@ -144,6 +152,13 @@ fn main() -> ExitCode {
             wrong::versions_outside_the_range_are_refused,
         ])
         .with(tests![alone:
+            remote::a_port_is_for_clients_with_a_certificate_alone,
+            remote::a_port_without_certificates_is_refused,
+            trouble::an_agent_killed_under_followers_loses_no_line_and_no_container,
+            trouble::a_thousand_clients_at_once_hurt_nobody,
+            trouble::a_full_disk_refuses_pulls_and_builds_and_leaves_nothing_half_done,
+            logging::lines_reach_a_server_that_was_away_and_outlive_a_killed_agent,
+            logging::journald_syslog_and_gelf_get_lines_in_their_words,
             lives::containers_outlive_a_killed_agent_and_go_with_the_instance,
         ])
         .limit(Duration::from_secs(300))

@@ -239,7 +239,7 @@ pub fn networks_are_listed_pruned_and_refused_in_dockers_words(ctx: &Ctx) -> Res
             "Pool overlaps with other one on this address space".into(),
         ),
         (&["network", "create", "--subnet", "10.93.0.1/24", &other], "it should be 10.93.0.0/24".into()),
-        (&["network", "create", "-d", "macvlan", &other], "plugin \"macvlan\" not found".into()),
+        (&["network", "create", "-d", "ipvlan", &other], "plugin \"ipvlan\" not found".into()),
         (&["network", "create", "--ipv6", &other], "is not supported by Windlass".into()),
         (
             &["network", "create", "--opt", "com.docker.network.bridge.name=br7", &other],

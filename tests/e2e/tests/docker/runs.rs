@@ -93,3 +93,45 @@ pub fn a_container_is_removed_with_rm_and_its_volumes_without_names_too(ctx: &Ct
     ensure!(!docker.ok(&["volume", "ls", "-q"])?.contains(&volume));
     Ok(())
 }
+
+pub fn devices_and_cpus_are_those_that_are_named(ctx: &Ctx) -> Result<()> {
+    let docker = Docker::of(&ctx.instance)?;
+    let look = "ls -l /dev/other; head -c 4 /dev/other | wc -c; echo x > /dev/other && echo written";
+    let seen = docker.script(&["--rm", "--device", "/dev/zero:/dev/other:r"], look)?;
+    ensure!(seen.stdout.contains("1,   5") || seen.stdout.contains("1, 5"), "{seen:?}");
+    ensure!(seen.stdout.lines().any(|l| l.trim() == "4"), "{seen:?}");
+    for (device, words) in [("/dev/e2e-none", "it is not there"), ("/etc/passwd", "not a device node")] {
+        let refused = docker.script(&["--rm", "--device", device], "true")?;
+        ensure!(refused.code() == 125 && refused.stderr.contains("error gathering device information"), "{refused:?}");
+        ensure!(refused.stderr.contains(words), "{refused:?}");
+    }
+    let listed = docker.script(&["--rm", "--cpuset-cpus", "0"], "grep Cpus_allowed_list /proc/self/status")?.ok()?;
+    ensure!(listed.split_whitespace().last() == Some("0"), "{listed}");
+    ensure!(docker.ok(&["plugin", "ls", "-q"])?.is_empty());
+    Ok(())
+}
+
+pub fn volumes_come_from_other_containers(ctx: &Ctx) -> Result<()> {
+    let docker = Docker::of(&ctx.instance)?;
+    let (first, second) = (named(ctx, "first"), named(ctx, "second"));
+    let kept = named(ctx, "kept");
+    docker
+        .script(
+            &["--name", &first, "-v", "/anonymous", "-v", &format!("{kept}:/kept")],
+            "echo 1 > /anonymous/file; echo 2 > /kept/file",
+        )?
+        .ok()?;
+    let read = "cat /anonymous/file /kept/file; touch /kept/more";
+    let both = docker.script(&["--name", &second, "--volumes-from", &first], read)?.ok()?;
+    ensure!(both == "1\n2\n", "{both}");
+    let protected = docker.script(&["--rm", "--volumes-from", &format!("{first}:ro")], read)?;
+    ensure!(protected.code() != 0 && protected.stdout == "1\n2\n", "{protected:?}");
+    // What another still has stays.
+    docker.ok(&["rm", "-v", &first])?;
+    ensure!(docker.ok(&["start", "-a", &second])? == "1\n2");
+    docker.ok(&["rm", "-v", &second])?;
+    let refused = docker.fails(&["create", "--volumes-from", "nobody", IMAGE])?;
+    ensure!(refused.contains("No such container: nobody"), "{refused}");
+    docker.ok(&["volume", "rm", &kept])?;
+    Ok(())
+}

@@ -10,9 +10,10 @@ use crate::{Docker, named};
 pub fn what_is_not_obeyed_is_refused_by_its_name(ctx: &Ctx) -> Result<()> {
     let docker = Docker::of(&ctx.instance)?;
     for (flags, words) in [
-        (&["--device", "/dev/null:/dev/x"][..], "HostConfig.Devices"),
-        (&["--cpuset-cpus", "0"], "HostConfig.CpusetCpus"),
-        (&["--log-driver", "syslog"], "logging driver \"syslog\""),
+        (&["--gpus", "all"][..], "HostConfig.DeviceRequests"),
+        (&["--device-cgroup-rule", "c 1:3 r"], "HostConfig.DeviceCgroupRules"),
+        (&["--cpuset-mems", "0"], "HostConfig.CpusetMems"),
+        (&["--log-driver", "splunk"], "logging driver \"splunk\""),
         (&["--uts", "host"], "HostConfig.UTSMode"),
         (&["--link", "x:y"], "a link in the default network"),
         (&["--security-opt", "apparmor=other"], "HostConfig.SecurityOpt"),

@@ -2,6 +2,7 @@
 
 mod clock;
 mod crowd;
+mod docker;
 mod faults;
 mod full;
 mod outage;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         ])
         .with(tests![alone:
             full::a_full_disk_refuses_writes_loses_nothing_and_recovers,
+            docker::after_a_reboot_networks_are_there_and_containers_start_by_their_policies,
             clock::a_clock_that_is_set_disturbs_nothing,
             traces::a_pods_way_to_ready_is_one_trace,
         ])

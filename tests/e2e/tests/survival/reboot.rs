@@ -13,7 +13,7 @@ use super::processes::{marked, marked_script};
 
 /// Takes from the host what a reboot would: processes, mounts, cgroups, links, tables, the run folder. The power goes at
 /// once, so the server is not asked.
-fn power_cycle(instance: &Instance) -> Result<()> {
+pub fn power_cycle(instance: &Instance) -> Result<()> {
     let names = instance.names();
     let agent = instance.agent_pid()?;
     instance.stop(Signal::SIGKILL)?;

@@ -63,6 +63,7 @@ pub fn command(s: &Settings) -> Vec<String> {
     ];
     words.extend(s.tracing.flags());
     words.extend(s.node.words());
+    words.extend(s.docker.iter().cloned());
     words
 }
 
