@@ -35,6 +35,8 @@ pub struct Face {
     pub execs: Execs,
     /// Builds of images.
     pub builds: Builds,
+    /// Clients of BuildKit's API, and their builds.
+    pub buildkit: crate::buildkit::Buildkit,
     /// Those that wait for containers.
     pub tasks: Tasks,
     /// The containers of pods, by id, as they were when somebody looked last.

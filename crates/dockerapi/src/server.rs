@@ -65,6 +65,7 @@ pub async fn serve(engine: Arc<Engine>, drain: Drain) -> Result<(), ServeError> 
         events: Events::default(),
         execs: Execs::default(),
         builds: crate::images::building::Builds::default(),
+        buildkit: crate::buildkit::Buildkit::default(),
         tasks: tasks.clone(),
         containers: parking_lot::Mutex::new(known),
         making: parking_lot::Mutex::default(),

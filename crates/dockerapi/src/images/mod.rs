@@ -1,9 +1,9 @@
 //! Images: listed, looked at, named, removed.
 
-mod asked;
+pub mod asked;
 pub mod building;
 pub mod cache;
-mod lines;
+pub mod lines;
 pub mod making;
 pub mod registries;
 pub mod transfer;
