@@ -7,10 +7,12 @@ use std::sync::Arc;
 
 use image::is_archive;
 
+use crate::client::{Definition, Remote};
 use crate::error::{BuildError, Result};
 use crate::files::root::Root;
 use crate::options::{Context, Environment, Options, Source};
 use crate::pattern::Ignore;
+use crate::progress::Steps;
 use crate::run::canceled;
 
 /// A context that can be copied from.
@@ -29,6 +31,7 @@ pub struct Loaded {
 pub fn prepare(context: Context, options: &Options, env: &Environment<'_>, work: &Path) -> Result<Prepared> {
     let store = &env.store;
     let path = match context {
+        Context::Remote(_) => return Err(BuildError::new("the client gives its files itself")),
         Context::Dir(path) => {
             let real = path.canonicalize().map_err(|e| BuildError::io("unable to prepare context: path", &path, &e))?;
             if !real.is_dir() {
@@ -69,8 +72,35 @@ pub fn prepare(context: Context, options: &Options, env: &Environment<'_>, work:
             clone(&url, &dir, false)?
         }
     };
-    let root = Root::open(&path).map_err(|e| BuildError::io("open", &path, &e))?;
-    Ok(Prepared { root: Arc::new(root) })
+    Prepared::of(&path)
+}
+
+impl Prepared {
+    /// Of a folder.
+    pub fn of(path: &Path) -> Result<Prepared> {
+        let root = Root::open(path).map_err(|e| BuildError::io("open", path, &e))?;
+        Ok(Prepared { root: Arc::new(root) })
+    }
+}
+
+/// Asks a client for the Dockerfile and its patterns, whose text comes with it.
+pub fn ask(remote: &mut dyn Remote, steps: &Steps<'_>) -> Result<(Loaded, String)> {
+    let title = format!("[internal] load build definition from {}", remote.name());
+    let Definition { name, text, ignore } = steps.within(title, |step| {
+        let definition = remote.definition()?;
+        step.say(&format!("transferring dockerfile: {}B", definition.text.len()));
+        Ok(definition)
+    })?;
+    let patterns = steps.within("[internal] load .dockerignore".to_owned(), |_| match ignore {
+        Some(own) => Ok(own),
+        None => Ok(remote.ignore()?.unwrap_or_default()),
+    })?;
+    let ignore = read_ignore(&patterns)?;
+    Ok((Loaded { name, text, ignore }, patterns))
+}
+
+fn read_ignore(patterns: &str) -> Result<Ignore> {
+    Ignore::read(patterns).map_err(|e| BuildError::new(format!("failed to parse .dockerignore: {e}")))
 }
 
 /// Reads the Dockerfile and its patterns.
@@ -93,9 +123,16 @@ pub fn load(source: &Source, context: &Prepared) -> Result<Loaded> {
         Some(own) => Some(own),
         None => read(".dockerignore")?,
     };
-    let bad = |e| BuildError::new(format!("failed to parse .dockerignore: {e}"));
-    let ignore = Ignore::read(&patterns.unwrap_or_default()).map_err(bad)?;
+    let ignore = read_ignore(&patterns.unwrap_or_default())?;
     Ok(Loaded { name, text, ignore })
+}
+
+/// A small file in a folder that nothing leads out of; `None` when it is not there.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn text_in(folder: &Path, name: &Path) -> std::io::Result<Option<String>> {
+    Root::open(folder)?.text(name)
 }
 
 /// Whether a text is the address of a repository, as Docker tells it from a file's.

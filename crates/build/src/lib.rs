@@ -9,6 +9,7 @@
 //! remembers it by a digest over all that it was made from: the files below, the instruction, the content of what it
 //! copies. A step whose key is known is not done again. Nothing of a context or an image leads out of its folder.
 
+mod client;
 mod committed;
 mod configure;
 mod context;
@@ -30,8 +31,9 @@ mod stage;
 mod state;
 mod step;
 
+pub use client::{Client, Definition, Remote, Used};
 pub use committed::Commit;
-pub use context::is_git;
+pub use context::{is_git, text_in};
 pub use error::{BuildError, Place, Result};
 pub use options::{Context, DockerConfig, Environment, Named, Options, Output, Source};
 pub use progress::{Event, Plain, Progress};

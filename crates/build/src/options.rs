@@ -10,6 +10,7 @@ use image::{Compression, ImageStore};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
+use crate::client::{Client, Remote};
 use crate::dockerfile::Network;
 use crate::progress::Progress;
 use crate::run::Runner;
@@ -24,6 +25,8 @@ pub enum Context {
     Git(String),
     /// An archive, or a Dockerfile alone, to be downloaded (`http`, `https`).
     Url(String),
+    /// With a client who gives what is needed.
+    Remote(Box<dyn Remote>),
 }
 
 /// Another place that `--from` and `FROM` can name.
@@ -169,6 +172,8 @@ pub struct Environment<'a> {
     pub runtime: Handle,
     /// Hears how it goes.
     pub progress: &'a dyn Progress,
+    /// Is asked for what the options do not have.
+    pub client: &'a dyn Client,
     /// The build ends when this becomes true; a sender that is gone means that nobody will say so.
     pub cancel: watch::Receiver<bool>,
 }

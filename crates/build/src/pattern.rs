@@ -114,6 +114,12 @@ fn class(chars: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Option<Token> 
     }
 }
 
+/// The patterns of a `.dockerignore`: its lines without comments, blanks and the mark of UTF-8.
+pub fn lines(text: &str) -> impl Iterator<Item = &str> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    text.lines().filter(|line| !line.starts_with('#')).map(str::trim).filter(|line| !line.is_empty())
+}
+
 /// A list of patterns, each of which takes out or (with `!`) puts back; the last that fits counts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Ignore {
@@ -126,8 +132,7 @@ impl Ignore {
     /// # Errors
     /// A pattern that cannot be read.
     pub fn read(text: &str) -> Result<Self, PatternError> {
-        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-        Self::of(text.lines().filter(|line| !line.starts_with('#')).map(str::trim))
+        Self::of(lines(text))
     }
 
     /// The same from patterns one by one.

@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::client::Used;
 use crate::dockerfile::{Dockerfile, MountKind, Op, Stage, parse_mount};
 use crate::error::{BuildError, Result};
 use crate::expand;
+use crate::pattern::{Pattern, clean};
 
 /// What a stage begins with.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -212,6 +214,55 @@ fn sources(stage: &Stage) -> Vec<String> {
     found
 }
 
+/// What the stages that are needed copy or mount of the context, as far as the Dockerfile says.
+pub fn used(file: &Dockerfile, plan: &Plan) -> Used {
+    let mut paths = BTreeSet::new();
+    for stage in plan.needed.iter().map(|n| &file.stages[*n]) {
+        for instruction in &stage.instructions {
+            if !uses(&instruction.op, &mut paths) {
+                return Used::All;
+            }
+        }
+    }
+    Used::Paths(paths.into_iter().collect())
+}
+
+/// Adds what an instruction takes from the context; `false` when that may be anything.
+fn uses(op: &Op, paths: &mut BTreeSet<String>) -> bool {
+    let mut add = |source: &str| {
+        let plain = !source.contains('$');
+        // What is below the first wildcard is looked for here.
+        let fixed = source.split('/').take_while(|part| !Pattern::is_wild(part)).collect::<Vec<_>>().join("/");
+        let path = clean(&fixed);
+        let known = plain && !path.is_empty();
+        if known {
+            paths.insert(path);
+        }
+        known
+    };
+    match op {
+        Op::Copy(copy) if copy.from.is_none() => {
+            let remote = |s: &str| copy.add && (s.contains("://") || s.starts_with("git@"));
+            copy.sources.iter().filter(|s| !s.starts_with("<<") && !remote(s)).all(|s| add(s))
+        }
+        Op::Run(run) => run.mounts.iter().all(|text| match parse_mount(text) {
+            Ok(mount) => match &mount.kind {
+                MountKind::Bind { from: None, source, .. } => add(source),
+                _ => true,
+            },
+            // With variables it may become anything.
+            Err(_) => false,
+        }),
+        _ => true,
+    }
+}
+
+/// Whether an instruction takes something from the context.
+pub fn takes_context(op: &Op) -> bool {
+    let mut paths = BTreeSet::new();
+    !uses(op, &mut paths) || !paths.is_empty()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -256,6 +307,23 @@ mod tests {
             (blank.message.as_str(), blank.place.unwrap().span.first),
             ("base name ($NONE) should not be blank", 1)
         );
+    }
+
+    #[test]
+    fn only_what_is_copied_is_asked_for() {
+        let of = |text: &str| {
+            let text = format!("ARG X\nFROM a AS other\nCOPY far /\nFROM b\n{text}");
+            used(&crate::dockerfile::parse(&text).unwrap(), &plan(&text, None, &[]).unwrap())
+        };
+        let paths = |all: &[&str]| Used::Paths(all.iter().map(|p| (*p).to_owned()).collect());
+        assert_eq!(of("RUN x\n"), paths(&[]));
+        assert_eq!(of("COPY b ./a/../c/ /\nCOPY src/*.go lib/**/x /\n"), paths(&["b", "c", "lib", "src"]));
+        assert_eq!(of("ADD https://example.com/x git@example.com:a/b.git one /\n"), paths(&["one"]));
+        assert_eq!(of("COPY <<E /x\ntext\nE\nCOPY --from=other far /\n"), paths(&["far"]));
+        assert_eq!(of("RUN --mount=target=/x,source=in y\nRUN --mount=type=cache,target=/c z\n"), paths(&["in"]));
+        for all in ["COPY . /\n", "COPY a $X /\n", "COPY *.go /\n", "RUN --mount=target=/x y\n"] {
+            assert_eq!(of(all), Used::All, "{all}");
+        }
     }
 
     #[test]

@@ -1,6 +1,9 @@
 //! `RUN`: a command in a container, with what it mounts.
 
+use std::any::Any;
 use std::fs;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -41,6 +44,8 @@ struct Held {
     env: Vec<(String, String)>,
     views: Vec<Mounted>,
     locks: Vec<fs::File>,
+    /// Agents of SSH keys that answer until dropped.
+    agents: Vec<Box<dyn Any + Send>>,
 }
 
 impl Building<'_> {
@@ -208,12 +213,30 @@ impl Building<'_> {
         let target = PathBuf::from(&plan.target);
         match &plan.mount.kind {
             MountKind::Tmpfs { size } => held.mounts.push(RunMount::Tmpfs { target, size: *size }),
-            MountKind::Ssh { required: true } => {
-                return Err(BuildError::new("ssh mounts are not supported: no agent is forwarded to builds"));
+            MountKind::Ssh { id, required, mode, uid, gid } => {
+                let owner = Owner { uid: *uid, gid: *gid };
+                let Some((source, answering)) = self.agent(id, *mode, owner, n, mounted)? else {
+                    return match required {
+                        true => Err(BuildError::new(format!("no ssh agent {id} is forwarded (--ssh)"))),
+                        false => Ok(()),
+                    };
+                };
+                let target = match plan.mount.target {
+                    Some(_) => target,
+                    None => PathBuf::from(format!("/run/buildkit/ssh_agent.{}", held.agents.len())),
+                };
+                if held.agents.is_empty() {
+                    held.env.push(("SSH_AUTH_SOCK".to_owned(), target.display().to_string()));
+                }
+                held.agents.push(answering);
+                held.mounts.push(RunMount::Bind { source, target, read_only: false });
             }
-            MountKind::Ssh { required: false } => {}
             MountKind::Secret { id, env, required, mode, uid, gid } => {
-                let Some(secret) = self.solver.options.secrets.get(id) else {
+                let given = match self.solver.options.secrets.get(id) {
+                    Some(known) => Some(known.clone()),
+                    None => self.solver.env.client.secret(id)?,
+                };
+                let Some(secret) = &given else {
                     return match required {
                         true => Err(BuildError::new(format!("secret {id}: not found"))),
                         false => Ok(()),
@@ -243,6 +266,28 @@ impl Building<'_> {
             }
         }
         Ok(())
+    }
+
+    /// A socket on which the client's agent of SSH keys answers.
+    fn agent(
+        &self,
+        id: &str,
+        mode: u32,
+        owner: Owner,
+        n: usize,
+        mounted: &Mounted,
+    ) -> Result<Option<(PathBuf, Box<dyn Any + Send>)>> {
+        let dir = mounted.beside("agents")?;
+        let path = dir.join(n.to_string());
+        let fail = |e: std::io::Error| BuildError::io("make", &path, &e);
+        // Paths of sockets are short (unix(7)), those of folders need not be.
+        let opened = fs::File::open(&dir).map_err(fail)?;
+        let short = format!("/proc/self/fd/{}/{n}", opened.as_raw_fd());
+        let socket = UnixListener::bind(short).map_err(fail)?;
+        fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(mode)).map_err(fail)?;
+        std::os::unix::fs::chown(&path, Some(owner.uid), Some(owner.gid)).map_err(fail)?;
+        let answering = self.solver.env.client.agent(id, socket)?;
+        Ok(answering.map(|answering| (path, answering)))
     }
 
     fn bind_source(

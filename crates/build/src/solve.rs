@@ -10,7 +10,8 @@ use parking_lot::{Condvar, Mutex};
 use serde_json::Value;
 use tokio::sync::watch;
 
-use crate::context::{self, Prepared};
+use crate::client::{Remote, Used};
+use crate::context::{self, Loaded, Prepared};
 use crate::dockerfile::{self, Dockerfile};
 use crate::error::{BuildError, Result};
 use crate::options::{Context, Environment, Named, Options, Output};
@@ -58,6 +59,8 @@ pub struct Solver<'a> {
     pub plan: Plan,
     pub context: Prepared,
     pub ignore: Ignore,
+    /// The client that may have more of the context, and the text of the patterns.
+    remote: Mutex<Option<(Box<dyn Remote>, String)>>,
     pub contexts: BTreeSet<String>,
     /// Becomes true when the user wants it to end, or a stage failed.
     pub stop: Arc<watch::Sender<bool>>,
@@ -95,13 +98,7 @@ pub fn build(context: Context, options: &Options, env: &Environment<'_>) -> Resu
     // Nothing that is made or used here goes before it is part of an image.
     let hold = env.store.hold()?;
     let work = Work::new(&env.dir)?;
-    let context = steps
-        .within("[internal] load build context".to_owned(), |_| context::prepare(context, options, env, &work.path))?;
-    let loaded = steps.within("[internal] load build definition from Dockerfile".to_owned(), |step| {
-        let loaded = context::load(&options.source, &context)?;
-        step.say(&format!("transferring dockerfile: {}B", loaded.text.len()));
-        Ok(loaded)
-    })?;
+    let (loaded, files) = load(context, options, env, &steps, &work.path)?;
     let file = dockerfile::parse(&loaded.text).map_err(|e| BuildError::parse(&e, &loaded.name, &loaded.text))?;
     let contexts: BTreeSet<String> = options.contexts.keys().cloned().collect();
     let asked = Asked {
@@ -119,6 +116,14 @@ pub fn build(context: Context, options: &Options, env: &Environment<'_>) -> Resu
     if !unused.is_empty() {
         steps.warn(format!("One or more build-args [{}] were not consumed", unused.join(" ")));
     }
+    let (context, remote) = match files {
+        Found::Here(prepared) => (prepared, None),
+        Found::There(mut remote, patterns) => {
+            let used = crate::plan::used(&file, &plan);
+            let folder = fetch(&steps, remote.as_mut(), &used, &patterns)?;
+            (Prepared::of(&folder)?, Some((remote, patterns)))
+        }
+    };
     let slots = Mutex::new(file.stages.iter().map(|_| Slot::Idle).collect());
     let (name, text, ignore) = (loaded.name, loaded.text, loaded.ignore);
     let solver = Solver {
@@ -132,6 +137,7 @@ pub fn build(context: Context, options: &Options, env: &Environment<'_>) -> Resu
         plan,
         context,
         ignore,
+        remote: Mutex::new(remote),
         contexts,
         stop: Arc::new(watch::channel(*env.cancel.borrow()).0),
         slots,
@@ -145,6 +151,38 @@ pub fn build(context: Context, options: &Options, env: &Environment<'_>) -> Resu
     drop(hold);
     env.store.forget_cached(options.cache_max_bytes)?;
     Ok(built)
+}
+
+/// What was loaded, and where the rest is.
+enum Found {
+    Here(Prepared),
+    There(Box<dyn Remote>, String),
+}
+
+fn load(
+    context: Context,
+    options: &Options,
+    env: &Environment<'_>,
+    steps: &Steps<'_>,
+    work: &Path,
+) -> Result<(Loaded, Found)> {
+    if let Context::Remote(mut remote) = context {
+        let (loaded, patterns) = context::ask(remote.as_mut(), steps)?;
+        return Ok((loaded, Found::There(remote, patterns)));
+    }
+    let context =
+        steps.within("[internal] load build context".to_owned(), |_| context::prepare(context, options, env, work))?;
+    let loaded = steps.within("[internal] load build definition from Dockerfile".to_owned(), |step| {
+        let loaded = context::load(&options.source, &context)?;
+        step.say(&format!("transferring dockerfile: {}B", loaded.text.len()));
+        Ok(loaded)
+    })?;
+    Ok((loaded, Found::Here(context)))
+}
+
+fn fetch(steps: &Steps<'_>, remote: &mut dyn Remote, used: &Used, patterns: &str) -> Result<PathBuf> {
+    let title = "[internal] load build context".to_owned();
+    steps.within(title, |step| Ok(remote.folder(used, patterns, &|text| step.say(text))?))
 }
 
 /// The argument that is the newest time in an image (reproducible-builds.org).
@@ -210,6 +248,14 @@ impl Solver<'_> {
         done.ok_or_else(BuildError::canceled)
     }
 
+    /// Sees to it that all of the context is here, for who copies what could not be known from the Dockerfile.
+    pub fn whole_context(&self) -> Result<()> {
+        if let Some((mut remote, patterns)) = self.remote.lock().take() {
+            fetch(&self.steps, remote.as_mut(), &Used::All, &patterns)?;
+        }
+        Ok(())
+    }
+
     /// An image, pulled if it is not here.
     pub fn image(&self, reference: &str) -> Result<ImageInfo> {
         if let Some(known) = self.images.lock().get(reference) {
@@ -225,7 +271,7 @@ impl Solver<'_> {
             let (store, cancel) = (&self.env.store, self.stop.subscribe());
             let auth = match &self.options.docker_config {
                 Some(config) => Auth::from_docker_config(&config.0, &reference.parse()?)?,
-                None => None,
+                None => self.env.client.credentials(&reference.parse()?)?,
             };
             self.env.runtime.block_on(async {
                 tokio::select! {

@@ -10,7 +10,7 @@ use crate::error::{BuildError, Result};
 use crate::expand;
 use crate::options::Named;
 use crate::pattern::clean;
-use crate::plan::Base;
+use crate::plan::{Base, takes_context};
 use crate::solve::{EPOCH, Finished, Solver};
 use crate::state::State;
 use crate::step::{Outcome, key};
@@ -95,6 +95,9 @@ impl<'a> Building<'a> {
             let op =
                 parse_one(&text).map_err(|e| BuildError::new(format!("ONBUILD trigger {text:?} of the base: {e}")))?;
             parsed.push(Instruction { span, text, op });
+        }
+        if parsed.iter().any(|i| takes_context(&i.op)) {
+            self.solver.whole_context()?;
         }
         self.total += parsed.iter().filter(|i| is_step(&i.op)).count();
         for instruction in parsed {

@@ -112,6 +112,7 @@ impl Place {
             runner: &self.runner,
             runtime: self.runtime.handle().clone(),
             progress: &keep,
+            client: &(),
             cancel,
         };
         let built = build::build(Context::Dir(self.dir.path().join("context")), &options, &env);

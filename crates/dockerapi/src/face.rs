@@ -39,6 +39,8 @@ pub struct Face {
     pub watches: crate::containers::watches::Watches,
     /// Those that send lines of containers on.
     pub shipping: crate::logging::Shipping,
+    /// Clients of BuildKit's API, and their builds.
+    pub buildkit: crate::buildkit::Buildkit,
     /// Those that wait for containers.
     pub tasks: Tasks,
     /// The containers of pods, by id, as they were when somebody looked last.

@@ -9,6 +9,7 @@
 //! Invariants: a container that does not run has nothing in the engine but its file system; a record is on disk before its
 //! container runs; what cannot be obeyed is refused by its name, and what is not there answers 501.
 
+mod buildkit;
 mod containers;
 mod events;
 mod face;

@@ -51,8 +51,8 @@ pub async fn answer(face: Arc<Face>, request: Request<Incoming>) -> Answer {
     }
     headers.insert("ostype", HeaderValue::from_static("linux"));
     headers.insert("docker-experimental", HeaderValue::from_static("false"));
-    // Builds go the classic way: there is no BuildKit in it.
-    headers.insert("builder-version", HeaderValue::from_static("1"));
+    // Clients that can go BuildKit's way; those that cannot go the classic one.
+    headers.insert("builder-version", HeaderValue::from_static("2"));
     headers.insert(header::SERVER, HeaderValue::from_static(concat!("Windlass/", env!("CARGO_PKG_VERSION"))));
     answer
 }
@@ -204,7 +204,8 @@ async fn others(mut call: Call, method: &Method, parts: &[&str]) -> Result<Answe
         ("POST", ["build", "prune"]) => images::cache::prune(call).await,
         // A build ends with its connection.
         ("POST", ["build", "cancel"]) => Err(Fault::unsupported("cancelling a build by its id")),
-        ("POST", ["session"] | ["grpc"]) => Err(Fault::unsupported("BuildKit")),
+        ("POST", ["session"]) => crate::buildkit::session(call).await,
+        ("POST", ["grpc"]) => crate::buildkit::grpc(call).await,
         ("POST", ["commit"]) => images::making::commit(call).await,
         ("GET", ["distribution", name @ .., "json"]) if !name.is_empty() => {
             images::registries::distribution(call, &name.join("/")).await

@@ -77,6 +77,7 @@ pub async fn serve(engine: Arc<Engine>, remote: Option<Remote>, drain: Drain) ->
         builds: crate::images::building::Builds::default(),
         watches: Watches::new(&tasks).map_err(at(&containers))?,
         shipping: crate::logging::Shipping::default(),
+        buildkit: crate::buildkit::Buildkit::default(),
         tasks: tasks.clone(),
         containers: parking_lot::Mutex::new(known),
         making: parking_lot::Mutex::default(),

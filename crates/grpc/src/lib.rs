@@ -1,8 +1,12 @@
-//! gRPC over one HTTP/2 connection, as much of it as etcd and the plugins of a node need: calls with one answer, and a stream
-//! of answers. What the connection runs over (TCP, TLS, a Unix socket) is the caller's.
+//! gRPC over one HTTP/2 connection, as much of it as etcd, the plugins of a node and the clients of builds need: calls with one
+//! answer, a stream of answers, streams both ways; and [`server`]. What the connection runs over (TCP, TLS, a Unix socket, a
+//! connection that was upgraded) is the caller's.
 //! <https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>
 
+pub mod server;
+
 use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +19,10 @@ use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use prost::Message;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{mpsc, watch};
+
+/// Messages of a call that wait to be sent.
+const AHEAD: usize = 128;
 
 /// Bytes before each message: whether it is compressed, and its length.
 const PREFIX: usize = 5;
@@ -73,6 +81,8 @@ pub struct Connection {
     sender: SendRequest<Body>,
     base: Arc<str>,
     message_max: usize,
+    /// Closes with the connection.
+    ended: watch::Receiver<()>,
 }
 
 impl Connection {
@@ -96,20 +106,28 @@ impl Connection {
         let (sender, connection) = made.map_err(|e| CallError::NotSent(Arc::from(base::chain(&e))))?;
         let peer: Arc<str> = Arc::from(base);
         // It ends when the last clone of the sender is dropped or the peer goes away; calls learn of it.
+        let (ending, ended) = watch::channel(());
         tokio::spawn({
             let peer = peer.clone();
             async move {
+                let _ending = ending;
                 if let Err(error) = connection.await {
                     tracing::debug!(%peer, error = %base::chain(&error), "gRPC connection ended");
                 }
             }
         });
-        Ok(Connection { sender, base: peer, message_max: limits.message_max })
+        Ok(Connection { sender, base: peer, message_max: limits.message_max, ended })
     }
 
     /// Whether no more calls can be made.
     pub fn is_closed(&self) -> bool {
         self.sender.is_closed()
+    }
+
+    /// Resolves when the connection has ended.
+    pub async fn closed(&self) {
+        let mut ended = self.ended.clone();
+        while ended.changed().await.is_ok() {}
     }
 
     /// One request, one answer.
@@ -144,7 +162,31 @@ impl Connection {
         self.send(path, StreamBody::new(open).boxed_unsync(), headers).await
     }
 
+    /// A call with messages both ways, each side when it likes.
+    ///
+    /// # Errors
+    /// [`CallError::NotSent`]; what the server says of it comes with the answers.
+    pub async fn duplex(&self, path: &str, headers: &[(&str, &str)]) -> Result<(Requests, Answers), CallError> {
+        let (tx, rx) = mpsc::channel::<Bytes>(AHEAD);
+        let stream = futures::stream::unfold(rx, |mut rx| async move {
+            let bytes = rx.recv().await?;
+            Some((Ok::<_, Infallible>(Frame::data(bytes)), rx))
+        });
+        let coming = self.begin(path, StreamBody::new(stream).boxed_unsync(), headers).await?;
+        Ok((Requests { tx }, Answers(State::Coming(Box::pin(coming)))))
+    }
+
     async fn send(&self, path: &str, body: Body, headers: &[(&'static str, &str)]) -> Result<Messages, CallError> {
+        self.begin(path, body, headers).await?.await
+    }
+
+    /// Sends a request; what comes back resolves with the head of the answer.
+    async fn begin(
+        &self,
+        path: &str,
+        body: Body,
+        headers: &[(&str, &str)],
+    ) -> Result<impl Future<Output = Result<Messages, CallError>> + Send + 'static, CallError> {
         let mut request = Request::post(format!("{}{path}", self.base))
             .header("content-type", "application/grpc")
             .header("te", "trailers");
@@ -154,17 +196,60 @@ impl Connection {
         let request = request.body(body).map_err(|e| CallError::NotSent(Arc::from(base::chain(&e))))?;
         let mut sender = self.sender.clone();
         sender.ready().await.map_err(|e| CallError::NotSent(Arc::from(base::chain(&e))))?;
-        let response: Response<Incoming> =
-            sender.send_request(request).await.map_err(|error| match error.is_canceled() {
+        let coming = sender.send_request(request);
+        let message_max = self.message_max;
+        Ok(async move {
+            let response: Response<Incoming> = coming.await.map_err(|error| match error.is_canceled() {
                 true => CallError::NotSent(Arc::from(base::chain(&error))),
                 false => CallError::lost(&error),
             })?;
-        if response.status() != StatusCode::OK {
-            return Err(CallError::Lost(Arc::from(format!("HTTP status {} instead of gRPC", response.status()))));
+            if response.status() != StatusCode::OK {
+                return Err(CallError::Lost(Arc::from(format!("HTTP status {} instead of gRPC", response.status()))));
+            }
+            // An answer of nothing but a refusal has its status here.
+            status(response.headers())?;
+            Ok(Messages { body: response.into_body(), buffer: BytesMut::new(), message_max })
+        })
+    }
+}
+
+/// The requests of a call that goes both ways. When the last clone is dropped, the server hears that there are no more.
+#[derive(Clone)]
+pub struct Requests {
+    tx: mpsc::Sender<Bytes>,
+}
+
+impl Requests {
+    /// Sends one; waits while the server is behind.
+    ///
+    /// # Errors
+    /// [`CallError::Lost`] when the call has ended; the answers say why.
+    pub async fn send(&self, message: &impl Message) -> Result<(), CallError> {
+        self.tx.send(frame(message)).await.map_err(|_| CallError::Lost(Arc::from("the call has ended")))
+    }
+}
+
+enum State {
+    Coming(Pin<Box<dyn Future<Output = Result<Messages, CallError>> + Send>>),
+    Here(Messages),
+}
+
+/// The answers of a call that goes both ways. Dropping them ends the call.
+pub struct Answers(State);
+
+impl Answers {
+    /// The next answer; `None` after the last. Dropping the future loses nothing.
+    ///
+    /// # Errors
+    /// Like [`Connection::unary`].
+    pub async fn next<A: Message + Default>(&mut self) -> Result<Option<A>, CallError> {
+        if let State::Coming(coming) = &mut self.0 {
+            self.0 = State::Here(coming.await?);
         }
-        // An answer of nothing but a refusal has its status here.
-        status(response.headers())?;
-        Ok(Messages { body: response.into_body(), buffer: BytesMut::new(), message_max: self.message_max })
+        match &mut self.0 {
+            State::Here(messages) => messages.next().await,
+            State::Coming(_) => Ok(None),
+        }
     }
 }
 

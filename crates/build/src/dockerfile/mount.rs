@@ -62,8 +62,16 @@ pub enum MountKind {
     },
     /// An agent of SSH keys.
     Ssh {
+        /// Which of the client's.
+        id: String,
         /// The build fails without it.
         required: bool,
+        /// Of the socket.
+        mode: u32,
+        /// Of the socket.
+        uid: u32,
+        /// Of the socket.
+        gid: u32,
     },
     /// Memory.
     Tmpfs {
@@ -157,13 +165,13 @@ pub fn parse(text: &str) -> Result<Mount, String> {
                 gid: fields.number("gid")?.unwrap_or(0),
             }
         }
-        "ssh" => {
-            // Only said when there is an agent, which there is not: accepted so that `required=false` works.
-            for key in ["id", "mode", "uid", "gid"] {
-                fields.take(&[key])?;
-            }
-            MountKind::Ssh { required: fields.switch(&["required"])?.unwrap_or(false) }
-        }
+        "ssh" => MountKind::Ssh {
+            id: fields.take(&["id"])?.filter(|id| !id.is_empty()).unwrap_or_else(|| "default".to_owned()),
+            required: fields.switch(&["required"])?.unwrap_or(false),
+            mode: fields.octal("mode")?.unwrap_or(0o600),
+            uid: fields.number("uid")?.unwrap_or(0),
+            gid: fields.number("gid")?.unwrap_or(0),
+        },
         other => return Err(format!("unsupported mount type {other:?}")),
     };
     fields.end()?;

@@ -130,7 +130,8 @@ fn mounts_are_read() {
     let secret = mount("type=secret,target=/etc/token,required");
     assert!(matches!(&secret.kind, MountKind::Secret { id, required: true, mode: 0o400, .. } if id == "token"));
     assert_eq!(mount("type=tmpfs,target=/t,size=64m").kind, MountKind::Tmpfs { size: Some(64 << 20) });
-    assert_eq!(mount("type=ssh").kind, MountKind::Ssh { required: false });
+    let ssh = MountKind::Ssh { id: "default".into(), required: false, mode: 0o600, uid: 0, gid: 0 };
+    assert_eq!(mount("type=ssh").kind, ssh);
     for (text, say) in [
         ("type=nfs,target=/x", "unsupported mount type"),
         ("type=cache", "target is required"),

@@ -14,9 +14,9 @@ use crate::fault::{Fault, Result};
 use crate::query::Query;
 
 /// Most bytes that a context may unpack to: it lies on the disk as long as its build takes.
-const CONTEXT_MAX: u64 = 16 << 30;
+pub const CONTEXT_MAX: u64 = 16 << 30;
 /// Names of an image at most.
-const NAMES_MAX: usize = 64;
+pub const NAMES_MAX: usize = 64;
 
 /// Limits and settings of the containers of a build that are not obeyed.
 const REFUSED: [&str; 12] = [
@@ -47,7 +47,11 @@ pub struct Asked {
     pub warnings: Vec<String>,
 }
 
-fn document<T: DeserializeOwned + Default>(query: &Query, name: &str) -> Result<T> {
+/// A parameter of the query that is JSON; what is not there is empty.
+///
+/// # Errors
+/// 400 for what cannot be read.
+pub fn document<T: DeserializeOwned + Default>(query: &Query, name: &str) -> Result<T> {
     let Some(text) = query.get(name) else { return Ok(T::default()) };
     let read: Option<T> =
         serde_json::from_str(text).map_err(|e| Fault::bad(format!("error reading {name}: invalid JSON: {e}")))?;
@@ -94,24 +98,29 @@ fn credentials(header: Option<&str>) -> Result<Option<DockerConfig>> {
     Ok(Some(DockerConfig(serde_json::to_vec(&json!({ "auths": auths })).unwrap_or_default())))
 }
 
+/// Refuses limits and settings that would not be obeyed.
+///
+/// # Errors
+/// 400 with the name of the first.
+pub fn refuse_limits(query: &Query) -> Result<()> {
+    for name in REFUSED {
+        if query.all(name).any(|v| !says_nothing(v)) {
+            return Err(Fault::refused(&format!("{name} of a build")));
+        }
+    }
+    if !matches!(query.get("isolation").unwrap_or("default"), "default") {
+        return Err(Fault::refused("isolation of a build"));
+    }
+    Ok(())
+}
+
 impl Asked {
     /// Of a request.
     ///
     /// # Errors
-    /// 400 for what cannot be read or would not be obeyed, 501 for BuildKit's own protocol.
+    /// 400 for what cannot be read or would not be obeyed.
     pub fn read(query: &Query, registry_config: Option<&str>) -> Result<Asked> {
-        if query.get("version") == Some("2") {
-            let what = "BuildKit's session protocol (DOCKER_BUILDKIT=0 takes the other one)";
-            return Err(Fault::unsupported(what));
-        }
-        for name in REFUSED {
-            if query.all(name).any(|v| !says_nothing(v)) {
-                return Err(Fault::refused(&format!("{name} of a build")));
-            }
-        }
-        if !matches!(query.get("isolation").unwrap_or("default"), "default") {
-            return Err(Fault::refused("isolation of a build"));
-        }
+        refuse_limits(query)?;
         if !document::<Vec<Value>>(query, "outputs")?.is_empty() {
             return Err(Fault::refused("outputs of a build"));
         }
@@ -140,7 +149,7 @@ impl Asked {
         }
         let remote = query.get("remote").filter(|r| *r != "client-session").map(str::to_owned);
         if query.get("remote") == Some("client-session") {
-            return Err(Fault::unsupported("a context in a session"));
+            return Err(Fault::bad("a context in a session needs version=2"));
         }
         Ok(Asked { options, remote, quiet: query.flag("q"), warnings })
     }
@@ -219,7 +228,6 @@ mod tests {
             ("platform", "linux/s390x", "platform"),
             ("t", "UPPER", "reference"),
             ("buildargs", "{", "buildargs"),
-            ("version", "2", "BuildKit"),
             ("remote", "client-session", "session"),
         ] {
             let message = read(&[(name, value)]).unwrap_err().message;

@@ -32,7 +32,8 @@ const REST_LIMIT: Duration = Duration::from_secs(10);
 
 /// What builds share.
 pub struct Builds {
-    slots: Arc<Semaphore>,
+    /// Builds that may go on at once.
+    pub slots: Arc<Semaphore>,
     builder: Mutex<Option<Arc<Builder>>>,
 }
 
@@ -44,7 +45,10 @@ impl Default for Builds {
 
 impl Builds {
     /// Runs the commands; made when first needed. Blocks.
-    fn builder(&self, face: &Face) -> Result<Arc<Builder>> {
+    ///
+    /// # Errors
+    /// When its folders cannot be made.
+    pub fn builder(&self, face: &Face) -> Result<Arc<Builder>> {
         let mut made = self.builder.lock();
         if let Some(builder) = &*made {
             return Ok(builder.clone());
@@ -113,6 +117,9 @@ impl Drop for Incoming {
 /// # Errors
 /// 400 for what is asked and not obeyed, and for what is wrong before the first step; what comes later is in the stream.
 pub async fn build(call: Call) -> Result<Answer> {
+    if call.query.get("version") == Some("2") {
+        return crate::buildkit::plain::build(call).await;
+    }
     let asked = match Asked::read(&call.query, call.header("x-registry-config")) {
         Ok(asked) => asked,
         Err(fault) => {
@@ -208,6 +215,7 @@ fn work(face: &Arc<Face>, context: Context, asked: &Asked, lines: &Lines, cancel
         runner: &*builder,
         runtime: Handle::current(),
         progress: lines,
+        client: &(),
         cancel: cancel.clone(),
     };
     let error = match build::build(context, &asked.options, &env) {
@@ -247,6 +255,11 @@ fn done(face: &Face, asked: &Asked, lines: &Lines, id: &image::Digest) {
     for name in &names {
         lines.say(&format!("Successfully tagged {name}\n"));
     }
+    announce(face, id, names);
+}
+
+/// Tells who listens to events of an image that was built.
+pub fn announce(face: &Face, id: &image::Digest, names: Vec<String>) {
     let text = id.to_string();
     face.events.tell("image", "build", &text, BTreeMap::new());
     for name in names {

@@ -3,7 +3,7 @@
 pub mod asked;
 pub mod building;
 pub mod cache;
-mod lines;
+pub mod lines;
 pub mod making;
 pub mod registries;
 pub mod transfer;

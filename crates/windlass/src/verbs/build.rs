@@ -44,6 +44,7 @@ pub fn run(instance: &Instance, args: BuildArgs) -> anyhow::Result<ExitCode> {
         runner: &builder,
         runtime: runtime.handle().clone(),
         progress: if args.quiet { &() } else { &progress },
+        client: &(),
         cancel: cancel.clone(),
     };
     let built = match build::build(context, &options, &env) {

@@ -16,7 +16,8 @@ const LIMIT: Duration = Duration::from_secs(240);
 /// The one trick with a context that only fails to do harm.
 const THROUGH: &str = "a link, then a file through it";
 
-const STAGES: &str = r#"ARG BASE
+/// Two stages, of which the first takes the whole context.
+pub const STAGES: &str = r#"ARG BASE
 FROM $BASE AS make
 ARG WHO=nobody
 WORKDIR /src
@@ -30,7 +31,7 @@ CMD ["sh", "-c", "cat /out; echo $KIND"]
 "#;
 
 /// A context: files by name.
-fn context(ctx: &Ctx, name: &str, files: &[(&str, &str)]) -> Result<PathBuf> {
+pub fn context(ctx: &Ctx, name: &str, files: &[(&str, &str)]) -> Result<PathBuf> {
     let dir = ctx.instance.dir().join(named(ctx, name));
     for (path, text) in files {
         let path = dir.join(path);
@@ -216,7 +217,8 @@ pub fn hostile_contexts_reach_nothing_and_leave_nothing(ctx: &Ctx) -> Result<()>
 }
 
 /// Whether a process has this word in its command line.
-fn runs(word: &str) -> bool {
+/// Whether a process of a container has that word in its command line.
+pub fn runs(word: &str) -> bool {
     let said = |pid: &u32| std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     e2e::leaks::pids().iter().any(|pid| said(pid).contains(word))
 }

@@ -1,6 +1,8 @@
 //! Docker's API: the stock docker CLI against a real instance.
 
+mod buildkit;
 mod builds;
+mod buildx;
 mod compose;
 mod containers;
 mod files;
@@ -134,6 +136,14 @@ fn main() -> ExitCode {
             builds::hostile_contexts_reach_nothing_and_leave_nothing,
             builds::a_build_ends_with_its_client,
             builds::a_container_becomes_an_image,
+            buildkit::a_client_of_sessions_builds_and_sends_what_changed,
+            buildkit::older_clients_of_sessions_build_over_http,
+            buildkit::a_hostile_client_reaches_nothing,
+            buildkit::a_build_ends_with_its_connection,
+            buildx::buildx_builds_and_transfers_what_changed,
+            buildx::buildx_brings_secrets_contexts_and_standard_input,
+            buildx::buildx_is_told_what_is_wrong_and_where,
+            buildx::a_build_of_buildx_ends_with_its_client,
             registries::who_is_logged_in_may_pull_push_and_look,
             registries::a_search_asks_the_index_that_stands_before_the_term,
             pods::containers_of_pods_are_shown_and_left_to_kubernetes,
