@@ -4,6 +4,7 @@
 mod builds;
 mod documents;
 mod node;
+mod projects;
 mod text;
 
 /// One parser.
@@ -43,6 +44,7 @@ pub const TARGETS: &[Target] = &[
     builds::DOCKERFILE,
     builds::IGNORE,
     builds::WORDS,
+    projects::COMPOSE,
     node::SPDY,
     node::WEBSOCKET,
 ];
