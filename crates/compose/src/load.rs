@@ -374,13 +374,13 @@ fn paths(root: &mut Node, dir: &Path, home: &dyn Fn() -> Option<String>) -> Resu
             context.filter(|c| c.text().is_some_and(|t| !is_remote(t))).map(set);
         }
         if let Some(contexts) = service.get_mut("build").and_then(|b| b.get_mut("additional_contexts")) {
-            for_each(Some(contexts), |one| match &mut one.value {
-                Value::Scalar(text) => match text.split_once('=') {
+            for_each(Some(contexts), |one| {
+                let Value::Scalar(text) = &mut one.value else { return };
+                match text.split_once('=') {
                     Some((name, path)) if !is_remote(path) => *text = format!("{name}={}", make(path)),
                     None if !is_remote(text) => *text = make(text),
                     _ => {}
-                },
-                _ => {}
+                }
             });
         }
         for key in ["env_file", "label_file"] {

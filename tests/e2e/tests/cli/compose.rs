@@ -1,5 +1,6 @@
 //! `windlass up` and its kin: a project of three services, one of which is built here.
 
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -120,11 +121,24 @@ fn first_line(path: &Path) -> Result<String> {
 
 pub fn a_compose_project_comes_up_is_reached_looked_at_and_goes() -> Result<()> {
     let shop = Project::start("cshop")?;
+    let holder = TcpListener::bind(shop.port)?;
+    let taken = shop.run("up", &["--detach"])?;
+    ensure!(taken.code() == 3 && taken.stderr.contains(&format!("port {}", shop.port.port())), "{taken:?}");
+    drop(holder);
     let said = shop.up()?;
     ensure!(said.stderr.contains("services.store.ulimits"), "what is lost is told: {}", said.stderr);
     let address = format!("http://localhost:{}", shop.port.port());
     ensure!(said.stdout.contains("release 1") && said.stdout.contains(&address), "{}", said.stdout);
     ensure!(shop.served()? == "one $hello", "{}", shop.served()?);
+
+    // What is published on the loopback is not for others.
+    let path = "jsonpath={.items[0].status.addresses[?(@.type==\"InternalIP\")].address}";
+    let node: std::net::IpAddr = shop.instance.kubectl().ok(&["get", "nodes", "-o", path])?.trim().parse()?;
+    let outside = std::net::SocketAddr::new(node, shop.port.port());
+    ensure!(
+        node.is_loopback() || TcpStream::connect_timeout(&outside, Duration::from_secs(2)).is_err(),
+        "{outside} answers"
+    );
 
     // What is the same is left alone.
     let again = shop.up()?;

@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use super::source::{Source, Unit};
 use super::{history, things};
+use crate::exit::Unfit;
 use crate::kubeapi::{self, Applied};
 use crate::verbs::apply::{label, wait};
 
@@ -125,10 +126,40 @@ fn is_invalid(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref::<kube::Error>(), Some(kube::Error::Api(status)) if status.code == 422)
 }
 
+/// Whether the nodes are to answer for a Service.
+fn is_published(object: &Value) -> bool {
+    let spec = &object["spec"];
+    object["kind"] == "Service" && spec["type"] == "LoadBalancer" && spec["loadBalancerClass"].is_null()
+}
+
+/// An error when a port that is to be published is taken. Looked at before anything is built: the node would find it out last.
+pub async fn ports_free(client: &Client, source: &Source) -> anyhow::Result<()> {
+    let ports = |objects: &[Value]| -> BTreeSet<u16> {
+        let all = objects.iter().filter(|o| is_published(o)).flat_map(|o| o["spec"]["ports"].as_array().cloned());
+        let tcp = all.flatten().filter(|p| p["protocol"].as_str().is_none_or(|p| p == "TCP"));
+        tcp.filter_map(|p| u16::try_from(p["port"].as_u64()?).ok()).collect()
+    };
+    let wanted = ports(&source.objects());
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    // Its own ports are the project's already.
+    let held = ports(&things::list(client, source).await?);
+    for port in wanted.difference(&held) {
+        if let Err(error) = std::net::TcpListener::bind((std::net::Ipv4Addr::UNSPECIFIED, *port)) {
+            return Err(Unfit::error(
+                format!("port {port} of the host cannot be published: {error}"),
+                "publish another, or end what has it",
+            ));
+        }
+    }
+    Ok(())
+}
+
 /// Returns once a node answers for every port that is published.
 async fn published(client: &Client, objects: &[Value]) -> anyhow::Result<()> {
     let mut wanted: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    for object in objects.iter().filter(|o| o["kind"] == "Service" && o["spec"]["type"] == "LoadBalancer") {
+    for object in objects.iter().filter(|o| is_published(o)) {
         let (_, namespace, name) = things::identity(object);
         wanted.entry(namespace).or_default().insert(name);
     }

@@ -26,8 +26,8 @@ pub fn run(instance: &Instance, args: UpArgs) -> anyhow::Result<ExitCode> {
     let mut source = source::read(&args.project, &args.services)?;
     source.notes.iter().for_each(|note| eprintln!("warning: {note}"));
     select(&mut source, &args.services)?;
-    // Before the builds: without an instance they would be for nothing.
-    verbs::short_lived(async { kubeapi::admin(instance).await.map(drop) })?;
+    // Before the builds, which would be for nothing.
+    verbs::short_lived(async { rollout::ports_free(&kubeapi::admin(instance).await?, &source).await })?;
     if let Some(project) = &mut source.compose {
         if args.no_build {
             images::name(instance, project)?;
