@@ -127,12 +127,25 @@ fn compiled(parsed: syntax::Parsed, variables: &[&str]) -> Result<Program, Error
     let mut visit = Visit::default();
     visit.node(&expr);
     let declared = |name: &str| variables.contains(&name) || TYPES.contains(&name);
-    if let Some(name) = visit.free.iter().find(|name| !declared(name)) {
-        return Err(Error::Compile(format!("undeclared reference to '{name}' (in container '')")));
+    if let Some((name, node)) = visit.free.iter().find(|(name, _)| !declared(name)) {
+        return Err(Error::Compile(source.mistake(*node, &undeclared(name))));
     }
     let mut counted = expr.clone();
     let nodes = budget::counted(&mut counted);
-    Ok(Program { expr, depth, source, names: visit.free.into_iter().collect(), counted, nodes, escapes: false })
+    Ok(Program {
+        expr,
+        depth,
+        source,
+        names: visit.free.into_iter().map(|(name, _)| name).collect(),
+        counted,
+        nodes,
+        escapes: false,
+    })
+}
+
+/// cel-go's words for a name of nothing.
+fn undeclared(name: &str) -> String {
+    format!("undeclared reference to '{name}' (in container '')")
 }
 
 /// Whether a variable may be called so: an identifier that is no word of the language.
@@ -248,8 +261,8 @@ impl Program {
 /// A walk over an expression.
 #[derive(Default)]
 struct Visit {
-    /// Names that no loop around them binds.
-    free: Vec<String>,
+    /// Names that no loop around them binds, and the nodes that say them.
+    free: Vec<(String, u64)>,
     bound: Vec<String>,
 }
 
@@ -275,7 +288,7 @@ impl Visit {
             Expr::Select(select) => self.node(&select.operand),
             Expr::Map(map) => map.entries.iter().for_each(|e| self.entry(&e.expr)),
             Expr::Struct(map) => map.entries.iter().for_each(|e| self.entry(&e.expr)),
-            Expr::Ident(name) if !self.bound.contains(name) => self.free.push(name.clone()),
+            Expr::Ident(name) if !self.bound.contains(name) => self.free.push((name.clone(), node.id)),
             Expr::Ident(_) | Expr::Literal(_) | Expr::Unspecified => {}
         }
     }

@@ -10,7 +10,7 @@ use cel::common::value::{CowVal, Val};
 use cel::{Env, ExecutionError, StructType, Value as Cel};
 use serde_json::{Map, Value, json};
 
-use super::{Error, Program, STEP_LIMIT, Scope, convert, library};
+use super::{Error, Program, STEP_LIMIT, Scope, convert, library, undeclared};
 
 /// The type of a configuration; those of its fields are `Object.spec`, `Object.spec.template` and so on.
 const OBJECT: &str = "Object";
@@ -56,7 +56,8 @@ pub fn compile_mutation(expression: &str, variables: &[&str], form: Form) -> Res
     declared.push(LIBRARY);
     let program = super::compile(expression, &declared)?;
     let mut types = BTreeSet::new();
-    constructed(&program.expr, &mut types)?;
+    let found = constructed(&program.expr, &mut types);
+    found.map_err(|(node, what)| Error::Compile(program.source.mistake(node, &what)))?;
     let made = type_of(&program.expr);
     if !made.is_empty() && made != form.name() {
         return Err(Error::Compile(format!("must evaluate to {} but got {made}", form.name())));
@@ -112,8 +113,8 @@ impl StructType for Constructed {
     }
 }
 
-/// Collects the names of the types that an expression constructs.
-fn constructed(node: &IdedExpr, found: &mut BTreeSet<String>) -> Result<(), Error> {
+/// Collects the names of the types that an expression constructs; or the node that is wrong and why.
+fn constructed(node: &IdedExpr, found: &mut BTreeSet<String>) -> Result<(), (u64, String)> {
     let mut entry = |entry: &EntryExpr| match entry {
         EntryExpr::MapEntry(e) => constructed(&e.key, found).and_then(|()| constructed(&e.value, found)),
         EntryExpr::StructField(e) => constructed(&e.value, found),
@@ -127,11 +128,11 @@ fn constructed(node: &IdedExpr, found: &mut BTreeSet<String>) -> Result<(), Erro
                     && name == JSON_PATCH
                     && !PATCH_FIELDS.contains(&field.field.as_str())
                 {
-                    return Err(Error::Compile(format!("undefined field '{}'", field.field)));
+                    return Err((e.id, format!("undefined field '{}'", field.field)));
                 }
             }
             if name != JSON_PATCH && name != OBJECT && !name.starts_with("Object.") {
-                return Err(Error::Compile(format!("undeclared reference to '{name}' (in container '')")));
+                return Err((node.id, undeclared(name)));
             }
             found.insert(name.to_owned());
             Ok(())
@@ -316,11 +317,16 @@ mod tests {
             ("1", Form::ApplyConfiguration, "must evaluate to Object but got int"),
             ("Object.spec{}", Form::ApplyConfiguration, "must evaluate to Object but got Object.spec"),
             ("[Object{}]", Form::JsonPatch, "must evaluate to list(JSONPatch) but got list(Object)"),
-            ("Pod{}", Form::ApplyConfiguration, "undeclared reference to 'Pod' (in container '')"),
-            ("Object{a: other}", Form::ApplyConfiguration, "undeclared reference to 'other' (in container '')"),
+            (
+                "Pod{}",
+                Form::ApplyConfiguration,
+                "1:4: undeclared reference to 'Pod' (in container '')\n | Pod{}\n | ...^",
+            ),
+            ("Object{a: other}", Form::ApplyConfiguration, "1:11: undeclared reference to 'other' (in container '')"),
             ("[JSONPatch{operation: 'add'}]", Form::JsonPatch, "undefined field 'operation'"),
         ] {
-            assert_eq!(eval(expression, form, &Value::Null), Err(Error::Compile(why.into())), "{expression}");
+            let error = eval(expression, form, &Value::Null).unwrap_err().to_string();
+            assert!(error.contains(why), "{expression}: {error}");
         }
     }
 

@@ -17,7 +17,7 @@ pub(crate) use types::{AUTHORIZER, Type};
 
 use serde_json::Value;
 
-use super::{Program, stack};
+use super::{Program, stack, undeclared};
 use cost::Estimate;
 use functions::Found;
 use sizes::Place;
@@ -157,7 +157,7 @@ impl<'s> Check<'s> {
         let name = namespace.map_or_else(|| name.to_owned(), |space| format!("{space}.{name}"));
         match functions::call(&name, target.as_ref(), &args) {
             Found::Gives(ty) => Ok(ty),
-            Found::Unknown => wrong(node, format!("undeclared reference to '{name}' (in container '')")),
+            Found::Unknown => wrong(node, undeclared(&name)),
             Found::NoOverload => no_overload(node, &name, target.as_ref(), &args),
         }
     }
