@@ -6,6 +6,7 @@ mod docker;
 mod documents;
 mod images;
 mod node;
+mod projects;
 mod text;
 
 /// One parser.
@@ -52,6 +53,7 @@ pub const TARGETS: &[Target] = &[
     docker::REQUEST,
     docker::CONTAINER,
     docker::STREAM,
+    projects::COMPOSE,
     node::SPDY,
     node::WEBSOCKET,
 ];

@@ -19,5 +19,5 @@ pub use model::{
     Claim, Container, Data, From, Health, HealthTest, Host, Item, Kind, Mount, Pod, Port, Protocol, Published,
     Resources, Restart, Source, Update, Value, Variable, Volume, Workload,
 };
-pub use names::{NAME, PROJECT, label_value, name};
+pub use names::{NAME, PROJECT, checksum, label_value, name};
 pub use objects::{claim, data, objects};

@@ -202,6 +202,8 @@ pub struct Container {
     pub seccomp: Option<serde_json::Value>,
     /// `appArmorProfile`.
     pub apparmor: Option<serde_json::Value>,
+    /// Seconds between leaving its Service and being told to stop, in which clients that have not heard of it are still answered.
+    pub drain: Option<u32>,
     /// Signal that stops it, as `SIGUSR1`.
     pub stop_signal: Option<String>,
     /// What it may use.
@@ -406,6 +408,8 @@ pub enum Published {
     /// A port of every node, whatever node the pod is on: a Service of type `LoadBalancer`, which Windlass answers on the nodes' own
     /// addresses and a cloud on its balancer.
     Everywhere(u16),
+    /// As `Everywhere`, for clients on the node itself only: the balancer's source range is the loopback network.
+    Loopback(u16),
     /// A port of the pod's own node (`hostPort`): of no use for pods that shall be replaced one by one on one node.
     OnNode(u16),
 }

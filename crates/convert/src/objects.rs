@@ -106,6 +106,7 @@ fn services(workload: &Workload, metadata: &Value, selector: &Map<String, Value>
     let mut made = Vec::new();
     let mut inner: BTreeMap<(u16, &str), Value> = BTreeMap::new();
     let mut outer: BTreeMap<(u16, &str), Value> = BTreeMap::new();
+    let mut loopback: BTreeMap<(u16, &str), Value> = BTreeMap::new();
     for port in &workload.ports {
         let entry = |number: u16| {
             json!({
@@ -114,8 +115,10 @@ fn services(workload: &Workload, metadata: &Value, selector: &Map<String, Value>
             })
         };
         inner.insert((port.container, port.protocol.name()), entry(port.container));
-        if let Published::Everywhere(number) = port.published {
-            outer.insert((number, port.protocol.name()), entry(number));
+        match port.published {
+            Published::Everywhere(number) => drop(outer.insert((number, port.protocol.name()), entry(number))),
+            Published::Loopback(number) => drop(loopback.insert((number, port.protocol.name()), entry(number))),
+            Published::Cluster | Published::OnNode(_) => {}
         }
     }
     let service = |metadata: &Value, spec: Value| json!({"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec});
@@ -128,12 +131,23 @@ fn services(workload: &Workload, metadata: &Value, selector: &Map<String, Value>
         put(&mut spec, "ports", inner.into_values().collect());
         made.push(service(metadata, spec));
     }
-    if !outer.is_empty() {
+    let mut published = |suffix: &str, ports: BTreeMap<(u16, &str), Value>, more: Value| {
+        if ports.is_empty() {
+            return;
+        }
         let mut metadata = metadata.clone();
-        metadata["name"] = crate::name(&format!("{}-published", workload.name)).into();
-        let ports: Value = outer.into_values().collect();
-        made.push(service(&metadata, json!({"type": "LoadBalancer", "selector": selector, "ports": ports})));
-    }
+        metadata["name"] = crate::name(&format!("{}-{suffix}", workload.name)).into();
+        let ports: Value = ports.into_values().collect();
+        let mut spec = json!({"type": "LoadBalancer", "selector": selector, "ports": ports});
+        for (key, value) in more.as_object().into_iter().flatten() {
+            spec[key] = value.clone();
+        }
+        made.push(service(&metadata, spec));
+    };
+    published("published", outer, Value::Null);
+    // A node port would be open to all.
+    let only_here = json!({"loadBalancerSourceRanges": ["127.0.0.0/8"], "allocateLoadBalancerNodePorts": false});
+    published("loopback", loopback, only_here);
     made
 }
 
@@ -220,9 +234,15 @@ mod tests {
         let made = objects(&web);
         let main = &made[2]["spec"]["template"]["spec"]["containers"][0];
         assert_eq!(main["args"], json!(["$$(HOME) $x"]));
-        assert_eq!(main["startupProbe"]["failureThreshold"], 10 + 15);
+        assert_eq!(main["startupProbe"]["failureThreshold"], 43_200, "failing for a day ends nothing");
         assert_eq!(main["readinessProbe"]["exec"]["command"], json!(["/bin/sh", "-c", "curl -f localhost"]));
         assert_eq!(main["livenessProbe"], Value::Null);
+        if let Some(health) = &mut web.main().health {
+            health.restart = true;
+        }
+        let strict = objects(&web)[2]["spec"]["template"]["spec"]["containers"][0].clone();
+        assert_eq!(strict["startupProbe"]["failureThreshold"], 10 + 15);
+        assert_eq!(strict["livenessProbe"], strict["readinessProbe"]);
     }
 
     #[test]

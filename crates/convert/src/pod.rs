@@ -73,6 +73,9 @@ fn handler(test: &HealthTest) -> Json {
     }
 }
 
+/// Seconds for which a container may fail its first check where that is not to end it.
+const DAY: u32 = 86_400;
+
 fn probes(container: &mut Json, health: &Health) {
     let mut probe = handler(&health.test);
     probe["periodSeconds"] = health.interval.max(1).into();
@@ -83,8 +86,10 @@ fn probes(container: &mut Json, health: &Health) {
         let mut startup = probe.clone();
         let period = health.interval.clamp(1, 2);
         startup["periodSeconds"] = period.into();
-        startup["failureThreshold"] =
-            (health.start_period.div_ceil(period) + health.retries.max(1) * health.interval.max(1) / period).into();
+        // A startup probe that fails too often ends the container, which Docker does not.
+        let allowed = (health.start_period.div_ceil(period))
+            .saturating_add(health.retries.max(1).saturating_mul(health.interval.max(1)) / period);
+        startup["failureThreshold"] = if health.restart { allowed } else { allowed.max(DAY / period) }.into();
         container["startupProbe"] = startup;
     }
     if health.restart {
@@ -144,9 +149,12 @@ fn container(of: &Container, ports: &[Port]) -> Json {
     put(&mut resources, "requests", amounts(&of.requests));
     put(&mut made, "resources", resources);
     put(&mut made, "securityContext", security(of));
-    if let Some(signal) = &of.stop_signal {
-        made["lifecycle"] = json!({"stopSignal": signal});
+    let mut lifecycle = json!({});
+    if let Some(seconds) = of.drain {
+        lifecycle["preStop"] = json!({"sleep": {"seconds": seconds}});
     }
+    put(&mut lifecycle, "stopSignal", json!(of.stop_signal));
+    put(&mut made, "lifecycle", lifecycle);
     if let Some(health) = &of.health {
         probes(&mut made, health);
     }
@@ -221,6 +229,10 @@ fn spec(pod: &Pod, ports: &[Port]) -> Json {
         Restart::Always => {}
         Restart::OnFailure => made["restartPolicy"] = "OnFailure".into(),
         Restart::Never => made["restartPolicy"] = "Never".into(),
+    }
+    if pod.init.iter().chain(&pod.containers).any(|c| c.stop_signal.is_some()) {
+        // Signals have names only where the system is known (KEP-4960).
+        made["os"] = json!({"name": "linux"});
     }
     put(&mut made, "hostname", json!(pod.hostname));
     put(&mut made, "hostNetwork", pod.host_network.into());

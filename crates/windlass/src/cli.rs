@@ -4,6 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+mod project;
+
+pub use project::{ConvertArgs, LogsArgs, MoreArgs, OutputFormat, ProjectArgs, RmArgs, RollbackArgs, UpArgs};
+
 /// Windlass: a container engine and Kubernetes-conformant orchestrator in one binary.
 #[derive(Debug, Parser)]
 #[command(name = "windlass", version = crate::verbs::version::long(), propagate_version = true)]
@@ -66,6 +70,19 @@ pub enum Verb {
     Build(Box<BuildArgs>),
     /// Apply manifests (files or folders) and, with --wait, follow them until they run
     Apply(ApplyArgs),
+    /// Build, run and release what a folder describes: a Compose file, manifests or a kustomization
+    Up(UpArgs),
+    /// Show what runs of a project
+    Ps(ProjectArgs),
+    /// Show the logs of a project
+    Logs(LogsArgs),
+    /// Go back to an earlier release of a project
+    Rollback(RollbackArgs),
+    /// Remove what `up` made of a project; volumes stay
+    #[command(visible_alias = "delete")]
+    Rm(RmArgs),
+    /// Print the Kubernetes manifests that `up` would apply
+    Convert(ConvertArgs),
     /// Show the instance, its node and workloads
     Status,
     /// Print the admin kubeconfig

@@ -76,6 +76,19 @@ pub async fn apply(client: &Client, object: &Value) -> anyhow::Result<Applied> {
     })
 }
 
+/// Removes an object, its dependents before it; none is no error.
+pub async fn delete(client: &Client, path: &str) -> anyhow::Result<bool> {
+    let options = serde_json::json!({"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": "Foreground"});
+    let request = http::Request::delete(path)
+        .header(http::header::CONTENT_TYPE, "application/json")
+        .body(serde_json::to_vec(&options)?)?;
+    match client.request::<Value>(request).await {
+        Ok(_) => Ok(true),
+        Err(kube::Error::Api(s)) if s.code == 404 => Ok(false),
+        Err(e) => Err(e.into()),
+    }
+}
+
 /// The object at a path, or `None` when there is none.
 pub async fn get(client: &Client, path: &str) -> anyhow::Result<Option<Value>> {
     match client.request::<Value>(http::Request::get(path).body(Vec::new())?).await {

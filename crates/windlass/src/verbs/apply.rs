@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::cli::ApplyArgs;
 use crate::kubeapi::{self, Applied};
 
-mod wait;
+pub(super) mod wait;
 
 /// Largest manifest file, bytes.
 const FILE_BYTES_MAX: u64 = 16 << 20;
@@ -35,19 +35,19 @@ pub async fn run(instance: &Instance, args: ApplyArgs) -> anyhow::Result<ExitCod
         println!("{label} {word}");
     }
     if args.wait {
-        wait::until_ready(&client, &objects, Duration::from_secs(args.timeout)).await?;
+        wait::until_ready(&client, &objects, Duration::from_secs(args.timeout), false).await?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
 /// `kind.group/name`, as kubectl prints it.
-fn label(object: &Value) -> String {
+pub(super) fn label(object: &Value) -> String {
     let kind = object["kind"].as_str().unwrap_or("?").to_lowercase();
     let group = object["apiVersion"].as_str().and_then(|v| v.split_once('/')).map(|(g, _)| format!(".{g}"));
     format!("{kind}{}/{}", group.unwrap_or_default(), object["metadata"]["name"].as_str().unwrap_or("?"))
 }
 
-fn read_all(files: &[PathBuf]) -> anyhow::Result<Vec<Value>> {
+pub(super) fn read_all(files: &[PathBuf]) -> anyhow::Result<Vec<Value>> {
     let mut objects = Vec::new();
     for file in files {
         if file == Path::new("-") {
@@ -84,7 +84,7 @@ fn expand(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
 }
 
 /// The objects of a YAML stream; a `List` is its items.
-fn parse(text: &str) -> anyhow::Result<Vec<Value>> {
+pub(super) fn parse(text: &str) -> anyhow::Result<Vec<Value>> {
     let mut objects = Vec::new();
     for value in serde_saphyr::from_multiple::<Value>(text)? {
         match value {

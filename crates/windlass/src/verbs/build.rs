@@ -21,12 +21,41 @@ const SECRET_MAX: u64 = 500 << 10;
 /// Runs the verb.
 pub fn run(instance: &Instance, args: BuildArgs) -> anyhow::Result<ExitCode> {
     crate::preflight::root()?;
+    let options = options(&args)?;
+    let built = execute(instance, context(&args.context), &options, args.quiet)?;
+    match built {
+        Outcome::Failed(code) => return Ok(ExitCode::from(code)),
+        Outcome::Built(Some(id)) => {
+            if let Some(path) = &args.iidfile {
+                std::fs::write(path, &id).with_context(|| format!("write {}", path.display()))?;
+            }
+            println!("{id}");
+        }
+        Outcome::Built(None) => {}
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What came of a build.
+pub(super) enum Outcome {
+    /// The image's id, when one was made.
+    Built(Option<String>),
+    /// It was said why not; the exit code.
+    Failed(u8),
+}
+
+/// Builds, and shows on standard error how it goes.
+pub(super) fn execute(
+    instance: &Instance,
+    context: Context,
+    options: &Options,
+    quiet: bool,
+) -> anyhow::Result<Outcome> {
+    crate::preflight::root()?;
     crate::preflight::data_dir(instance.data_dir())?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let root = instance.data_dir().join("images");
     let store = ImageStore::open(&root).with_context(|| format!("open the image store {}", root.display()))?;
-    let options = options(&args)?;
-    let context = context(&args.context);
     let builder = Builder::open(instance, runtime.handle().clone())?;
     let progress = Plain::new(std::io::stderr());
     let (stop, cancel) = watch::channel(false);
@@ -43,11 +72,11 @@ pub fn run(instance: &Instance, args: BuildArgs) -> anyhow::Result<ExitCode> {
         dir: instance.data_dir().join("build"),
         runner: &builder,
         runtime: runtime.handle().clone(),
-        progress: if args.quiet { &() } else { &progress },
+        progress: if quiet { &() } else { &progress },
         client: &(),
         cancel: cancel.clone(),
     };
-    let built = match build::build(context, &options, &env) {
+    let built = match build::build(context, options, &env) {
         Ok(built) => built,
         Err(error) => {
             let stopped = *cancel.borrow();
@@ -56,23 +85,17 @@ pub fn run(instance: &Instance, args: BuildArgs) -> anyhow::Result<ExitCode> {
                 eprint!("------\n{}", place.render());
             }
             eprintln!("ERROR: failed to build: failed to solve: {}", error.message);
-            return Ok(ExitCode::from(if stopped { 130 } else { exit::FAILED }));
+            return Ok(Outcome::Failed(if stopped { 130 } else { exit::FAILED }));
         }
     };
-    if let Some(image) = built.image {
-        if let Some(path) = &args.iidfile {
-            std::fs::write(path, image.id.to_string()).with_context(|| format!("write {}", path.display()))?;
-        }
-        println!("{}", image.id);
-    }
-    Ok(ExitCode::SUCCESS)
+    Ok(Outcome::Built(built.image.map(|image| image.id.to_string())))
 }
 
 fn is_url(text: &str) -> bool {
     text.starts_with("https://") || text.starts_with("http://")
 }
 
-fn context(text: &str) -> Context {
+pub(super) fn context(text: &str) -> Context {
     match text {
         "-" => Context::Tar(Box::new(std::io::stdin())),
         text if build::is_git(text) => Context::Git(text.to_owned()),

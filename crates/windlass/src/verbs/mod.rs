@@ -8,6 +8,7 @@ mod down;
 mod encryption;
 mod image;
 mod kubeconfig;
+mod project;
 mod registry;
 mod server;
 mod signing;
@@ -28,6 +29,12 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Image(verb) => image::run(&instance, verb),
         Verb::Build(args) => build::run(&instance, *args),
         Verb::Apply(args) => short_lived(apply::run(&instance, args)),
+        Verb::Up(args) => project::up::run(&instance, args),
+        Verb::Ps(args) => short_lived(project::ps::run(&instance, args)),
+        Verb::Logs(args) => short_lived(project::logs::run(&instance, args)),
+        Verb::Rollback(args) => short_lived(project::rollback::run(&instance, args)),
+        Verb::Rm(args) => short_lived(project::rm::run(&instance, args)),
+        Verb::Convert(args) => project::convert::run(&instance, args),
         Verb::Status => short_lived(status::run(&instance)),
         Verb::Kubeconfig { path } => kubeconfig::run(&instance, path),
         Verb::Down { purge } => down::run(&instance, purge),

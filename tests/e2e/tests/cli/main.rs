@@ -1,6 +1,7 @@
 //! The command line: what it prints, how it fails, and that starting and stopping leave nothing behind.
 
 mod build;
+mod compose;
 mod images;
 mod instances;
 mod registry;
@@ -33,6 +34,10 @@ fn main() -> ExitCode {
             build::the_same_build_gives_the_same_image_under_source_date_epoch,
             build::the_packages_of_an_image_are_told_as_the_topmost_layer_has_them,
             build::an_image_built_beside_the_agent_runs_as_a_pod,
+            compose::a_compose_project_comes_up_is_reached_looked_at_and_goes,
+            compose::releases_of_a_compose_project_drop_nothing_and_bad_ones_are_rolled_back,
+            compose::what_up_cannot_do_is_said_and_nothing_is_begun,
+            compose::a_folder_of_manifests_comes_up_changes_and_goes,
             instances::a_taken_port_is_exit_code_3_and_names_its_holder,
             instances::a_second_server_on_an_instance_is_refused,
             instances::two_instances_run_side_by_side_and_one_goes_without_the_other,

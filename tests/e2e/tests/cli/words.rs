@@ -12,8 +12,25 @@ fn bare(args: &[&str]) -> Result<Output> {
 
 pub fn help_names_every_verb() -> Result<()> {
     let text = bare(&["--help"])?.ok()?;
-    let verbs =
-        ["server", "agent", "image", "build", "apply", "status", "kubeconfig", "down", "doctor", "registry", "version"];
+    let verbs = [
+        "server",
+        "agent",
+        "image",
+        "build",
+        "apply",
+        "up",
+        "ps",
+        "logs",
+        "rollback",
+        "rm",
+        "convert",
+        "status",
+        "kubeconfig",
+        "down",
+        "doctor",
+        "registry",
+        "version",
+    ];
     for verb in verbs {
         ensure!(text.lines().any(|l| l.trim_start().starts_with(verb)), "no {verb} in\n{text}");
     }
