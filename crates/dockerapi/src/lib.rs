@@ -16,6 +16,7 @@ mod fault;
 mod http;
 mod images;
 mod networks;
+mod outside;
 mod query;
 mod route;
 mod server;
@@ -28,7 +29,8 @@ use std::path::{Path, PathBuf};
 
 use base::instance::Instance;
 
-pub use server::serve;
+pub use outside::Refused;
+pub use server::Docker;
 
 /// Start of the keys of containers' file systems in the image store.
 const ROOT_PREFIX: &str = "d-";

@@ -18,6 +18,7 @@ pub mod gc;
 pub mod imagegc;
 pub mod job;
 pub mod labels;
+pub mod mirror;
 pub mod namespace;
 pub mod node_lifecycle;
 pub mod plan;

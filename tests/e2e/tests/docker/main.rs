@@ -5,6 +5,7 @@ mod compose;
 mod containers;
 mod files;
 mod lives;
+mod mirrors;
 mod networks;
 mod pods;
 mod registries;
@@ -131,6 +132,10 @@ fn main() -> ExitCode {
             registries::who_is_logged_in_may_pull_push_and_look,
             registries::a_search_asks_the_index_that_stands_before_the_term,
             pods::containers_of_pods_are_shown_and_left_to_kubernetes,
+            mirrors::a_container_is_a_pod_that_kubectl_shows_and_runs_commands_in,
+            mirrors::ends_restarts_and_input_are_those_of_the_container,
+            mirrors::who_deletes_the_pod_removes_the_container,
+            mirrors::nobody_makes_such_pods_by_hand_and_other_pods_keep_their_names,
             networks::members_find_each_other_by_name_and_others_do_not,
             networks::networks_are_apart_but_for_published_ports,
             networks::a_running_container_comes_into_a_network_and_leaves_it,
@@ -144,6 +149,7 @@ fn main() -> ExitCode {
             wrong::versions_outside_the_range_are_refused,
         ])
         .with(tests![alone:
+            mirrors::pods_are_put_right_after_the_agent_was_away_and_quotas_do_not_keep_them_out,
             lives::containers_outlive_a_killed_agent_and_go_with_the_instance,
         ])
         .limit(Duration::from_secs(300))
