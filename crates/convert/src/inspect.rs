@@ -280,6 +280,19 @@ fn without_nulls(value: Value) -> Value {
     }
 }
 
+impl Config {
+    /// Reads the configuration out of an image's document (`GET /images/{name}/json`).
+    ///
+    /// # Errors
+    /// When a field is not of its type.
+    pub fn of_image(document: &Value) -> Result<Self, serde_json::Error> {
+        match without_nulls(document["Config"].clone()) {
+            Value::Null => Ok(Config::default()),
+            config => serde_json::from_value(config),
+        }
+    }
+}
+
 impl Inspect {
     /// Reads the document.
     ///

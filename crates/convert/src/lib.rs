@@ -15,11 +15,13 @@ mod model;
 mod names;
 mod objects;
 mod pod;
+mod promote;
 
-pub use inspect::{Healthcheck, Inspect, is_secret};
+pub use inspect::{Config as InspectConfig, Healthcheck, Inspect, is_secret};
 pub use model::{
     Claim, Container, Data, From, Health, HealthTest, Host, Item, Kind, Mount, Pod, Port, Protocol, Published,
     Resources, Restart, Source, Update, Value, Variable, Volume, Workload,
 };
 pub use names::{NAME, PROJECT, label_value, name};
 pub use objects::{claim, data, objects};
+pub use promote::{Place, Promoted, project_of, promote, workload_name};

@@ -64,6 +64,24 @@ pub enum ServeError {
     },
 }
 
+/// File beside a volume's data that names the claim of the cluster it is of.
+const CLAIMED: &str = "claimed";
+
+/// Notes that a volume's files are those of a claim, so that nobody removes them here; `None` takes the note away.
+///
+/// # Errors
+/// When the disk refuses.
+pub fn claim_volume(instance: &Instance, volume: &str, claim: Option<&str>) -> io::Result<()> {
+    let folder = volumes_dir(instance).join(volume);
+    match claim {
+        Some(claim) => containers::record::put(&folder, CLAIMED, claim.as_bytes()),
+        None => match std::fs::remove_file(folder.join(CLAIMED)) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+            _ => Ok(()),
+        },
+    }
+}
+
 /// Where the API is served.
 pub fn socket_path(instance: &Instance) -> PathBuf {
     instance.run_dir().join("docker.sock")

@@ -78,6 +78,11 @@ impl Volumes {
         crate::containers::record::put(&self.dir.join(name), "volume.json", &bytes).map_err(failed)
     }
 
+    /// The claim of the cluster whose volume its files are, if they are: `windlass promote` notes it beside them.
+    fn claimed(&self, name: &str) -> Option<String> {
+        std::fs::read_to_string(self.dir.join(name).join(crate::CLAIMED)).ok()
+    }
+
     fn meta(&self, name: &str) -> Option<Meta> {
         let bytes = std::fs::read(self.dir.join(name).join("volume.json")).ok()?;
         serde_json::from_slice(&bytes).ok()
@@ -196,6 +201,13 @@ pub async fn remove(call: Call, name: &str) -> Result<Answer> {
     if !users.is_empty() {
         return Err(Fault::conflict(format!("remove {name}: volume is in use - [{}]", users.join(", "))));
     }
+    if let Some(claim) = call.face.volumes.claimed(name) {
+        let note = call.face.volumes.dir.join(name).join(crate::CLAIMED);
+        return Err(Fault::conflict(format!(
+            "remove {name}: volume is in use by the PersistentVolumeClaim {claim}: delete that and its PersistentVolume, then {}",
+            note.display()
+        )));
+    }
     let (face, name) = (call.face.clone(), name.to_owned());
     blocking(move || {
         face.volumes.remove(&name)?;
@@ -229,7 +241,10 @@ pub fn measured(face: &Arc<Face>) -> Vec<Value> {
 
 fn prunable(face: &Arc<Face>, name: &str, filters: &Filters, all: bool) -> bool {
     let meta = face.volumes.meta(name).unwrap_or_default();
-    (all || meta.labels.contains_key(ANONYMOUS)) && filters.labels(&meta.labels) && users(face, name).is_empty()
+    (all || meta.labels.contains_key(ANONYMOUS))
+        && filters.labels(&meta.labels)
+        && users(face, name).is_empty()
+        && face.volumes.claimed(name).is_none()
 }
 
 /// From this version on only volumes without names are pruned unless all are asked for.

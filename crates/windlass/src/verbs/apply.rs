@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::cli::ApplyArgs;
 use crate::kubeapi::{self, Applied};
 
-mod wait;
+pub(super) mod wait;
 
 /// Largest manifest file, bytes.
 const FILE_BYTES_MAX: u64 = 16 << 20;

@@ -8,6 +8,7 @@ mod down;
 mod encryption;
 mod image;
 mod kubeconfig;
+mod promote;
 mod registry;
 mod server;
 mod status;
@@ -27,6 +28,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Image(verb) => image::run(&instance, verb),
         Verb::Build(args) => build::run(&instance, *args),
         Verb::Apply(args) => short_lived(apply::run(&instance, args)),
+        Verb::Promote(args) => short_lived(promote::run(&instance, *args)),
         Verb::Status => short_lived(status::run(&instance)),
         Verb::Kubeconfig { path } => kubeconfig::run(&instance, path),
         Verb::Down { purge } => down::run(&instance, purge),

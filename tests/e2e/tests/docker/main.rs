@@ -8,6 +8,7 @@ mod lives;
 mod mirrors;
 mod networks;
 mod pods;
+mod promote;
 mod registries;
 mod runs;
 mod wrong;
@@ -136,6 +137,8 @@ fn main() -> ExitCode {
             mirrors::ends_restarts_and_input_are_those_of_the_container,
             mirrors::who_deletes_the_pod_removes_the_container,
             mirrors::nobody_makes_such_pods_by_hand_and_other_pods_keep_their_names,
+            promote::a_container_is_promoted_with_its_volume_its_port_and_its_secrets,
+            promote::a_container_whose_workload_does_not_get_ready_runs_again,
             networks::members_find_each_other_by_name_and_others_do_not,
             networks::networks_are_apart_but_for_published_ports,
             networks::a_running_container_comes_into_a_network_and_leaves_it,

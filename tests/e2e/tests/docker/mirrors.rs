@@ -73,7 +73,8 @@ pub fn a_container_is_a_pod_that_kubectl_shows_and_runs_commands_in(ctx: &Ctx) -
     let typed = k.in_terminal(&["exec", "-it", "mirror-web", "--", "sh", "-c", "test -t 0 && echo terminal"], b"")?;
     ensure!(typed.stdout.contains("terminal"), "{typed:?}");
     let local = free_port()?.port();
-    let mut forward = k.command(&["port-forward", "pod/mirror-web", &format!("{local}:80")]).stdout(Stdio::null()).spawn()?;
+    let mut forward =
+        k.command(&["port-forward", "pod/mirror-web", &format!("{local}:80")]).stdout(Stdio::null()).spawn()?;
     let reached = eventually(LIMIT, "the forwarded port answers", || {
         let page = e2e::http::get_ok(([127, 0, 0, 1], local).into(), "localhost", "/")?;
         ensure!(page.trim() == "page", "{page}");
