@@ -60,7 +60,28 @@ pub fn a_container_is_a_pod_that_kubectl_shows_and_runs_commands_in(ctx: &Ctx) -
         ensure!(described.contains(part), "no {part:?} in {described}");
     }
     ensure!(!described.contains("kept"), "a secret is shown: {described}");
-    // What kubectl does with pods.
+    used(&k, &id)?;
+    // What becomes of it.
+    docker.ok(&["pause", "mirror_web"])?;
+    says(&k, "mirror-web", ".status.containerStatuses[0].ready", "false")?;
+    docker.ok(&["unpause", "mirror_web"])?;
+    says(&k, "mirror-web", ".status.containerStatuses[0].ready", "true")?;
+    docker.ok(&["stop", "-t", "0", "mirror_web"])?;
+    says(&k, "mirror-web", ".status.containerStatuses[0].state.terminated.exitCode", "137")?;
+    ensure!(k.ok(&["logs", "mirror-web"])?.contains("line 1"), "the log of one that ended");
+    docker.ok(&["start", "mirror_web"])?;
+    says(&k, "mirror-web", ".status.phase", "Running")?;
+    docker.ok(&["rename", "mirror_web", "mirror.shop"])?;
+    says(&k, "mirror-shop", ".status.phase", "Running")?;
+    gone(&k, "mirror-web")?;
+    docker.ok(&["rm", "-f", "mirror.shop"])?;
+    gone(&k, "mirror-shop")?;
+    docker.ok(&["volume", "rm", "mirror-data"])?;
+    Ok(())
+}
+
+/// What kubectl does with pods.
+fn used(k: &Kubectl, id: &str) -> Result<()> {
     eventually(LIMIT, "its log is shown", || {
         let log = k.ok(&["logs", "mirror-web", "--tail", "2"])?;
         ensure!(log == "line 2\nline 3\n", "{log}");
@@ -88,22 +109,6 @@ pub fn a_container_is_a_pod_that_kubectl_shows_and_runs_commands_in(ctx: &Ctx) -
         ensure!(top.contains("mirror-web"), "{top}");
         Ok(())
     })?;
-    // What becomes of it.
-    docker.ok(&["pause", "mirror_web"])?;
-    says(&k, "mirror-web", ".status.containerStatuses[0].ready", "false")?;
-    docker.ok(&["unpause", "mirror_web"])?;
-    says(&k, "mirror-web", ".status.containerStatuses[0].ready", "true")?;
-    docker.ok(&["stop", "-t", "0", "mirror_web"])?;
-    says(&k, "mirror-web", ".status.containerStatuses[0].state.terminated.exitCode", "137")?;
-    ensure!(k.ok(&["logs", "mirror-web"])?.contains("line 1"), "the log of one that ended");
-    docker.ok(&["start", "mirror_web"])?;
-    says(&k, "mirror-web", ".status.phase", "Running")?;
-    docker.ok(&["rename", "mirror_web", "mirror.shop"])?;
-    says(&k, "mirror-shop", ".status.phase", "Running")?;
-    gone(&k, "mirror-web")?;
-    docker.ok(&["rm", "-f", "mirror.shop"])?;
-    gone(&k, "mirror-shop")?;
-    docker.ok(&["volume", "rm", "mirror-data"])?;
     Ok(())
 }
 
