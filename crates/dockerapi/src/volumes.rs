@@ -96,11 +96,17 @@ impl Volumes {
         names
     }
 
-    /// Removes a volume and all that is in it. Who uses it is asked for by the caller.
+    /// Removes a volume and all that is in it. Which containers use it is asked for by the caller.
     ///
     /// # Errors
-    /// When the disk refuses.
+    /// 409 when its files are those of a claim; when the disk refuses.
     pub fn remove(&self, name: &str) -> Result<()> {
+        if let Some(claim) = self.claimed(name) {
+            return Err(Fault::conflict(format!(
+                "remove {name}: volume is in use by the PersistentVolumeClaim {claim}: delete that and its PersistentVolume, then {}",
+                self.dir.join(name).join(crate::CLAIMED).display()
+            )));
+        }
         let failed = |e: io::Error| Fault::io(&format!("remove volume {name}"), &e);
         let _changing = self.changing.lock();
         match std::fs::remove_dir_all(self.dir.join(name)) {
@@ -201,13 +207,6 @@ pub async fn remove(call: Call, name: &str) -> Result<Answer> {
     if !users.is_empty() {
         return Err(Fault::conflict(format!("remove {name}: volume is in use - [{}]", users.join(", "))));
     }
-    if let Some(claim) = call.face.volumes.claimed(name) {
-        let note = call.face.volumes.dir.join(name).join(crate::CLAIMED);
-        return Err(Fault::conflict(format!(
-            "remove {name}: volume is in use by the PersistentVolumeClaim {claim}: delete that and its PersistentVolume, then {}",
-            note.display()
-        )));
-    }
     let (face, name) = (call.face.clone(), name.to_owned());
     blocking(move || {
         face.volumes.remove(&name)?;
@@ -272,4 +271,24 @@ pub async fn prune(call: Call) -> Result<Answer> {
         Ok::<_, Fault>(json!({ "VolumesDeleted": removed, "SpaceReclaimed": freed }))
     });
     Ok(json(&pruned.await?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_volume_whose_files_are_a_claims_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let volumes = Volumes::open(dir.path()).unwrap();
+        volumes.ensure("v", &BTreeMap::new(), true).unwrap();
+        let note = dir.path().join("v").join(crate::CLAIMED);
+        std::fs::write(&note, "shop/data").unwrap();
+        let refused = volumes.remove("v").unwrap_err();
+        assert!(refused.status == StatusCode::CONFLICT && refused.message.contains("shop/data"), "{refused}");
+        assert!(volumes.data("v").exists());
+        std::fs::remove_file(note).unwrap();
+        volumes.remove("v").unwrap();
+        assert!(!volumes.data("v").exists());
+    }
 }
