@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
 
 use crate::query::Filters;
 
@@ -87,11 +87,13 @@ impl Event {
 pub struct Events {
     tx: broadcast::Sender<Event>,
     past: Mutex<VecDeque<Event>>,
+    /// Told of containers alone.
+    changed: watch::Sender<()>,
 }
 
 impl Default for Events {
     fn default() -> Self {
-        Events { tx: broadcast::channel(AHEAD).0, past: Mutex::default() }
+        Events { tx: broadcast::channel(AHEAD).0, past: Mutex::default(), changed: watch::channel(()).0 }
     }
 }
 
@@ -105,8 +107,22 @@ impl Events {
             past.pop_front();
         }
         past.push_back(event.clone());
+        // Commands come and go, as checks of health do, and change nothing.
+        if kind == "container" && !event.action.starts_with("exec_") {
+            self.touch();
+        }
         // Under the lock, so that who asks gets each once. No listener is no problem.
         let _ = self.tx.send(event);
+    }
+
+    /// Has those look again who show containers.
+    pub fn touch(&self) {
+        self.changed.send_replace(());
+    }
+
+    /// Changes whenever a container may not be as it was.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
     }
 
     /// What is kept, and what comes.

@@ -231,6 +231,7 @@ impl Face {
             seen.phase = record.state.phase;
             seen.exit_code = record.state.exit_code;
         });
+        self.events.touch();
         record
     }
 

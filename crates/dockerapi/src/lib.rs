@@ -19,6 +19,7 @@ mod http;
 mod images;
 mod logging;
 mod networks;
+mod outside;
 mod query;
 mod remote;
 mod route;
@@ -32,8 +33,9 @@ use std::path::{Path, PathBuf};
 
 use base::instance::Instance;
 
+pub use outside::Refused;
 pub use remote::{Remote, RemoteError};
-pub use server::serve;
+pub use server::Docker;
 
 /// Start of the keys of containers' file systems in the image store.
 const ROOT_PREFIX: &str = "d-";
@@ -65,6 +67,24 @@ pub enum ServeError {
         #[source]
         source: io::Error,
     },
+}
+
+/// File beside a volume's data that names the claim of the cluster it is of.
+const CLAIMED: &str = "claimed";
+
+/// Notes that a volume's files are those of a claim, so that nobody removes them here; `None` takes the note away.
+///
+/// # Errors
+/// When the disk refuses.
+pub fn claim_volume(instance: &Instance, volume: &str, claim: Option<&str>) -> io::Result<()> {
+    let folder = volumes_dir(instance).join(volume);
+    match claim {
+        Some(claim) => containers::record::put(&folder, CLAIMED, claim.as_bytes()),
+        None => match std::fs::remove_file(folder.join(CLAIMED)) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+            _ => Ok(()),
+        },
+    }
 }
 
 /// Where the API is served.

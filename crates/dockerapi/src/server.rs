@@ -49,11 +49,52 @@ fn at(path: &Path) -> impl Fn(io::Error) -> ServeError {
     move |source| ServeError::Io { path: path.clone(), source }
 }
 
-/// Serves Docker's API for an engine until told to drain, on its socket and perhaps on a port. Containers go on running after it.
-///
-/// # Errors
-/// When the socket or its folders cannot be made.
-pub async fn serve(engine: Arc<Engine>, remote: Option<Remote>, drain: Drain) -> Result<(), ServeError> {
+/// Docker's containers on an engine, and the API to them.
+#[derive(Clone)]
+pub struct Docker(pub(crate) Arc<Face>);
+
+impl Docker {
+    /// Takes up the containers of an engine where the one before left them. They go on running after it.
+    ///
+    /// # Errors
+    /// When a folder cannot be made or read.
+    pub async fn open(engine: Arc<Engine>, drain: Drain) -> Result<Self, ServeError> {
+        let face = Arc::new(face(engine, drain)?);
+        networks::resume(&face).await;
+        life::resume(&face).await;
+        Ok(Docker(face))
+    }
+
+    /// Serves the API until told to drain, on its socket and perhaps on a port.
+    ///
+    /// # Errors
+    /// When the socket cannot be made.
+    pub async fn serve(self, remote: Option<Remote>) -> Result<(), ServeError> {
+        let face = self.0;
+        let drain = face.drain();
+        let path = socket_path(face.engine.instance());
+        let listener = listen(&path).map_err(at(&path))?;
+        tracing::info!(socket = %path.display(), "the Docker API is served");
+        let port = async {
+            let Some(remote) = remote else { return };
+            match TcpListener::bind(remote.address).await {
+                Ok(port) => accept(&face, Door::Port(port, TlsAcceptor::from(remote.tls)), &drain).await,
+                // Whoever is on this host still has the socket.
+                Err(error) => {
+                    tracing::error!(address = %remote.address, %error, "the Docker API is not served on its port");
+                }
+            }
+        };
+        tokio::join!(accept(&face, Door::Socket(listener), &drain), port);
+        let _ = std::fs::remove_file(&path);
+        if let Err(failure) = face.tasks.clone().shutdown(DRAIN).await {
+            tracing::warn!(%failure, "a task of the Docker API");
+        }
+        Ok(())
+    }
+}
+
+fn face(engine: Arc<Engine>, drain: Drain) -> Result<Face, ServeError> {
     let instance = engine.instance().clone();
     let dir = instance.data_dir().join("docker");
     let containers = containers_dir(&instance);
@@ -65,8 +106,8 @@ pub async fn serve(engine: Arc<Engine>, remote: Option<Remote>, drain: Drain) ->
     let nets = Nets::open(&networks).map_err(at(&networks))?;
     let known = records.load().map_err(at(&containers))?;
     let known = known.into_iter().map(|r| (r.id.clone(), Arc::new(Container::new(r)))).collect();
-    let tasks = Tasks::new(drain.clone());
-    let face = Arc::new(Face {
+    let tasks = Tasks::new(drain);
+    Ok(Face {
         engine,
         dir,
         records,
@@ -78,32 +119,11 @@ pub async fn serve(engine: Arc<Engine>, remote: Option<Remote>, drain: Drain) ->
         watches: Watches::new(&tasks).map_err(at(&containers))?,
         shipping: crate::logging::Shipping::default(),
         buildkit: crate::buildkit::Buildkit::default(),
-        tasks: tasks.clone(),
+        tasks,
         containers: parking_lot::Mutex::new(known),
         making: parking_lot::Mutex::default(),
         pods: parking_lot::Mutex::default(),
-    });
-    networks::resume(&face).await;
-    life::resume(&face).await;
-    let path = socket_path(&instance);
-    let listener = listen(&path).map_err(at(&path))?;
-    tracing::info!(socket = %path.display(), "the Docker API is served");
-    let port = async {
-        let Some(remote) = remote else { return };
-        match TcpListener::bind(remote.address).await {
-            Ok(port) => accept(&face, Door::Port(port, TlsAcceptor::from(remote.tls)), &drain).await,
-            // Whoever is on this host still has the socket.
-            Err(error) => {
-                tracing::error!(address = %remote.address, %error, "the Docker API is not served on its port")
-            }
-        }
-    };
-    tokio::join!(accept(&face, Door::Socket(listener), &drain), port);
-    let _ = std::fs::remove_file(&path);
-    if let Err(failure) = tasks.shutdown(DRAIN).await {
-        tracing::warn!(%failure, "a task of the Docker API");
-    }
-    Ok(())
+    })
 }
 
 /// For root and the group, if there is one. What a killed agent left there is replaced: only one agent of an instance runs.

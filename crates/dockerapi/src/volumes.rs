@@ -78,6 +78,11 @@ impl Volumes {
         crate::containers::record::put(&self.dir.join(name), "volume.json", &bytes).map_err(failed)
     }
 
+    /// The claim of the cluster whose volume its files are, if they are: `windlass promote` notes it beside them.
+    fn claimed(&self, name: &str) -> Option<String> {
+        std::fs::read_to_string(self.dir.join(name).join(crate::CLAIMED)).ok()
+    }
+
     fn meta(&self, name: &str) -> Option<Meta> {
         let bytes = std::fs::read(self.dir.join(name).join("volume.json")).ok()?;
         serde_json::from_slice(&bytes).ok()
@@ -91,11 +96,17 @@ impl Volumes {
         names
     }
 
-    /// Removes a volume and all that is in it. Who uses it is asked for by the caller.
+    /// Removes a volume and all that is in it. Which containers use it is asked for by the caller.
     ///
     /// # Errors
-    /// When the disk refuses.
+    /// 409 when its files are those of a claim; when the disk refuses.
     pub fn remove(&self, name: &str) -> Result<()> {
+        if let Some(claim) = self.claimed(name) {
+            return Err(Fault::conflict(format!(
+                "remove {name}: volume is in use by the PersistentVolumeClaim {claim}: delete that and its PersistentVolume, then {}",
+                self.dir.join(name).join(crate::CLAIMED).display()
+            )));
+        }
         let failed = |e: io::Error| Fault::io(&format!("remove volume {name}"), &e);
         let _changing = self.changing.lock();
         match std::fs::remove_dir_all(self.dir.join(name)) {
@@ -230,7 +241,10 @@ pub fn measured(face: &Arc<Face>) -> Vec<Value> {
 
 fn prunable(face: &Arc<Face>, name: &str, filters: &Filters, all: bool) -> bool {
     let meta = face.volumes.meta(name).unwrap_or_default();
-    (all || meta.labels.contains_key(ANONYMOUS)) && filters.labels(&meta.labels) && users(face, name).is_empty()
+    (all || meta.labels.contains_key(ANONYMOUS))
+        && filters.labels(&meta.labels)
+        && users(face, name).is_empty()
+        && face.volumes.claimed(name).is_none()
 }
 
 /// From this version on only volumes without names are pruned unless all are asked for.
@@ -258,4 +272,24 @@ pub async fn prune(call: Call) -> Result<Answer> {
         Ok::<_, Fault>(json!({ "VolumesDeleted": removed, "SpaceReclaimed": freed }))
     });
     Ok(json(&pruned.await?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_volume_whose_files_are_a_claims_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let volumes = Volumes::open(dir.path()).unwrap();
+        volumes.ensure("v", &BTreeMap::new(), true).unwrap();
+        let note = dir.path().join("v").join(crate::CLAIMED);
+        std::fs::write(&note, "shop/data").unwrap();
+        let refused = volumes.remove("v").unwrap_err();
+        assert!(refused.status == StatusCode::CONFLICT && refused.message.contains("shop/data"), "{refused}");
+        assert!(volumes.data("v").exists());
+        std::fs::remove_file(note).unwrap();
+        volumes.remove("v").unwrap();
+        assert!(!volumes.data("v").exists());
+    }
 }

@@ -20,6 +20,7 @@ use crate::csi::{self, Csi};
 use crate::events::Recorder;
 use crate::host::Host;
 use crate::images::Puller;
+use crate::mirror::{self, Mirrors};
 use crate::objects::Objects;
 use crate::parts::Parts;
 use crate::paths::Paths;
@@ -39,6 +40,8 @@ pub struct Agent {
     pods: Pods,
     tasks: Tasks,
     parts: Parts,
+    /// The pods of Docker's containers.
+    mirrors: Option<Arc<Mirrors>>,
     slices: Store<EndpointSlice>,
     forward_mark: Arc<Notify>,
     route_mark: Arc<Notify>,
@@ -53,12 +56,16 @@ impl Agent {
     pub async fn run(config: AgentConfig, parts: Parts, drain: Drain) -> Result<(), AgentError> {
         let tasks = Tasks::new(drain);
         let (pods, volumes) = (Pods::default(), Arc::<Registry>::default());
+        let mirrors = parts.docker.clone().map(|docker| Arc::new(Mirrors::new(docker)));
         let server = match &config.server {
-            Some(settings) => Some(bind(settings, &config, &parts, pods.clone(), volumes.clone()).await?),
+            Some(settings) => {
+                let (server, port) = bind(settings, &config, &parts, pods.clone(), volumes.clone()).await?;
+                Some((server.with_mirrors(mirrors.clone()), port))
+            }
             None => None,
         };
         let port = server.as_ref().map(|(_, port)| *port);
-        let agent = Agent::new(config, parts, pods, volumes, tasks, port)?;
+        let agent = Agent { mirrors, ..Agent::new(config, parts, pods, volumes, tasks, port)? };
         if let Some((server, _)) = server {
             agent.tasks.spawn("server", server.run(agent.tasks.drain()));
         }
@@ -112,7 +119,7 @@ impl Agent {
             pressure: tokio::sync::watch::Sender::default(),
             config,
         };
-        Ok(Agent { ctx: Arc::new(ctx), pods, tasks, parts, slices, forward_mark, route_mark })
+        Ok(Agent { ctx: Arc::new(ctx), pods, tasks, parts, mirrors: None, slices, forward_mark, route_mark })
     }
 
     async fn serve(self) -> Result<(), AgentError> {
@@ -144,6 +151,9 @@ impl Agent {
         }
         let manager = Manager::new(self.ctx.clone(), self.pods.clone(), own, drain.clone());
         self.tasks.spawn("pods", manager.run());
+        if let Some(mirrors) = self.mirrors.clone() {
+            self.tasks.spawn("docker's containers", mirror::run(self.ctx.clone(), mirrors, drain.clone()));
+        }
         self.tasks.spawn("reclaim", volumes::claim::reclaim(self.ctx.clone(), drain.clone()));
         self.tasks.spawn("snapshots", volumes::snapshot::keep(self.ctx.clone(), drain.clone()));
         self.tasks.draining().await;

@@ -18,6 +18,7 @@ mod events;
 mod eviction;
 mod host;
 mod huge_pages;
+pub mod mirror;
 mod node_object;
 mod objects;
 mod paths;

@@ -10,6 +10,7 @@ use net::Network;
 use reconcile::imagegc::Image;
 
 use crate::images::{Credentials, ImageFailure, Images, Present};
+use crate::mirror::Docker;
 use crate::runtime::Runtime;
 
 /// Start of the keys of mounted images in the image store; those of containers have another.
@@ -24,13 +25,20 @@ pub struct Parts {
     pub images: Arc<dyn Images>,
     /// Forwards to Services; `None` leaves that to somebody else.
     pub network: Option<Network>,
+    /// Has containers that are none of a pod; `None` where nobody has.
+    pub docker: Option<Arc<dyn Docker>>,
 }
 
 impl Parts {
+    /// With Docker's containers, which get pods that stand for them.
+    pub fn with_docker(self, docker: Arc<dyn Docker>) -> Self {
+        Parts { docker: Some(docker), ..self }
+    }
+
     /// Those of an engine.
     pub fn of(engine: Arc<Engine>) -> Self {
         let network = Some(engine.network().clone());
-        Parts { images: Arc::new(EngineImages(engine.clone())), network, runtime: engine }
+        Parts { images: Arc::new(EngineImages(engine.clone())), network, runtime: engine, docker: None }
     }
 }
 

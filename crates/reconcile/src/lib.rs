@@ -20,6 +20,7 @@ pub mod imagegc;
 pub mod job;
 pub mod labels;
 pub mod memoryqos;
+pub mod mirror;
 pub mod namespace;
 pub mod node_lifecycle;
 pub mod plan;

@@ -83,6 +83,8 @@ pub enum Verb {
     Rm(RmArgs),
     /// Print the Kubernetes manifests that `up` would apply
     Convert(ConvertArgs),
+    /// Turn running Docker containers into workloads of the cluster, over the same volumes and ports
+    Promote(Box<PromoteArgs>),
     /// Show the instance, its node and workloads
     Status,
     /// Print the admin kubeconfig
@@ -417,6 +419,32 @@ pub struct ApplyArgs {
     pub wait: bool,
     /// Give up waiting after this many seconds
     #[arg(long, default_value_t = 300, value_name = "SECONDS")]
+    pub timeout: u64,
+}
+
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("what").required(true).args(["containers", "project"]))]
+pub struct PromoteArgs {
+    /// Containers, by name or id
+    #[arg(value_name = "CONTAINER")]
+    pub containers: Vec<String>,
+    /// All containers of a Compose project that run
+    #[arg(long, value_name = "PROJECT")]
+    pub project: Option<String>,
+    /// Namespace of the workloads; it must be there
+    #[arg(short, long, value_name = "NAMESPACE", default_value = "default")]
+    pub namespace: String,
+    /// Print the manifests and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// How --dry-run prints
+    #[arg(short, long, value_name = "FORMAT", default_value = "yaml", value_parser = ["yaml", "json"])]
+    pub output: String,
+    /// Remove the stopped containers once the workloads are ready; their volumes stay
+    #[arg(long)]
+    pub rm: bool,
+    /// Start the containers again when the workloads are not ready after so many seconds
+    #[arg(long, default_value_t = 120, value_name = "SECONDS")]
     pub timeout: u64,
 }
 

@@ -26,7 +26,7 @@ pub const LAYERS: &[Place] = &[
     place("image", "crates/image", &["base"]),
     place("net", "crates/net", &["base"]),
     place("shim", "crates/shim", &["base"]),
-    place("reconcile", "crates/reconcile", &["api", "base"]),
+    place("reconcile", "crates/reconcile", &["api", "convert", "base"]),
     place("compose", "crates/compose", &["convert"]),
     place("build", "crates/build", &["image", "base"]),
     place("engine", "crates/engine", &["build", "image", "net", "shim", "store", "base"]),
@@ -34,7 +34,11 @@ pub const LAYERS: &[Place] = &[
     place("apiserver", "crates/apiserver", &["store", "api", "tls", "base"]),
     place("control", "crates/control", &["reconcile", "api", "follow", "base"]),
     place("ingress", "crates/ingress", &["api", "base"]),
-    place("node", "crates/node", &["engine", "net", "reconcile", "ingress", "api", "follow", "grpc", "tls", "base"]),
+    place(
+        "node",
+        "crates/node",
+        &["engine", "net", "reconcile", "ingress", "api", "convert", "follow", "grpc", "tls", "base"],
+    ),
     place("dockerapi", "crates/dockerapi", &["engine", "buildkit", "grpc", "image", "net", "base"]),
     place(
         "windlass",

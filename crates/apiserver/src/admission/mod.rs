@@ -276,7 +276,9 @@ impl<'a> Admission<'a> {
             _ if csr::is(self.kind) => csr::create(&self.rights(), object),
             ("", "Pod") => {
                 signature::create(self, object);
-                limits::complete(self, object);
+                if !node::is_about_mirror(self.kind, object, &Value::Null) {
+                    limits::complete(self, object);
+                }
                 pod::create(self, object)
             }
             ("", "Node") => {
@@ -357,8 +359,10 @@ impl<'a> Admission<'a> {
         }
         if self.subresource.is_empty() {
             self.check_rights(object, old)?;
-            limits::check(self, object)?;
-            security::check(self, object, old)?;
+            if !node::is_about_mirror(self.kind, object, old) {
+                limits::check(self, object)?;
+                security::check(self, object, old)?;
+            }
             classes::check(self, object, old)?;
             policy::check(self, object, old)?;
         }
@@ -385,6 +389,9 @@ impl<'a> Admission<'a> {
     /// # Errors
     /// 403 when there is no room.
     pub async fn charge(&self, object: &Value, old: &Value) -> Result<Charge, ApiError> {
+        if node::is_about_mirror(self.kind, object, old) {
+            return Ok(Charge::default());
+        }
         self.server.admission.quotas.charge(self, object, old).await
     }
 }

@@ -37,7 +37,8 @@ pub fn image_name(face: &Arc<Face>, record: &Record) -> String {
     }
 }
 
-async fn document(face: &Arc<Face>, container: &Arc<Container>, version: Version) -> Value {
+/// The document.
+pub async fn document(face: &Arc<Face>, container: &Arc<Container>, version: Version) -> Value {
     let record = container.record();
     let (path, args) = record.argv.split_first().map_or(("", &[][..]), |(p, a)| (p.as_str(), a));
     let log = if !matches!(record.host.log_config.kind.as_str(), "json-file" | "local") {

@@ -12,6 +12,7 @@ use kube::api::Api;
 use kube::runtime::{WatchStreamExt, watcher};
 use parking_lot::Mutex;
 use reconcile::eviction;
+use reconcile::mirror;
 use reconcile::pod::{
     Eviction, Failure, admission_refusal, grace_seconds, is_critical, is_placement, is_shortage, shortages, victims,
 };
@@ -207,6 +208,9 @@ impl Manager {
 
     async fn watched(&mut self, event: watcher::Event<Pod>) {
         match event {
+            // A pod that stands for a container of Docker's is a picture: nothing of it is the node's to run.
+            watcher::Event::Apply(pod) | watcher::Event::InitApply(pod) | watcher::Event::Delete(pod)
+                if mirror::container_of(&pod).is_some() => {}
             watcher::Event::Apply(pod) => self.apply(Arc::new(pod)).await,
             watcher::Event::Delete(pod) => self.gone(&PodId::of(&pod).uid.clone(), Some(Arc::new(pod))),
             watcher::Event::Init => self.listed = Some(Vec::new()),

@@ -6,7 +6,7 @@ mod line;
 pub(crate) mod manager;
 mod orphans;
 pub(crate) mod pull;
-mod report;
+pub(crate) mod report;
 mod view;
 mod way;
 mod worker;

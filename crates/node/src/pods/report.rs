@@ -13,7 +13,7 @@ use crate::paths::PodId;
 
 /// How a write ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Written {
+pub(crate) enum Written {
     Yes,
     /// The object is gone or another one has its name.
     Moot,
@@ -23,19 +23,19 @@ pub(super) enum Written {
 
 /// What was written and what is to be.
 #[derive(Debug, Default)]
-pub(super) struct Report {
+pub(crate) struct Report {
     sent: Option<Value>,
     sending: Option<Value>,
 }
 
 impl Report {
     /// Starts from what the API server has.
-    pub(super) fn new(status: Option<&PodStatus>) -> Self {
+    pub(crate) fn new(status: Option<&PodStatus>) -> Self {
         Report { sent: status.map(|s| json!(s)), sending: None }
     }
 
     /// The patch to write now, if the status differs from what was written and nothing is being written.
-    pub(super) fn next(&mut self, uid: &str, status: &PodStatus) -> Option<Value> {
+    pub(crate) fn next(&mut self, uid: &str, status: &PodStatus) -> Option<Value> {
         let wanted = json!(status);
         if self.sending.is_some() || self.sent.as_ref().is_some_and(|sent| covers(sent, &wanted)) {
             return None;
@@ -51,7 +51,7 @@ impl Report {
     }
 
     /// A write ended.
-    pub(super) fn done(&mut self, written: &Written) {
+    pub(crate) fn done(&mut self, written: &Written) {
         let sent = self.sending.take();
         if !matches!(written, Written::No(_)) {
             self.sent = sent;

@@ -59,6 +59,9 @@ impl PodRef {
     /// 404 without the pod, 500 without a running container, as the kubelet answers.
     pub async fn running(&self, shared: &Shared, container: &str) -> Result<ContainerStatus, Refusal> {
         let missing = || Refusal::fault(format!("container not found ({container:?})"));
+        if let Some(mirrored) = self.mirrored(shared) {
+            return mirrored.running(shared, container).await.ok_or_else(missing);
+        }
         let sandbox = self.find(shared).await?.sandbox.ok_or_else(missing)?;
         attempts(shared, &sandbox.spec.id, container)
             .await
@@ -67,13 +70,18 @@ impl PodRef {
             .ok_or_else(missing)
     }
 
-    /// The sandbox, ready to be connected to.
+    /// The id of the sandbox, ready to be connected to.
     ///
     /// # Errors
     /// 404 without the pod, 500 without a sandbox that runs.
-    pub async fn sandbox(&self, shared: &Shared) -> Result<SandboxStatus, Refusal> {
+    pub async fn sandbox(&self, shared: &Shared) -> Result<String, Refusal> {
+        let missing = || Refusal::fault(format!("pod not found ({:?})", self.name));
+        if let Some(mirrored) = self.mirrored(shared) {
+            let name = mirrored.name().to_owned();
+            return mirrored.running(shared, &name).await.map(|c| c.spec.sandbox_id).ok_or_else(missing);
+        }
         let sandbox = self.find(shared).await?.sandbox.filter(|s| s.ready);
-        sandbox.ok_or_else(|| Refusal::fault(format!("pod not found ({:?})", self.name)))
+        sandbox.map(|s| s.spec.id).ok_or_else(missing)
     }
 
     /// The container whose log is asked for.
@@ -81,6 +89,9 @@ impl PodRef {
     /// # Errors
     /// 404 for what does not exist, 400 for what has no log yet, in the kubelet's words.
     pub async fn logged(&self, shared: &Shared, container: &str, previous: bool) -> Result<ContainerStatus, Refusal> {
+        if let Some(mirrored) = self.mirrored(shared) {
+            return mirrored.logged(shared, container, previous).await;
+        }
         let known = self.find(shared).await?;
         let mut attempts = match &known.sandbox {
             Some(sandbox) => attempts(shared, &sandbox.spec.id, container).await,

@@ -4,6 +4,7 @@
 mod access;
 mod auth;
 mod channel;
+mod docker;
 mod find;
 mod forward;
 #[doc(hidden)]
@@ -43,6 +44,7 @@ use tokio_util::task::TaskTracker;
 
 use self::auth::Identity;
 pub(crate) use self::logs::watch::DirWatch;
+use crate::mirror::Mirrors;
 use crate::runtime::Runtime;
 
 /// Connections at once at most, sessions included; further ones wait to be accepted.
@@ -116,6 +118,8 @@ pub enum ServerError {
 struct Shared {
     runtime: Arc<dyn Runtime>,
     pods: PodSource,
+    /// The pods of Docker's containers.
+    mirrors: Option<Arc<Mirrors>>,
     node: Option<NodeFacts>,
     access: Option<access::Access>,
     samples: stats::Samples,
@@ -137,7 +141,7 @@ struct Peer {
 pub struct Server {
     listener: TcpListener,
     tls: TlsAcceptor,
-    shared: Arc<Shared>,
+    shared: Shared,
 }
 
 impl Server {
@@ -155,13 +159,20 @@ impl Server {
         let shared = Shared {
             runtime,
             pods,
+            mirrors: None,
             access: config.node.as_ref().map(|n| access::Access::new(n.client.clone(), &n.name)),
             node: config.node.clone(),
             samples: stats::Samples::default(),
             tasks: TaskTracker::new(),
             end: CancellationToken::new(),
         };
-        Ok(Server { listener, tls, shared: Arc::new(shared) })
+        Ok(Server { listener, tls, shared })
+    }
+
+    /// With pods that stand for Docker's containers.
+    pub(crate) fn with_mirrors(mut self, mirrors: Option<Arc<Mirrors>>) -> Self {
+        self.shared.mirrors = mirrors;
+        self
     }
 
     /// Where it listens: the port for `status.daemonEndpoints.kubeletEndpoint`.
@@ -175,6 +186,7 @@ impl Server {
     /// Answers until `drain`; then sessions end, and other requests get a moment to finish.
     pub async fn run(self, drain: CancellationToken) {
         let Server { listener, tls, shared } = self;
+        let shared = Arc::new(shared);
         let slots = Arc::new(Semaphore::new(CONNECTIONS));
         loop {
             let accepted = tokio::select! {

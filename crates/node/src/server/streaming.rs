@@ -113,7 +113,7 @@ pub async fn forward(
         Speech::Channels(..) => ports(&Query::of(request.uri()))?,
         _ => Vec::new(),
     };
-    let sandbox = pod.sandbox(shared).await?.spec.id;
+    let sandbox = pod.sandbox(shared).await?;
     start(shared, peer, &mut request, speech, Job::Forward(sandbox, ports))
 }
 

@@ -160,7 +160,8 @@ impl World {
 
     fn boot_with(&mut self, config: AgentConfig) {
         self.drain = Drain::new();
-        let parts = crate::Parts { runtime: self.runtime.clone(), images: self.images.clone(), network: None };
+        let parts =
+            crate::Parts { runtime: self.runtime.clone(), images: self.images.clone(), network: None, docker: None };
         let run = Agent::run(config, parts, self.drain.clone());
         self.agent = Some(tokio::spawn(async move { run.await.expect("the agent runs") }));
     }

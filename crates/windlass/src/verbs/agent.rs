@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use base::instance::Instance;
+use futures::future::BoxFuture;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -121,17 +122,42 @@ async fn serve(instance: Instance, args: AgentArgs) -> anyhow::Result<()> {
     config.shutdown.power_failure = Some(power_failure(!config.shutdown.periods.is_empty())?);
     let engine = Arc::new(engine);
     // Containers of Docker's API are none of the cluster's business: they are served also while its API is away.
-    let docker = dockerapi::serve(engine.clone(), args.docker.remote()?, drain.clone());
+    let remote = args.docker.remote()?;
+    let mut parts = node::Parts::of(engine.clone());
+    let unserved = |error: dockerapi::ServeError| {
+        // Pods do not depend on it.
+        tracing::error!(error = %base::chain(&error), "the Docker API is not served");
+    };
+    let docker = dockerapi::Docker::open(engine, drain.clone()).await.map_err(unserved).ok();
+    if let Some(docker) = &docker {
+        parts = parts.with_docker(Arc::new(Shown(docker.clone())));
+    }
     let docker = tokio::spawn(async move {
-        if let Err(error) = docker.await {
-            // Pods do not depend on it.
-            tracing::error!(error = %base::chain(&error), "the Docker API is not served");
+        if let Some(docker) = docker {
+            docker.serve(remote).await.unwrap_or_else(unserved);
         }
     });
-    let ran = node::Agent::run(config, node::Parts::of(engine), drain.clone()).await;
+    let ran = node::Agent::run(config, parts, drain.clone()).await;
     drain.cancel();
     docker.await.context("serve the Docker API")?;
     Ok(ran?)
+}
+
+/// Docker's containers, as the node shows them.
+struct Shown(dockerapi::Docker);
+
+impl node::mirror::Docker for Shown {
+    fn containers(&self) -> BoxFuture<'_, Vec<serde_json::Value>> {
+        Box::pin(self.0.containers())
+    }
+
+    fn changes(&self) -> tokio::sync::watch::Receiver<()> {
+        self.0.changes()
+    }
+
+    fn remove<'a>(&'a self, id: &'a str, seconds: i64) -> BoxFuture<'a, Result<(), String>> {
+        Box::pin(async move { self.0.remove(id, seconds).await.map_err(|refused| refused.to_string()) })
+    }
 }
 
 /// Whether SIGPWR came: whoever watches the machine's power says that it goes down.

@@ -9,6 +9,7 @@ mod encryption;
 mod image;
 mod kubeconfig;
 mod project;
+mod promote;
 mod registry;
 mod server;
 mod signing;
@@ -35,6 +36,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Rollback(args) => short_lived(project::rollback::run(&instance, args)),
         Verb::Rm(args) => short_lived(project::rm::run(&instance, args)),
         Verb::Convert(args) => project::convert::run(&instance, args),
+        Verb::Promote(args) => short_lived(promote::run(&instance, *args)),
         Verb::Status => short_lived(status::run(&instance)),
         Verb::Kubeconfig { path } => kubeconfig::run(&instance, path),
         Verb::Down { purge } => down::run(&instance, purge),

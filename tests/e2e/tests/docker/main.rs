@@ -8,9 +8,11 @@ mod containers;
 mod files;
 mod lives;
 mod logging;
+mod mirrors;
 mod networks;
 mod parents;
 mod pods;
+mod promote;
 mod registries;
 mod remote;
 mod runs;
@@ -147,6 +149,12 @@ fn main() -> ExitCode {
             registries::who_is_logged_in_may_pull_push_and_look,
             registries::a_search_asks_the_index_that_stands_before_the_term,
             pods::containers_of_pods_are_shown_and_left_to_kubernetes,
+            mirrors::a_container_is_a_pod_that_kubectl_shows_and_runs_commands_in,
+            mirrors::ends_restarts_and_input_are_those_of_the_container,
+            mirrors::who_deletes_the_pod_removes_the_container,
+            mirrors::nobody_makes_such_pods_by_hand_and_other_pods_keep_their_names,
+            promote::a_container_is_promoted_with_its_volume_its_port_and_its_secrets,
+            promote::a_container_whose_workload_does_not_get_ready_runs_again,
             networks::members_find_each_other_by_name_and_others_do_not,
             networks::networks_are_apart_but_for_published_ports,
             networks::a_running_container_comes_into_a_network_and_leaves_it,
@@ -169,6 +177,7 @@ fn main() -> ExitCode {
             trouble::a_full_disk_refuses_pulls_and_builds_and_leaves_nothing_half_done,
             logging::lines_reach_a_server_that_was_away_and_outlive_a_killed_agent,
             logging::journald_syslog_and_gelf_get_lines_in_their_words,
+            mirrors::pods_are_put_right_after_the_agent_was_away_and_quotas_do_not_keep_them_out,
             lives::containers_outlive_a_killed_agent_and_go_with_the_instance,
         ])
         .limit(Duration::from_secs(300))

@@ -48,7 +48,8 @@ pub fn containers_of_pods_are_shown_and_left_to_kubernetes(ctx: &Ctx) -> Result<
         let advice = format!("kubectl -n {} delete pod web", ctx.ns);
         ensure!(refused.contains(&advice), "{args:?}: {refused}");
     }
-    docker.ok(&["container", "prune", "-f"])?;
+    // Of this test alone: others have containers that do not run.
+    docker.ok(&["container", "prune", "-f", "--filter", &label])?;
     ensure!(listed("{{.State}}")? == "running");
 
     // Who follows its log hears of its end.

@@ -92,6 +92,8 @@ impl Node {
             ("", "nodes", "") => a.verb == "create" || ((reads || changes) && a.name == node),
             ("", "nodes", "status") => changes && a.name == node,
             ("", "pods", "") if a.verb == "delete" => own_pod(node, a, caches),
+            // Those that stand for its Docker containers, and where they are: looked at when their body is known.
+            ("", "pods" | "namespaces", "") if a.verb == "create" => true,
             ("", "pods", "") => reads && (a.node == node || !a.name.is_empty() && own_pod(node, a, caches)),
             ("", "pods", "status") => changes && own_pod(node, a, caches),
             ("", "pods", "eviction") => a.verb == "create" && own_pod(node, a, caches),

@@ -122,7 +122,16 @@ pub(super) async fn look(shared: &Shared, rates: bool) -> Look {
 }
 
 async fn once(shared: &Shared) -> Look {
-    let all = shared.runtime.containers(None).await;
+    let mut all = shared.runtime.containers(None).await;
+    let mut pods = (shared.pods)();
+    for mirrored in shared.mirrors.iter().flat_map(|m| m.all()) {
+        let Some(mut container) = mirrored.running(shared, mirrored.name()).await else { continue };
+        // As the pod calls it.
+        container.spec.name = mirrored.name().to_owned();
+        container.spec.sandbox_id = mirrored.pod.metadata.uid.clone().unwrap_or_default();
+        all.push(container);
+        pods.push(mirrored.pod.as_ref().clone());
+    }
     shared.samples.keep(&all);
     let reads: Vec<_> = all.iter().cloned().map(|c| read(shared, c)).collect();
     let found: Vec<_> = futures::stream::iter(reads).buffer_unordered(AT_ONCE).collect().await;
@@ -130,7 +139,7 @@ async fn once(shared: &Shared) -> Look {
     for container in found.into_iter().flatten() {
         by_pod.entry(container.status.spec.sandbox_id.clone()).or_default().push(container);
     }
-    let mut pods: Vec<PodUse> = (shared.pods)().iter().filter_map(|pod| of_pod(pod, &mut by_pod)).collect();
+    let mut pods: Vec<PodUse> = pods.iter().filter_map(|pod| of_pod(pod, &mut by_pod)).collect();
     pods.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
     Look { at: jiff::Timestamp::now(), pods, host: host(&shared.samples), all }
 }
