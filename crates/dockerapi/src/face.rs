@@ -35,6 +35,8 @@ pub struct Face {
     pub execs: Execs,
     /// Builds of images.
     pub builds: Builds,
+    /// Who manages the swarm, if this host knows somebody.
+    pub manager: Option<Arc<dyn crate::swarm::Manager>>,
     /// Those that wait for containers.
     pub tasks: Tasks,
     /// The containers of pods, by id, as they were when somebody looked last.

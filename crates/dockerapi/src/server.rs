@@ -22,6 +22,7 @@ use crate::containers::record::Records;
 use crate::events::Events;
 use crate::face::{Container, Face};
 use crate::networks::{self, Nets};
+use crate::swarm::Manager;
 use crate::volumes::Volumes;
 use crate::{ServeError, containers_dir, mounts_dir, networks_dir, route, socket_path, unmount_all, volumes_dir};
 
@@ -39,11 +40,12 @@ fn at(path: &Path) -> impl Fn(io::Error) -> ServeError {
     move |source| ServeError::Io { path: path.clone(), source }
 }
 
-/// Serves Docker's API for an engine until told to drain. Containers go on running after it.
+/// Serves Docker's API for an engine until told to drain. Containers go on running after it. What is asked of the swarm goes to
+/// `manager`.
 ///
 /// # Errors
 /// When the socket or its folders cannot be made.
-pub async fn serve(engine: Arc<Engine>, drain: Drain) -> Result<(), ServeError> {
+pub async fn serve(engine: Arc<Engine>, manager: Option<Arc<dyn Manager>>, drain: Drain) -> Result<(), ServeError> {
     let instance = engine.instance().clone();
     let dir = instance.data_dir().join("docker");
     let containers = containers_dir(&instance);
@@ -65,6 +67,7 @@ pub async fn serve(engine: Arc<Engine>, drain: Drain) -> Result<(), ServeError> 
         events: Events::default(),
         execs: Execs::default(),
         builds: crate::images::building::Builds::default(),
+        manager,
         tasks: tasks.clone(),
         containers: parking_lot::Mutex::new(known),
         making: parking_lot::Mutex::default(),

@@ -34,6 +34,7 @@ pub const LAYERS: &[Place] = &[
     place("ingress", "crates/ingress", &["api", "base"]),
     place("node", "crates/node", &["engine", "net", "reconcile", "ingress", "api", "follow", "grpc", "tls", "base"]),
     place("dockerapi", "crates/dockerapi", &["engine", "image", "net", "base"]),
+    place("swarm", "crates/swarm", &["dockerapi", "convert", "follow"]),
     place(
         "windlass",
         "crates/windlass",
@@ -54,6 +55,7 @@ pub const LAYERS: &[Place] = &[
             "node",
             "registry",
             "dockerapi",
+            "swarm",
         ],
     ),
     place("sim", "sim", &["reconcile", "api", "follow", "base"]),
