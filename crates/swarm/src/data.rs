@@ -43,13 +43,21 @@ impl What {
         let record = record(object);
         let mut spec = record["spec"].clone();
         if self == CONFIG {
-            let plain = object["data"][DATA].as_str().map(|t| STANDARD.encode(t));
-            spec["Data"] = plain.map_or_else(|| object["binaryData"][DATA].clone(), Value::from);
+            spec["Data"] = self.content(object);
         }
         json!({
             "ID": cluster::id(object), "Version": {"Index": record["version"]}, "Spec": spec,
             "CreatedAt": object["metadata"]["creationTimestamp"], "UpdatedAt": record["updated"],
         })
+    }
+
+    /// The content, base64.
+    fn content(self, object: &Value) -> Value {
+        match (self == SECRET, object["data"][DATA].as_str()) {
+            (false, Some(plain)) => STANDARD.encode(plain).into(),
+            (true, Some(encoded)) => encoded.into(),
+            (_, None) => object["binaryData"][DATA].clone(),
+        }
     }
 
     fn references(self, spec: &ServiceSpec) -> &[FileOf] {
@@ -152,9 +160,8 @@ impl Swarm {
         if version.is_none() || version != record["version"].as_u64() {
             return Err(crate::services::out_of_sequence());
         }
-        let shown = what.document(&object);
-        let same = |field: &str| asked.body[field].is_null() || asked.body[field] == shown["Spec"][field];
-        if !same("Name") || !(same("Data") || asked.body["Data"] == "") {
+        let same = |field: &str, own: &Value| matches!(text(&asked.body[field]), "") || asked.body[field] == *own;
+        if !same("Name", &record["spec"]["Name"]) || !same("Data", &what.content(&object)) {
             return Err(Fault::bad("rpc error: code = InvalidArgument desc = only updates to Labels are allowed"));
         }
         record["spec"]["Labels"] = asked.body["Labels"].as_object().cloned().unwrap_or_default().into();

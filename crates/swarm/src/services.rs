@@ -175,7 +175,8 @@ impl Swarm {
 
     pub(crate) async fn create_service(&self, asked: &Asked) -> Result<Said> {
         let _one = self.making.lock().await;
-        let mut spec = ServiceSpec::read(&asked.body)?;
+        let document = normal(&asked.body);
+        let mut spec = ServiceSpec::read(&document)?;
         let all = self.services().await?;
         let object_name = workload::object_name(&spec.name);
         if all.iter().any(|s| s.name() == spec.name || s.object_name() == object_name) {
@@ -186,14 +187,8 @@ impl Swarm {
         let pull = pull_secret(&spec.name, &spec.container()?.image, asked.auth.as_deref());
         let around = self.around(&spec, &asked.local, false, pull.is_some()).await?;
         let mut built = workload::build(&spec, &around)?;
-        let record = Record {
-            spec: asked.body.clone(),
-            version: 1,
-            updated: now(),
-            ports,
-            pull: pull.is_some(),
-            ..Record::default()
-        };
+        let record =
+            Record { spec: document, version: 1, updated: now(), ports, pull: pull.is_some(), ..Record::default() };
         built.workload["metadata"]["annotations"][RECORD] = json!(record).to_string().into();
         let kind = kind_of(&built.workload);
         let made = self.cluster.create(kind, &built.workload).await?;
@@ -310,12 +305,27 @@ impl Swarm {
     }
 }
 
+/// A spec with its mode's words as Docker shows them: the Python client writes them small, and Go reads them so.
+fn normal(spec: &Value) -> Value {
+    let mut spec = spec.clone();
+    if let Some(mode) = spec["Mode"].as_object_mut() {
+        for (small, word) in [("replicated", "Replicated"), ("global", "Global")] {
+            if let Some(value) = mode.remove(small) {
+                mode.insert(word.to_owned(), if value.is_null() { json!({}) } else { value });
+            }
+        }
+    } else {
+        spec["Mode"] = json!({"Replicated": {"Replicas": 1}});
+    }
+    spec
+}
+
 /// This host's networks.
 type Local<'a> = &'a [(String, String, String)];
 
 fn next_spec(service: &Service, body: Option<&Value>) -> Result<Value> {
     if let Some(body) = body {
-        return Ok(body.clone());
+        return Ok(normal(body));
     }
     if service.record.previous.is_null() {
         let why = format!("service {} does not have a previous spec", service.id());

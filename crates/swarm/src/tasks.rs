@@ -125,6 +125,11 @@ fn state(pod: &Value) -> (&'static str, &'static str, String) {
     }
 }
 
+/// Whether nobody else has its number: one that has failed is replaced, one of a job that is complete is not.
+fn holds(pod: &Value) -> bool {
+    !is_leaving(pod) && pod["status"]["phase"] != "Failed"
+}
+
 /// The numbers of pods in their services, by UID. Who has one keeps it; one of a newer template may have that of an old one, whose place
 /// it takes.
 pub fn slots(pods: &[Value], known: &BTreeMap<String, u64>) -> BTreeMap<String, u64> {
@@ -137,7 +142,7 @@ pub fn slots(pods: &[Value], known: &BTreeMap<String, u64>) -> BTreeMap<String, 
     for pod in &sorted {
         if let Some(slot) = known.get(&uid(pod)) {
             given.insert(uid(pod), *slot);
-            if !is_leaving(pod) && !is_over(pod) {
+            if holds(pod) {
                 held.entry(key(pod)).or_default().push(*slot);
             }
         }
@@ -149,7 +154,7 @@ pub fn slots(pods: &[Value], known: &BTreeMap<String, u64>) -> BTreeMap<String, 
         let held = held.entry(key(pod)).or_default();
         let slot = (1..).find(|n| !held.contains(n)).unwrap_or(1);
         given.insert(uid(pod), slot);
-        if !is_leaving(pod) && !is_over(pod) {
+        if holds(pod) {
             held.push(slot);
         }
     }
@@ -181,6 +186,10 @@ fn documents(pod: &Value, service: &Service, slot: u64, node: &str) -> Vec<Value
         });
         if service.kind != cluster::DAEMON_SETS {
             document["Slot"] = slot.into();
+        }
+        if service.kind == JOBS {
+            // A job is never begun again: it is made anew.
+            document["JobIteration"] = json!({"Index": 0});
         }
         if !node.is_empty() {
             document["NodeID"] = node.into();

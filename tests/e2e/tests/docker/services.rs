@@ -65,7 +65,7 @@ impl Swarm<'_> {
     /// Nothing of a service is left in the cluster.
     fn nothing_left(&self, service: &str) -> Result<()> {
         let selector = format!("app.kubernetes.io/name={}", service.replace('_', "-"));
-        let kubectl = self.ctx.instance.kubectl.in_namespace(SPACE);
+        let kubectl = self.ctx.instance.kubectl().in_namespace(SPACE);
         eventually(LIMIT, "nothing is left", || {
             let left = kubectl.ok(&["get", "all,secrets,endpointslices", "-l", &selector, "-o", "name"])?;
             ensure!(left.trim().is_empty(), "{left}");
@@ -81,11 +81,34 @@ pub fn a_service_is_made_scaled_changed_gone_back_to_and_removed(ctx: &Ctx) -> R
     swarm.keep("secret", &key, "kept")?;
     swarm.keep("config", &conf, " words")?;
     let published = format!("{port}:80");
-    let (secret, config) = (format!("source={key},target=key,mode=0400"), format!("source={conf},target=/etc/word.conf"));
+    let (secret, config) =
+        (format!("source={key},target=key,mode=0400"), format!("source={conf},target=/etc/word.conf"));
     let made = swarm.ok(&[
-        "service", "create", "--no-resolve-image", "--name", &web, "--replicas", "2", "--publish", &published, "--secret", &secret,
-        "--config", &config, "--env", "WORD=first", "--label", "of=test", "--stop-grace-period", "1s", "--update-monitor", "1s",
-        IMAGE, "sh", "-c", SERVE,
+        "service",
+        "create",
+        "--no-resolve-image",
+        "--name",
+        &web,
+        "--replicas",
+        "2",
+        "--publish",
+        &published,
+        "--secret",
+        &secret,
+        "--config",
+        &config,
+        "--env",
+        "WORD=first",
+        "--label",
+        "of=test",
+        "--stop-grace-period",
+        "1s",
+        "--update-monitor",
+        "1s",
+        IMAGE,
+        "sh",
+        "-c",
+        SERVE,
     ])?;
     ensure!(made.contains("converged"), "{made}");
     swarm.full(&web, "2/2")?;
@@ -103,8 +126,7 @@ pub fn a_service_is_made_scaled_changed_gone_back_to_and_removed(ctx: &Ctx) -> R
     swarm.ok(&["service", "scale", "--detach", &format!("{web}=3")])?;
     swarm.full(&web, "3/3")?;
     ensure!(swarm.inspect(&web, "{{.UpdateStatus}}")? == "<nil>", "a scale is no update");
-    let changed = swarm.ok(&["service", "update", "--no-resolve-image", "--env-add", "WORD=second", &web])?;
-    ensure!(changed.contains("converged"), "{changed}");
+    swarm.ok(&["service", "update", "--no-resolve-image", "--env-add", "WORD=second", &web])?;
     ensure!(swarm.inspect(&web, "{{.UpdateStatus.State}}")? == "completed");
     eventually(LIMIT, "a new task has said so", || {
         let said = swarm.ok(&["service", "logs", "--raw", &web])?;
@@ -117,11 +139,11 @@ pub fn a_service_is_made_scaled_changed_gone_back_to_and_removed(ctx: &Ctx) -> R
     let next = named(ctx, "next");
     swarm.keep("secret", &next, "new")?;
     let added = format!("source={next},target=key");
-    let rotate = ["service", "update", "--no-resolve-image", "--detach", "--secret-rm", &key, "--secret-add", &added, &web];
+    let rotate =
+        ["service", "update", "--no-resolve-image", "--detach", "--secret-rm", &key, "--secret-add", &added, &web];
     swarm.ok(&rotate)?;
     swarm.page(port, "new words")?;
-    let back = swarm.ok(&["service", "rollback", &web])?;
-    ensure!(back.contains("rolled back") || back.contains("rollback"), "{back}");
+    swarm.ok(&["service", "rollback", &web])?;
     swarm.page(port, "kept words")?;
     let state = swarm.inspect(&web, "{{.UpdateStatus.State}}")?;
     ensure!(state == "rollback_completed", "{state}");
@@ -137,8 +159,20 @@ pub fn an_update_that_fails_waits_or_goes_back(ctx: &Ctx) -> Result<()> {
     let swarm = Swarm::of(ctx)?;
     let name = named(ctx, "app");
     swarm.ok(&[
-        "service", "create", "--no-resolve-image", "--detach", "--name", &name, "--stop-grace-period", "1s", "--replicas", "2", IMAGE,
-        "sh", "-c", "sleep 1000",
+        "service",
+        "create",
+        "--no-resolve-image",
+        "--detach",
+        "--name",
+        &name,
+        "--stop-grace-period",
+        "1s",
+        "--replicas",
+        "2",
+        IMAGE,
+        "sh",
+        "-c",
+        "sleep 1000",
     ])?;
     swarm.full(&name, "2/2")?;
     let broken = ["service", "update", "--no-resolve-image", "--detach", "--args", "sh -c 'exit 3'"];
@@ -168,9 +202,14 @@ pub fn an_update_that_fails_waits_or_goes_back(ctx: &Ctx) -> Result<()> {
 
 pub fn other_modes_and_the_nodes(ctx: &Ctx) -> Result<()> {
     let swarm = Swarm::of(ctx)?;
-    let info = swarm.ok(&["info", "-f", "{{.Swarm.LocalNodeState}} {{.Swarm.ControlAvailable}} {{.Swarm.Nodes}} {{.Swarm.NodeID}}"])?;
+    let info = swarm.ok(&[
+        "info",
+        "-f",
+        "{{.Swarm.LocalNodeState}} {{.Swarm.ControlAvailable}} {{.Swarm.Nodes}} {{.Swarm.NodeID}}",
+    ])?;
     let node = info.strip_prefix("active true 1 ").with_context(|| info.clone())?;
-    let listed = swarm.ok(&["node", "ls", "--format", "{{.ID}} {{.Self}} {{.Status}} {{.Availability}} {{.ManagerStatus}}"])?;
+    let listed =
+        swarm.ok(&["node", "ls", "--format", "{{.ID}} {{.Self}} {{.Status}} {{.Availability}} {{.ManagerStatus}}"])?;
     ensure!(listed == format!("{node} true Ready Active Leader"), "{listed}");
     ensure!(swarm.ok(&["node", "inspect", "self", "-f", "{{.Status.State}}"])? == "ready");
     for (args, words) in [
