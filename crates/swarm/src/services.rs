@@ -1,6 +1,7 @@
 //! Services: made, changed, listed, removed.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};
@@ -20,6 +21,10 @@ use crate::{Swarm, created, now, ok};
 
 /// Ports that are given to those who ask for any (swarmkit's range).
 const DYNAMIC: std::ops::RangeInclusive<u16> = 30_000..=32_767;
+/// How long a port of this host may take to be free.
+const LET_GO_MAX: Duration = Duration::from_secs(3);
+/// How often it is looked at meanwhile: nothing tells.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How often a write is tried that somebody else's came before.
 const TRIES: usize = 8;
 
@@ -183,7 +188,7 @@ impl Swarm {
             let why = format!("name conflicts with an existing object: service {} already exists", spec.name);
             return Err(Fault::conflict(format!("rpc error: code = AlreadyExists desc = {why}")));
         }
-        let ports = give_ports(&mut spec, &all, None)?;
+        let ports = patiently(&mut spec, &all, None).await?;
         let pull = pull_secret(&spec.name, &spec.container()?.image, asked.auth.as_deref());
         let around = self.around(&spec, &asked.local, false, pull.is_some()).await?;
         let mut built = workload::build(&spec, &around)?;
@@ -269,7 +274,7 @@ impl Swarm {
             let next = next_spec(service, body)?;
             let mut spec = ServiceSpec::read(&next)?;
             allowed(service, &spec)?;
-            let ports = give_ports(&mut spec, &all, Some(service))?;
+            let ports = patiently(&mut spec, &all, Some(service)).await?;
             let rollback = body.is_none();
             let pull = pull_secret(&spec.name, &spec.container()?.image, asked.auth.as_deref());
             let has_pull = pull.is_some() || service.record.pull;
@@ -377,6 +382,19 @@ fn object_after(service: &Service, built: &Built, record: &Record) -> Value {
     object
 }
 
+/// Gives ports; one that a service had just now is waited for: its node lets it go once it has seen that.
+async fn patiently(spec: &mut ServiceSpec, all: &[Service], own: Option<&Service>) -> Result<Vec<Value>> {
+    let end = tokio::time::Instant::now() + LET_GO_MAX;
+    loop {
+        match give_ports(spec, all, own) {
+            Err(fault) if fault.status == StatusCode::CONFLICT && tokio::time::Instant::now() < end => {
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+            done => return done,
+        }
+    }
+}
+
 /// Gives numbers to the published ports that have none; says all of them, as an endpoint does.
 fn give_ports(spec: &mut ServiceSpec, all: &[Service], own: Option<&Service>) -> Result<Vec<Value>> {
     let others = || all.iter().filter(|s| own.is_none_or(|own| own.id() != s.id()));
@@ -411,8 +429,7 @@ fn give_ports(spec: &mut ServiceSpec, all: &[Service], own: Option<&Service>) ->
                 return Err(Fault::bad(format!("rpc error: code = InvalidArgument desc = {why}")));
             }
             if !mine(n) && !is_free(&name, n) {
-                let why = format!("port '{n}' is already in use on this host");
-                return Err(Fault::bad(format!("rpc error: code = InvalidArgument desc = {why}")));
+                return Err(Fault::conflict(format!("port '{n}' is already in use on this host")));
             }
         }
         given.insert((name.clone(), port.published_port));

@@ -22,8 +22,6 @@ use crate::placement::{self, Place};
 pub const STACK: &str = "com.docker.stack.namespace";
 /// Annotation of a Service: further names that mean it, within its namespace.
 pub const NAMES: &str = "windlass.dev/names";
-/// Class of a Service whose ports nodes answer at their own addresses.
-const NODES_CLASS: &str = "windlass.dev/nodes";
 /// Annotation of a pod: of which template it is made.
 pub const TEMPLATE: &str = "windlass.dev/swarm-template";
 /// Annotation of a pod: labels of its container.
@@ -388,8 +386,7 @@ fn finish(object: &mut Value, spec: &ServiceSpec, around: &Around) {
 /// Names of a swarm's services mean their tasks, at any port; what is published leads to the nodes.
 fn adjust(service: &mut Value, name: &str, spec: &ServiceSpec, around: &Around) {
     if service["metadata"]["name"] != name {
-        // The port that was asked for, at the nodes' own addresses, and no second one.
-        service["spec"]["loadBalancerClass"] = NODES_CLASS.into();
+        // The nodes answer at the port that was asked for; there is no second one.
         service["spec"]["allocateLoadBalancerNodePorts"] = false.into();
         return;
     }

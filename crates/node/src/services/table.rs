@@ -9,8 +9,6 @@ use net::{CidrText, Endpoint, Protocol, ServiceEntry, ServiceTable, TrafficPolic
 
 /// Label that names the Service of a slice.
 pub(super) const SERVICE_LABEL: &str = "kubernetes.io/service-name";
-/// Class of a Service of type `LoadBalancer` whose ports are answered at every address of every node, with no node port besides.
-const NODES_CLASS: &str = "windlass.dev/nodes";
 /// Seconds of `ClientIP` affinity when none are given.
 const AFFINITY_DEFAULT: u32 = 10_800;
 
@@ -102,16 +100,12 @@ fn entry(service: &Service, slices: &Slices<'_>, node: &str) -> Option<ServiceEn
         let given = spec.session_affinity_config.as_ref().and_then(|c| c.client_ip.as_ref()?.timeout_seconds);
         given.and_then(|s| u32::try_from(s).ok()).unwrap_or(AFFINITY_DEFAULT)
     });
-    let on_nodes =
-        spec.type_.as_deref() == Some("LoadBalancer") && spec.load_balancer_class.as_deref() == Some(NODES_CLASS);
     let ports = spec.ports.iter().flatten().filter_map(|p| {
         let protocol = Protocol::parse(text(&p.protocol))?;
         Some(net::ServicePort {
             protocol,
             port: u16::try_from(p.port).ok()?,
-            node_port: if on_nodes { Some(p.port) } else { p.node_port }
-                .and_then(|n| u16::try_from(n).ok())
-                .filter(|n| *n > 0),
+            node_port: p.node_port.and_then(|n| u16::try_from(n).ok()).filter(|n| *n > 0),
             endpoints: endpoints(own, p, protocol, node),
         })
     });
@@ -189,17 +183,6 @@ pub(super) mod tests {
         for spec in [json!({"clusterIP": "None"}), json!({"type": "ExternalName", "externalName": "x"}), json!({})] {
             assert!(build(std::iter::once(&service(spec)), &Slices::new(), "me").services.is_empty());
         }
-    }
-
-    #[test]
-    fn a_balancer_of_the_nodes_is_at_its_own_port() {
-        let of = |class: &str| {
-            let service = service(json!({
-                "clusterIP": "10.0.0.1", "type": "LoadBalancer", "loadBalancerClass": class, "ports": [{"port": 8080}],
-            }));
-            build(std::iter::once(&service), &Slices::new(), "me").services[0].ports[0].node_port
-        };
-        assert_eq!((of(NODES_CLASS), of("other")), (Some(8080), None));
     }
 
     #[test]

@@ -52,7 +52,7 @@ fn a_replicated_service_is_a_deployment_and_its_name_that_of_its_tasks() {
     assert_eq!((&name["spec"]["clusterIP"], &name["spec"]["ports"]), (&json!("None"), &Value::Null));
     let names = "web.shop-default tasks.web.shop-default shop_web.shop-default tasks.shop_web.shop-default";
     assert_eq!(name["metadata"]["annotations"][NAMES], names);
-    assert_eq!(published["spec"]["loadBalancerClass"], NODES_CLASS);
+    assert_eq!(published["spec"]["type"], "LoadBalancer");
     assert_eq!(
         (&published["spec"]["ports"][0]["port"], &published["spec"]["ports"][0]["targetPort"]),
         (&json!(8080), &json!(80))
