@@ -62,6 +62,9 @@ mkdir -p "$DATA"
 # On an instance of its own: the objects of before are not to be counted.
 up
 "$BENCH" memory --kubeconfig "$KUBECONFIG" --run-dir "/run/windlass-$NAME" --pods "${BENCH_PODS:-100000}"
+"$BIN" down --name "$NAME" --data-dir "$DATA" >/dev/null
+up
+"$BENCH" memory --kubeconfig "$KUBECONFIG" --run-dir "/run/windlass-$NAME" --restarted
 echo
 down
 mkdir -p "$DATA"

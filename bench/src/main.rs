@@ -5,6 +5,7 @@
 
 mod api;
 mod client;
+mod docker;
 mod memory;
 mod pods;
 mod processes;
@@ -66,6 +67,9 @@ enum What {
         /// How many pods
         #[arg(long, default_value_t = 100_000)]
         pods: usize,
+        /// Make none: measure a server that was started again with those of before
+        #[arg(long)]
+        restarted: bool,
         /// Connections
         #[arg(long, default_value_t = 32)]
         connections: usize,
@@ -99,6 +103,14 @@ enum What {
         of: OneAtATime,
         /// Where the instance sends its spans
         #[arg(long, default_value = "127.0.0.1:4318")]
+        listen: std::net::SocketAddr,
+    },
+    /// The Docker face beside Docker and Podman: run, exec, start, pull, build, published ports (bench/docker.sh)
+    Docker(docker::Options),
+    /// Answers every request of HTTP/1.1 with `ok`: the server behind a published port
+    Answer {
+        /// Where
+        #[arg(long, default_value = "0.0.0.0:8080")]
         listen: std::net::SocketAddr,
     },
     /// Memory of all processes of an instance together, and the size of the binary
@@ -135,12 +147,17 @@ async fn main() -> anyhow::Result<()> {
             let server = run_dir.as_deref().map(processes::Server::of).transpose()?;
             api::run(&kubeconfig, server, seconds, connections).await
         }
-        What::Memory { kubeconfig, run_dir, pods, connections } => {
+        What::Memory { kubeconfig, run_dir, restarted: true, .. } => {
+            memory::restarted(&kubeconfig, processes::Server::of(&run_dir)?).await
+        }
+        What::Memory { kubeconfig, run_dir, pods, connections, .. } => {
             memory::run(&kubeconfig, processes::Server::of(&run_dir)?, pods, connections).await
         }
         What::Raw { dir, etcd, seconds, callers } => raw::run(&dir, etcd.as_deref(), seconds, callers).await,
         What::Pods { of, run_dir } => pods::run(&of.kubeconfig, &of.image, of.count, run_dir.as_deref()).await,
         What::Traces { of, listen } => traces::run(&of.kubeconfig, &of.image, of.count, listen).await,
+        What::Docker(options) => docker::run(&options).await,
+        What::Answer { listen } => docker::answer(listen).await,
         What::Idle { run_dir } => processes::idle(&run_dir),
         What::Start { binary, name, data_dir, port, count } => {
             processes::start(&binary, &name, &data_dir, port, count).await

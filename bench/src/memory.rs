@@ -73,6 +73,17 @@ pub async fn run(kubeconfig: &Path, server: Server, count: usize, connections: u
     Ok(())
 }
 
+/// Prints what a server has in memory that was started with all the objects of before.
+pub async fn restarted(kubeconfig: &Path, server: Server) -> anyhow::Result<()> {
+    let renewing = tokio::spawn(renew(Target::read(kubeconfig)?));
+    at_rest(server).await?;
+    let now = server.memory().context("read the server's memory")?;
+    let (rss, peak) = (now.rss_kib as f64 / MIB, now.peak_kib as f64 / MIB);
+    println!("after a restart with the same objects: {rss:.0} MiB, at most {peak:.0} MiB");
+    renewing.abort();
+    Ok(())
+}
+
 fn print(count: usize, took: f64, before: Memory, after: Memory) {
     println!("| memory of `windlass server` (API, store, controllers) | RSS | peak |\n|---|---|---|");
     let row = |what: &str, m: Memory| {

@@ -256,11 +256,22 @@ impl Inner {
         self.settle(&mut host, &[&name, &bridge])
     }
 
-    /// Whether one of these ports leads to a member already.
+    /// Whether one of these ports leads to a member or a Service already.
     pub(crate) fn check_ports(&self, owner: &str, wanted: &[HostPort]) -> Result<(), NetError> {
+        self.claims.lock().check(wanted)?;
+        self.check_members(owner, wanted)
+    }
+
+    /// Whether one of these ports leads to a pod or a member already.
+    pub(crate) fn check_pods(&self, owner: &str, wanted: &[HostPort]) -> Result<(), NetError> {
+        self.ipam.lock().check_host_ports(owner, wanted)?;
+        self.check_members(owner, wanted)
+    }
+
+    fn check_members(&self, owner: &str, wanted: &[HostPort]) -> Result<(), NetError> {
         let bridges = self.bridges.lock();
         let others = bridges.plugs.iter().filter(|p| p.owner != owner);
-        others.map(|p| (&p.owner, &p.host_ports)).try_for_each(|(pod, held)| ports_clash(pod, held, wanted))
+        others.map(|p| (&p.owner, &p.host_ports)).try_for_each(|(pod, held)| ports_clash(("pod", pod), held, wanted))
     }
 
     fn unplug(&self, fits: impl Fn(&Plug) -> bool) -> Result<Vec<Plug>, NetError> {

@@ -19,15 +19,25 @@ pub enum NetError {
     /// The range is too small to hold a gateway and a pod.
     #[error("pod range {0} is too small: it needs at least 4 addresses")]
     RangeTooSmall(Cidr),
-    /// Two pods of this node ask for the same port of the host.
-    #[error("host port {port}/{protocol} is already taken by pod {pod}")]
+    /// Two pods or Services of this node ask for the same port of the host.
+    #[error("host port {port}/{protocol} is already taken by {holder}")]
     HostPortTaken {
         /// The port asked for.
         port: u16,
         /// `tcp`, `udp` or `sctp`.
         protocol: crate::Protocol,
-        /// The pod that holds it.
-        pod: String,
+        /// The pod or Service that holds it, in words.
+        holder: String,
+    },
+    /// A program of the host has the port.
+    #[error("port {port}/{protocol} of the host is not free")]
+    HostPortBusy {
+        /// The port asked for.
+        port: u16,
+        /// `tcp`, `udp` or `sctp`.
+        protocol: crate::Protocol,
+        /// The kernel's answer.
+        source: std::io::Error,
     },
     /// The pinned network namespace of a pod cannot be opened or entered.
     #[error("network namespace {path}")]

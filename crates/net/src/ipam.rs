@@ -129,7 +129,7 @@ impl Ipam {
     /// Whether another pod has one of these ports.
     pub fn check_host_ports(&self, pod: &str, wanted: &[HostPort]) -> Result<(), NetError> {
         let others = self.leases.values().filter(|l| l.pod != pod);
-        others.into_iter().try_for_each(|lease| ports_clash(&lease.pod, &lease.host_ports, wanted))
+        others.into_iter().try_for_each(|lease| ports_clash(("pod", &lease.pod), &lease.host_ports, wanted))
     }
 
     fn is_pod_address(&self, ip: Ipv4Addr) -> bool {
@@ -173,15 +173,18 @@ impl Ipam {
     }
 }
 
-/// Refuses ports that `pod` holds.
-pub(crate) fn ports_clash(pod: &str, held: &[HostPort], wanted: &[HostPort]) -> Result<(), NetError> {
+/// Refuses ports that the holder, by its kind and name, has.
+pub(crate) fn ports_clash((kind, name): (&str, &str), held: &[HostPort], wanted: &[HostPort]) -> Result<(), NetError> {
     let same = |w: &HostPort, h: &HostPort| {
         w.protocol == h.protocol
             && w.host_port == h.host_port
             && (w.host_ip.is_none() || h.host_ip.is_none() || w.host_ip == h.host_ip)
     };
     match held.iter().find(|h| wanted.iter().any(|w| same(w, h))) {
-        Some(h) => Err(NetError::HostPortTaken { port: h.host_port, protocol: h.protocol, pod: pod.to_owned() }),
+        Some(h) => {
+            let holder = format!("{kind} {name}");
+            Err(NetError::HostPortTaken { port: h.host_port, protocol: h.protocol, holder })
+        }
         None => Ok(()),
     }
 }

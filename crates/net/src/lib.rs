@@ -22,6 +22,7 @@
 //! [`Network::open`] finds them.
 
 mod bridges;
+mod claims;
 mod error;
 mod ipam;
 mod model;

@@ -175,6 +175,9 @@ pub struct ServiceEntry {
     pub external_traffic: TrafficPolicy,
     /// `spec.loadBalancerSourceRanges`: who may use the external addresses; empty for everyone.
     pub source_ranges: Vec<CidrText>,
+    /// This node stands for the load balancer: the Service's ports are open on every address of the host.
+    #[serde(default)]
+    pub on_host: bool,
 }
 
 /// One port of a Service with the endpoints that take its traffic.

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use crate::bridges::Bridges;
+use crate::claims::Claims;
 use crate::ipam::{Ipam, Lease, write_renamed};
 use crate::plan::bridges as nets;
 use crate::plan::flows::{Flow, UdpBackends};
@@ -41,6 +42,8 @@ pub(crate) struct Inner {
     pub(crate) ipam: Mutex<Ipam>,
     /// Those beside it.
     pub(crate) bridges: Mutex<Bridges>,
+    /// What Services hold of the host's ports.
+    pub(crate) claims: Mutex<Claims>,
     /// Held while a transaction runs: what the kernel has.
     rules: tokio::sync::Mutex<Applied>,
 }
@@ -70,7 +73,8 @@ impl Network {
         .await?;
         let rules = tokio::sync::Mutex::new(Applied { table, rules: None });
         let (ipam, bridges) = (Mutex::new(ipam), Mutex::new(Bridges::read(&config)));
-        let network = Network { inner: Arc::new(Inner { config, bridge, mtu, ipam, bridges, rules }) };
+        let network =
+            Network { inner: Arc::new(Inner { config, bridge, mtu, ipam, bridges, claims: Mutex::default(), rules }) };
         let mut applied = network.inner.rules.lock().await;
         network.apply(&mut applied, None).await?;
         drop(applied);

@@ -19,7 +19,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::Signal;
 
 use crate::proto::{LaunchReply, SandboxInit};
-use crate::{server, sys, wire};
+use crate::{limits, server, sys, wire};
 
 /// The verb that makes a process a launcher.
 pub const VERB: &str = "shim";
@@ -86,6 +86,9 @@ impl Launcher {
         if let (Some(library), Some(clock)) = (std::env::var_os("LD_PRELOAD"), std::env::var_os(TEST_CLOCK)) {
             command.env("LD_PRELOAD", library).env(TEST_CLOCK, clock);
         }
+        if let Some(limit) = limits::of_containers() {
+            command.env(limits::VARIABLE, limit);
+        }
         command.stdin(Stdio::from(theirs)).stdout(Stdio::null()).stderr(Stdio::inherit());
         let child = command.spawn()?;
         Ok(Launcher { child, socket: ours })
@@ -120,6 +123,7 @@ impl Drop for Launcher {
 /// Runs the launcher when this process was started as one. To be called before any thread exists.
 pub(crate) fn main() -> ExitCode {
     sys::frugal_heap();
+    limits::take();
     // Shims that end are reaped by the kernel; a shim sets its own way back.
     sys::ignore_signal(Signal::SIGCHLD);
     let _ = nix::sys::prctl::set_name(c"windlass-launch");

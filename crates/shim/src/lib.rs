@@ -17,6 +17,7 @@ mod devices;
 mod executor;
 pub mod exit;
 pub mod launch;
+pub mod limits;
 pub mod log;
 pub mod proto;
 pub mod sandbox;

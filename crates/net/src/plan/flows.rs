@@ -51,7 +51,7 @@ impl UdpBackends {
                 for ip in &service.external_ips {
                     backends.addresses.entry((*ip, port.port)).or_default().extend(&all);
                 }
-                if let Some(node_port) = port.node_port {
+                for node_port in port.node_port.into_iter().chain(service.on_host.then_some(port.port)) {
                     backends.node_ports.entry(node_port).or_default().extend(&all);
                 }
             }

@@ -85,7 +85,7 @@ impl<'a> PortPlan<'a> {
                 None => rules.element("dead_vips", key, String::new()),
             }
         }
-        if self.port.node_port.is_none() && self.service.external_ips.is_empty() {
+        if self.port.node_port.is_none() && self.service.external_ips.is_empty() && !self.service.on_host {
             return;
         }
         let outside = self.external(rules);
@@ -95,6 +95,9 @@ impl<'a> PortPlan<'a> {
         };
         for ip in &self.service.external_ips {
             enter("vips", "dead_vips", format!("{ip} . {protocol} . {}", self.port.port));
+        }
+        if self.service.on_host {
+            enter("nodeports", "dead_nodeports", format!("{protocol} . {}", self.port.port));
         }
         if let Some(port) = self.port.node_port {
             enter("nodeports", "dead_nodeports", format!("{protocol} . {port}"));

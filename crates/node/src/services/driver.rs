@@ -12,6 +12,7 @@ use net::Network;
 use net::dns::{DnsServer, ZoneInput, Zones};
 use tokio::sync::Notify;
 
+use super::balancer::Balancer;
 use super::{names, table};
 use crate::context::Context;
 
@@ -20,6 +21,9 @@ const TOGETHER: Duration = Duration::from_millis(5);
 /// A table that could not be put in force is tried again.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(10);
+/// How soon a port that something of the host has is asked for again: nobody says when it becomes free.
+const PORTS_FIRST: Duration = Duration::from_secs(1);
+const PORTS_MAX: Duration = Duration::from_secs(30);
 
 /// The name server and what it is to answer for.
 pub(crate) struct Dns {
@@ -59,6 +63,8 @@ pub(crate) async fn forward(
     }
     let mut backoff = base::backoff::Backoff::exact(RETRY_FIRST, RETRY_MAX);
     let mut served = false;
+    let mut balancer = Balancer::new(ctx.clone());
+    let mut ports = base::backoff::Backoff::exact(PORTS_FIRST, PORTS_MAX);
     loop {
         let (services, state) = (ctx.services.state(), slices.state());
         let by_service = table::by_service(state.iter().map(AsRef::as_ref));
@@ -70,12 +76,22 @@ pub(crate) async fn forward(
                 tokio::spawn(async move { server.serve(drain).await });
             }
         }
-        let table = table::build(services.iter().map(AsRef::as_ref), &by_service, &ctx.config.node_name);
-        drop(by_service);
         let mut again = None;
         if let Some(network) = &network {
+            let held = balancer.hold(network, &services);
+            if held.waiting {
+                again = Some(ports.next_delay());
+            } else {
+                ports.reset();
+            }
+            let here = table::Here { node: &ctx.config.node_name, balanced: &held.services };
+            let table = table::build(services.iter().map(AsRef::as_ref), &by_service, &here);
+            drop(by_service);
             match network.set_services(table).await {
-                Ok(()) => backoff.reset(),
+                Ok(()) => {
+                    backoff.reset();
+                    balancer.report(&services, &held.services);
+                }
                 Err(error) => {
                     tracing::warn!(error = %base::chain(&error), "service table not put in force");
                     again = Some(backoff.next_delay());

@@ -1,6 +1,7 @@
 //! What every node does for Services and Ingresses: forwarding tables, names, routes. Watches set a mark; what came
 //! within a few milliseconds is taken together.
 
+mod balancer;
 mod driver;
 mod entry;
 mod names;

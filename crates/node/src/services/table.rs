@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
+use super::balancer::Owner;
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::api::discovery::v1::{Endpoint as SliceEndpoint, EndpointSlice};
 use net::{CidrText, Endpoint, Protocol, ServiceEntry, ServiceTable, TrafficPolicy};
@@ -76,11 +77,20 @@ fn endpoints(slices: &[&EndpointSlice], port: &ServicePort, protocol: Protocol, 
     chosen.into_iter().collect()
 }
 
+/// What of this node the table depends on.
+#[derive(Clone, Copy)]
+pub(super) struct Here<'a> {
+    /// Its name.
+    pub node: &'a str,
+    /// The Services that it is the load balancer of.
+    pub balanced: &'a BTreeSet<Owner>,
+}
+
 fn policy(p: &Option<String>) -> TrafficPolicy {
     if p.as_deref() == Some("Local") { TrafficPolicy::Local } else { TrafficPolicy::Cluster }
 }
 
-fn entry(service: &Service, slices: &Slices<'_>, node: &str) -> Option<ServiceEntry> {
+fn entry(service: &Service, slices: &Slices<'_>, here: &Here<'_>) -> Option<ServiceEntry> {
     let spec = service.spec.as_ref()?;
     let (namespace, name) = (text(&service.metadata.namespace), text(&service.metadata.name));
     if spec.type_.as_deref() == Some("ExternalName") || is_headless(spec) {
@@ -106,7 +116,7 @@ fn entry(service: &Service, slices: &Slices<'_>, node: &str) -> Option<ServiceEn
             protocol,
             port: u16::try_from(p.port).ok()?,
             node_port: p.node_port.and_then(|n| u16::try_from(n).ok()).filter(|n| *n > 0),
-            endpoints: endpoints(own, p, protocol, node),
+            endpoints: endpoints(own, p, protocol, here.node),
         })
     });
     Some(ServiceEntry {
@@ -124,12 +134,17 @@ fn entry(service: &Service, slices: &Slices<'_>, node: &str) -> Option<ServiceEn
             .flatten()
             .filter_map(|r| CidrText::try_from(r.trim().to_owned()).ok())
             .collect(),
+        on_host: here.balanced.contains(&(namespace.to_owned(), name.to_owned())),
     })
 }
 
 /// The table for these objects, in the order of names.
-pub(super) fn build<'a>(services: impl Iterator<Item = &'a Service>, slices: &Slices<'_>, node: &str) -> ServiceTable {
-    let mut entries: Vec<ServiceEntry> = services.filter_map(|s| entry(s, slices, node)).collect();
+pub(super) fn build<'a>(
+    services: impl Iterator<Item = &'a Service>,
+    slices: &Slices<'_>,
+    here: &Here<'_>,
+) -> ServiceTable {
+    let mut entries: Vec<ServiceEntry> = services.filter_map(|s| entry(s, slices, here)).collect();
     entries.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
     ServiceTable { services: entries }
 }
@@ -138,6 +153,9 @@ pub(super) fn build<'a>(services: impl Iterator<Item = &'a Service>, slices: &Sl
 pub(super) mod tests {
     use super::*;
     use serde_json::{Value, json};
+
+    static NONE: BTreeSet<Owner> = BTreeSet::new();
+    const ME: Here<'static> = Here { node: "me", balanced: &NONE };
 
     pub(crate) fn service(spec: Value) -> Service {
         serde_json::from_value(json!({"metadata": {"name": "s", "namespace": "ns"}, "spec": spec})).expect("a service")
@@ -154,7 +172,7 @@ pub(super) mod tests {
     fn targets(endpoints: Value) -> Vec<(String, bool)> {
         let service = service(json!({"clusterIP": "10.0.0.1", "ports": [{"name": "web", "port": 80}]}));
         let slice = slice(endpoints);
-        let table = build(std::iter::once(&service), &by_service(std::iter::once(&slice)), "me");
+        let table = build(std::iter::once(&service), &by_service(std::iter::once(&slice)), &ME);
         table.services[0].ports[0].endpoints.iter().map(|e| (format!("{}:{}", e.ip, e.port), e.local)).collect()
     }
 
@@ -181,7 +199,7 @@ pub(super) mod tests {
     #[test]
     fn headless_and_external_services_are_not_forwarded() {
         for spec in [json!({"clusterIP": "None"}), json!({"type": "ExternalName", "externalName": "x"}), json!({})] {
-            assert!(build(std::iter::once(&service(spec)), &Slices::new(), "me").services.is_empty());
+            assert!(build(std::iter::once(&service(spec)), &Slices::new(), &ME).services.is_empty());
         }
     }
 
@@ -192,7 +210,7 @@ pub(super) mod tests {
             "sessionAffinity": "ClientIP", "externalTrafficPolicy": "Local", "loadBalancerSourceRanges": ["10.0.0.0/8"],
             "ports": [{"port": 53, "protocol": "UDP", "nodePort": 30053}],
         }));
-        let table = build(std::iter::once(&service), &Slices::new(), "me");
+        let table = build(std::iter::once(&service), &Slices::new(), &ME);
         let e = &table.services[0];
         assert_eq!((e.cluster_ips.len(), e.external_ips.len(), e.session_affinity), (1, 1, Some(10_800)));
         assert_eq!((e.external_traffic, e.internal_traffic), (TrafficPolicy::Local, TrafficPolicy::Cluster));

@@ -34,6 +34,7 @@ pub fn run(instance: Instance, args: AgentArgs) -> anyhow::Result<ExitCode> {
     // Started by way of /proc/self/exe, it would be called `exe` in listings of processes.
     nix::sys::prctl::set_name(c"windlass")?;
     let _lock = take_over(&instance)?;
+    super::raise_open_files();
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(serve(instance, args))?;

@@ -37,6 +37,13 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     }
 }
 
+/// Takes as many open files as the process may have. With fewer it works too, for fewer clients.
+fn raise_open_files() {
+    if let Err(error) = shim::limits::raise_open_files() {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
+}
+
 /// Runs a verb that needs no more than one thread.
 fn short_lived<T>(verb: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let _ = rustls::crypto::ring::default_provider().install_default();

@@ -64,6 +64,7 @@ pub fn run(instance: Instance, args: &ServerArgs, global: &Global) -> anyhow::Re
     }
     check(&settings)?;
     let _lock = lock(&settings.instance)?;
+    super::raise_open_files();
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let outcome = runtime.block_on(serve(&settings, detached));

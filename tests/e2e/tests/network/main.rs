@@ -14,6 +14,7 @@ fn main() -> ExitCode {
         .with(tests![shared:
             services::a_cluster_ip_balances_over_the_ready_pods,
             services::a_node_port_is_reached_from_the_host,
+            services::a_load_balancer_is_the_node_itself,
             services::traffic_follows_readiness,
             services::a_service_without_selector_leads_where_its_endpoints_say,
             services::client_ip_affinity_keeps_a_client_on_one_pod,

@@ -67,6 +67,60 @@ pub fn a_node_port_is_reached_from_the_host(ctx: &Ctx) -> Result<()> {
     Ok(())
 }
 
+/// The first address of a Service's load balancer; nothing while it has none.
+fn balanced_at(ctx: &Ctx, name: &str) -> Result<String> {
+    ctx.field(&format!("service/{name}"), ".status.loadBalancer.ingress[0].ip")
+}
+
+pub fn a_load_balancer_is_the_node_itself(ctx: &Ctx) -> Result<()> {
+    let port = free_port()?.port();
+    let spec = json!({"type": "LoadBalancer", "ports": [{"port": port, "targetPort": 8080}]});
+    names_service(ctx, "first", 1, spec.clone())?;
+    let answered = |who: &str| {
+        let ip = eventually(SOON, "the service has an address", || {
+            let ip = balanced_at(ctx, who)?;
+            ensure!(!ip.is_empty(), "{who} has no address");
+            Ok(ip)
+        })?;
+        let pods = pod_names(ctx, who)?;
+        for ip in [ip.as_str(), "127.0.0.1"] {
+            let addr: SocketAddr = format!("{ip}:{port}").parse()?;
+            eventually(SOON, "its pod answers", || {
+                let said = http::get_ok(addr, "web", "/")?;
+                ensure!(pods.contains(&said), "{said} answered at {addr}");
+                Ok(())
+            })?;
+        }
+        anyhow::Ok(())
+    };
+    answered("first")?;
+    // A port is one Service's, and no program's of the host.
+    ensure!(std::net::TcpListener::bind(("0.0.0.0", port)).is_err(), "port {port} is free");
+    names_service(ctx, "second", 1, spec)?;
+    eventually(SOON, "the second is told", || {
+        let said = ctx.ok(&[
+            "get",
+            "events",
+            "--field-selector",
+            "involvedObject.name=second,reason=PortUnavailable",
+            "-o",
+            "name",
+        ])?;
+        ensure!(!said.is_empty(), "no event");
+        Ok(())
+    })?;
+    ensure!(balanced_at(ctx, "second")?.is_empty());
+    // Another type gives the address back, and the port to who waits for it.
+    ctx.ok(&["patch", "service", "first", "-p", "{\"spec\": {\"type\": \"ClusterIP\"}}"])?;
+    answered("second")?;
+    eventually(SOON, "the first has no address any more", || {
+        ensure!(balanced_at(ctx, "first")?.is_empty());
+        Ok(())
+    })?;
+    ctx.ok(&["delete", "service", "second"])?;
+    eventually(SOON, "the port is free", || Ok(std::net::TcpListener::bind(("0.0.0.0", port)).map(drop)?))
+}
+
 pub fn traffic_follows_readiness(ctx: &Ctx) -> Result<()> {
     let script = "mkdir -p /tmp/www && echo -n $HOSTNAME > /tmp/www/index.html && touch /tmp/ready && \
                   trap 'exit 0' TERM; httpd -f -p 8080 -h /tmp/www & while :; do wait $!; done";

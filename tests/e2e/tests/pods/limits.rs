@@ -136,3 +136,25 @@ pub fn the_log_of_a_chatty_container_is_bounded(ctx: &Ctx) -> Result<()> {
     ensure!(bytes <= 60 << 20, "its logs take {bytes} bytes");
     Ok(())
 }
+
+/// The soft and the hard limit of open files of a process.
+fn open_files(limits: &str) -> Result<(String, String)> {
+    let line = limits.lines().find(|l| l.starts_with("Max open files")).context("no limit of open files")?;
+    let mut words = line.split_whitespace().skip(3).map(str::to_owned);
+    Ok((words.next().context("no soft limit")?, words.next().context("no hard limit")?))
+}
+
+pub fn the_server_takes_all_descriptors_and_containers_do_not(ctx: &Ctx) -> Result<()> {
+    let own = open_files(&std::fs::read_to_string("/proc/self/limits")?)?;
+    for pid in [ctx.instance.server_pid()?, ctx.instance.agent_pid()?] {
+        let (soft, hard) = open_files(&std::fs::read_to_string(format!("/proc/{pid}/limits"))?)?;
+        ensure!(soft == hard, "process {pid} may have {soft} of {hard} files open");
+    }
+    ctx.ready_pod(pod("plain", IDLE, json!({})))?;
+    // Both a container's own process and a command in it.
+    for of in ["1", "self"] {
+        let inside = open_files(&ctx.sh("plain", &format!("cat /proc/{of}/limits"))?)?;
+        ensure!(inside == own, "{inside:?} in the container, {own:?} outside");
+    }
+    Ok(())
+}

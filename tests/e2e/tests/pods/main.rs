@@ -35,6 +35,7 @@ fn main() -> ExitCode {
             setup::containers_of_a_pod_share_the_network_and_may_share_processes,
             setup::an_image_without_proc_sys_and_dev_gets_them,
             limits::resources_are_written_to_the_cgroup,
+            limits::the_server_takes_all_descriptors_and_containers_do_not,
             limits::a_pod_and_its_class_are_limited_in_the_cgroup_as_a_whole,
             limits::a_child_that_is_oom_killed_takes_its_container_along_on_v2,
             limits::the_log_of_a_chatty_container_is_bounded,

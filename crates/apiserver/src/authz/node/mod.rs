@@ -106,7 +106,7 @@ impl Node {
             ("storage.k8s.io", "volumeattachments", "") => a.verb == "get" && own_attachment(node, a, caches),
             ("snapshot.storage.k8s.io", "volumesnapshotcontents", "status") => changes && own_snapshot(node, a, caches),
             ("" | "events.k8s.io", "events", "") => writes,
-            ("networking.k8s.io", "ingresses", "status") => changes,
+            ("networking.k8s.io", "ingresses", "status") | ("", "services", "status") => changes,
             ("certificates.k8s.io", "certificatesigningrequests", "")
             | ("authentication.k8s.io", "tokenreviews", "")
             | ("authorization.k8s.io", "subjectaccessreviews" | "localsubjectaccessreviews", "") => a.verb == "create",

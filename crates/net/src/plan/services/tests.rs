@@ -60,6 +60,15 @@ fn a_service_without_endpoints_refuses_at_every_door() {
             add element ip windlass_default dead_vips { 10.96.0.7 . tcp . 80, 192.0.2.7 . tcp . 80 }
         "#]],
     );
+    let mut balanced = web(vec![]);
+    balanced.on_host = true;
+    check(
+        balanced,
+        expect![[r#"
+            add element ip windlass_default dead_nodeports { tcp . 80 }
+            add element ip windlass_default dead_vips { 10.96.0.7 . tcp . 80 }
+        "#]],
+    );
     let mut dns = web(vec![]);
     dns.cluster_ips = vec![ip("10.96.0.10")];
     check(dns, expect![""]);

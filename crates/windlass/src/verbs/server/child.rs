@@ -74,7 +74,12 @@ pub async fn keep_agent(arguments: Vec<String>, drain: CancellationToken) {
     while !drain.is_cancelled() {
         let started = Instant::now();
         // The file itself, also when it was replaced by an upgrade meanwhile.
-        let mut child = match Command::new("/proc/self/exe").arg0("windlass").args(&arguments).spawn() {
+        let mut command = Command::new("/proc/self/exe");
+        command.arg0("windlass").args(&arguments);
+        if let Some(limit) = shim::limits::of_containers() {
+            command.env(shim::limits::VARIABLE, limit);
+        }
+        let mut child = match command.spawn() {
             Ok(child) => child,
             Err(error) => {
                 tracing::error!(%error, "the node agent could not be started");
