@@ -74,6 +74,7 @@ impl Swarm<'_> {
     }
 }
 
+// allow-long: one life, each step on what the one before left
 pub fn a_service_is_made_scaled_changed_gone_back_to_and_removed(ctx: &Ctx) -> Result<()> {
     let swarm = Swarm::of(ctx)?;
     let (web, key, conf) = (named(ctx, "web"), named(ctx, "key"), named(ctx, "conf"));

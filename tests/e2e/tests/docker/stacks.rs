@@ -63,6 +63,7 @@ volumes:
     )
 }
 
+// allow-long: one life, each step on what the one before left
 pub fn a_stack_is_deployed_changed_and_removed(ctx: &Ctx) -> Result<()> {
     let docker = Docker::of(&ctx.instance)?;
     let folder = ctx.instance.dir().join(format!("{}-stack", ctx.ns));
