@@ -185,7 +185,8 @@ fn documents(pod: &Value, service: &Service, slot: u64, node: &str) -> Vec<Value
             "NetworksAttachments": [],
         });
         if service.kind != cluster::DAEMON_SETS {
-            document["Slot"] = slot.into();
+            // Those of jobs begin with 0 (swarmkit), and clients count on it.
+            document["Slot"] = if service.kind == JOBS { slot.saturating_sub(1) } else { slot }.into();
         }
         if service.kind == JOBS {
             // A job is never begun again: it is made anew.
