@@ -41,6 +41,8 @@ pub struct Face {
     pub shipping: crate::logging::Shipping,
     /// Clients of BuildKit's API, and their builds.
     pub buildkit: crate::buildkit::Buildkit,
+    /// Who manages the swarm, if this host knows somebody.
+    pub manager: Option<Arc<dyn crate::swarm::Manager>>,
     /// Those that wait for containers.
     pub tasks: Tasks,
     /// The containers of pods, by id, as they were when somebody looked last.

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! Invariants: a container that does not run has nothing in the engine but its file system; a record is on disk before its
-//! container runs; what cannot be obeyed is refused by its name, and what is not there answers 501.
+//! container runs; what cannot be obeyed is refused by its name, and what is not there answers 501. What is of a swarm, its manager
+//! answers ([`swarm::Manager`]).
 
 mod buildkit;
 mod containers;
@@ -24,6 +25,7 @@ mod query;
 mod remote;
 mod route;
 mod server;
+pub mod swarm;
 mod system;
 mod volumes;
 

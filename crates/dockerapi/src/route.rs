@@ -12,7 +12,7 @@ use crate::http::{Answer, Call, empty, fault, json};
 use crate::images::transfer;
 use crate::query::Query;
 use crate::{API_MAX, API_MIN, Version};
-use crate::{images, networks, system, volumes};
+use crate::{images, networks, swarm, system, volumes};
 
 /// A part of a path without its escapes (RFC 3986, section 2.1); what then is not UTF-8 names nothing that there is.
 fn decode(text: &str) -> String {
@@ -98,6 +98,7 @@ async fn dispatch(face: Arc<Face>, request: Request<Incoming>) -> Result<Answer>
         ["exec", ..] => execs(call, &method, &parts[1..]).await,
         ["volumes", ..] => of_volumes(call, &method, &parts[1..]).await,
         ["networks", ..] => networks::respond(call, &method, &parts[1..]).await,
+        [kind, ..] if swarm::KINDS.contains(&kind) => swarm::respond(call, &method, &parts).await,
         _ => others(call, &method, &parts).await,
     }
 }
@@ -192,7 +193,7 @@ async fn of_volumes(call: Call, method: &Method, parts: &[&str]) -> Result<Answe
     }
 }
 
-async fn others(mut call: Call, method: &Method, parts: &[&str]) -> Result<Answer> {
+async fn others(call: Call, method: &Method, parts: &[&str]) -> Result<Answer> {
     match (method.as_str(), parts) {
         ("GET" | "HEAD", ["_ping"]) => Ok(system::ping(&call)),
         ("GET", ["version"]) => Ok(system::version()),
@@ -213,12 +214,6 @@ async fn others(mut call: Call, method: &Method, parts: &[&str]) -> Result<Answe
         // There are none, and none can be had.
         ("GET", ["plugins"]) => Ok(json(&serde_json::json!([]))),
         (_, ["plugins", ..]) => Err(Fault::unsupported("plugins")),
-        (_, ["swarm" | "nodes" | "services" | "tasks" | "secrets" | "configs", ..]) => {
-            // A client that still writes its question would not hear the answer.
-            drop(call.json::<serde_json::Value>().await);
-            let message = "Swarm is not supported by Windlass: what it is for, Kubernetes manifests do here";
-            Err(Fault::new(StatusCode::NOT_IMPLEMENTED, message))
-        }
         ("OPTIONS", _) => Ok(empty(StatusCode::OK)),
         _ => Err(no_page()),
     }

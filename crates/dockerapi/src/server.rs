@@ -26,6 +26,7 @@ use crate::events::Events;
 use crate::face::{Container, Face};
 use crate::networks::{self, Nets};
 use crate::remote::Remote;
+use crate::swarm::Manager;
 use crate::volumes::Volumes;
 use crate::{ServeError, containers_dir, mounts_dir, networks_dir, route, socket_path, unmount_all, volumes_dir};
 
@@ -54,12 +55,17 @@ fn at(path: &Path) -> impl Fn(io::Error) -> ServeError {
 pub struct Docker(pub(crate) Arc<Face>);
 
 impl Docker {
-    /// Takes up the containers of an engine where the one before left them. They go on running after it.
+    /// Takes up the containers of an engine where the one before left them. They go on running after it. What is asked of
+    /// the swarm goes to `manager`.
     ///
     /// # Errors
     /// When a folder cannot be made or read.
-    pub async fn open(engine: Arc<Engine>, drain: Drain) -> Result<Self, ServeError> {
-        let face = Arc::new(face(engine, drain)?);
+    pub async fn open(
+        engine: Arc<Engine>,
+        manager: Option<Arc<dyn Manager>>,
+        drain: Drain,
+    ) -> Result<Self, ServeError> {
+        let face = Arc::new(face(engine, manager, drain)?);
         networks::resume(&face).await;
         life::resume(&face).await;
         Ok(Docker(face))
@@ -94,7 +100,7 @@ impl Docker {
     }
 }
 
-fn face(engine: Arc<Engine>, drain: Drain) -> Result<Face, ServeError> {
+fn face(engine: Arc<Engine>, manager: Option<Arc<dyn Manager>>, drain: Drain) -> Result<Face, ServeError> {
     let instance = engine.instance().clone();
     let dir = instance.data_dir().join("docker");
     let containers = containers_dir(&instance);
@@ -120,6 +126,7 @@ fn face(engine: Arc<Engine>, drain: Drain) -> Result<Face, ServeError> {
         shipping: crate::logging::Shipping::default(),
         buildkit: crate::buildkit::Buildkit::default(),
         tasks,
+        manager,
         containers: parking_lot::Mutex::new(known),
         making: parking_lot::Mutex::default(),
         pods: parking_lot::Mutex::default(),

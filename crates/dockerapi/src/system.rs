@@ -26,6 +26,8 @@ pub fn ping(call: &Call) -> Answer {
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, no-store, must-revalidate"));
     headers.insert(header::PRAGMA, HeaderValue::from_static("no-cache"));
+    let swarm = if call.face.manager.is_some() { "active/manager" } else { "inactive" };
+    headers.insert("swarm", HeaderValue::from_static(swarm));
     answer
 }
 
@@ -81,6 +83,10 @@ pub async fn info(call: Call) -> Result<Answer> {
         "SystemTime": jiff::Timestamp::now().to_string(), "DockerRootDir": face.dir,
     });
     let mut document = constant();
+    document["Swarm"] = match &face.manager {
+        Some(manager) => manager.standing().await,
+        None => crate::swarm::inactive(),
+    };
     for part in [counts, host] {
         if let (Some(document), Value::Object(part)) = (document.as_object_mut(), part) {
             document.extend(part);
@@ -100,15 +106,11 @@ fn constant() -> Value {
         "IndexServerAddress": "https://index.docker.io/v1/", "DefaultRuntime": "windlass", "Warnings": null,
     });
     document["Plugins"] = json!({
-        "Volume": ["local"], "Network": ["bridge", "host", "macvlan", "null"], "Authorization": null, "Log": logging::DRIVERS,
+        "Volume": ["local"], "Network": ["bridge", "host", "macvlan", "null", "overlay"], "Authorization": null, "Log": logging::DRIVERS,
     });
     document["RegistryConfig"] =
         json!({ "InsecureRegistryCIDRs": ["127.0.0.0/8"], "IndexConfigs": {}, "Mirrors": null });
     document["Runtimes"] = json!({ "windlass": { "path": "windlass" } });
-    document["Swarm"] = json!({
-        "NodeID": "", "NodeAddr": "", "LocalNodeState": "inactive", "ControlAvailable": false, "Error": "",
-        "RemoteManagers": null,
-    });
     for name in ["ContainerdCommit", "RuncCommit", "InitCommit"] {
         document[name] = json!({ "ID": "" });
     }

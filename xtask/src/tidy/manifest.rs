@@ -40,6 +40,7 @@ pub const LAYERS: &[Place] = &[
         &["engine", "net", "reconcile", "ingress", "api", "convert", "follow", "grpc", "tls", "base"],
     ),
     place("dockerapi", "crates/dockerapi", &["engine", "buildkit", "grpc", "image", "net", "base"]),
+    place("swarm", "crates/swarm", &["dockerapi", "convert", "follow"]),
     place(
         "windlass",
         "crates/windlass",
@@ -61,6 +62,7 @@ pub const LAYERS: &[Place] = &[
             "node",
             "registry",
             "dockerapi",
+            "swarm",
         ],
     ),
     place("sim", "sim", &["reconcile", "api", "follow", "base"]),

@@ -219,6 +219,18 @@ impl Pki {
         ensure_leaf(&self.dir, &self.ca_pem, &self.issuer, &leaf)
     }
 
+    /// The client certificate of who answers Docker's clients for the whole cluster: `system:windlass:docker`.
+    pub fn docker(&self) -> Result<KeyCert, PkiError> {
+        let leaf = Leaf {
+            stem: "docker".to_owned(),
+            common_name: "system:windlass:docker".to_owned(),
+            organization: None,
+            usage: ExtendedKeyUsagePurpose::ClientAuth,
+            names: Vec::new(),
+        };
+        ensure_leaf(&self.dir, &self.ca_pem, &self.issuer, &leaf)
+    }
+
     /// The certificate that a node's kubelet endpoint shows.
     pub fn kubelet_serving(&self, node: &str, names: &[String], ips: &[IpAddr]) -> Result<KeyCert, PkiError> {
         let mut sans = vec![node.to_owned()];

@@ -30,6 +30,7 @@ use crate::face::Face;
 use crate::fault::{Fault, Result};
 use crate::http::{Answer, Call, empty, json, status_json};
 use crate::query::Filters;
+use crate::swarm;
 
 use definition::{Asked, Net};
 pub use ground::{Ground, RESOLVER, adopt, let_go, names_changed, prepare, resume, stand};
@@ -136,6 +137,11 @@ fn all(face: &Face) -> Vec<Network> {
     BUILT_IN.into_iter().map(Network::Built).chain(own).collect()
 }
 
+/// Id, name and driver of this host's networks.
+pub fn named(face: &Face) -> Vec<(String, String, String)> {
+    all(face).iter().map(|n| (n.id(face), n.name().to_owned(), n.driver().to_owned())).collect()
+}
+
 /// The network of that id, name, or beginning of an id.
 ///
 /// # Errors
@@ -179,11 +185,16 @@ pub fn tell_all(face: &Face, record: &crate::containers::record::Record, action:
 /// What the handlers say.
 pub async fn respond(call: Call, method: &Method, parts: &[&str]) -> Result<Answer> {
     match (method.as_str(), parts) {
-        ("GET", []) => list(&call),
+        ("GET", []) => list(&call).await,
         ("POST", ["create"]) => create(call).await,
         ("POST", ["prune"]) => prune(&call).await,
-        ("GET", [name]) => Ok(json(&show::document(&call.face, &find(&call.face, name)?, true))),
-        ("DELETE", [name]) => remove(&call.face, name).await,
+        ("GET" | "DELETE", [name]) => match find(&call.face, name) {
+            Err(fault) if fault.status == StatusCode::NOT_FOUND && call.face.manager.is_some() => {
+                swarm::network(&call, method, &["networks", name], json!({})).await
+            }
+            Ok(_) if method == Method::DELETE => remove(&call.face, name).await,
+            found => Ok(json(&show::document(&call.face, &found?, true))),
+        },
         ("POST", [name, "connect"]) => join::connect(call, name).await,
         ("POST", [name, "disconnect"]) => join::disconnect(call, name).await,
         _ => Err(Fault::missing("page not found")),
@@ -210,7 +221,7 @@ fn fits(face: &Face, network: &Network, filters: &Filters) -> Result<bool> {
         && dangling.is_none_or(|d| d == (own && is_idle(face, network))))
 }
 
-fn list(call: &Call) -> Result<Answer> {
+async fn list(call: &Call) -> Result<Answer> {
     let known = ["dangling", "driver", "id", "label", "label!", "name", "scope", "type"];
     let filters = call.query.filters(&known)?;
     if let Some(bad) = filters.of("type").iter().find(|t| !["custom", "builtin"].contains(&t.as_str())) {
@@ -222,6 +233,7 @@ fn list(call: &Call) -> Result<Answer> {
             rows.push(show::document(&call.face, &network, false));
         }
     }
+    rows.extend(swarm::networks(call).await);
     Ok(json(&rows))
 }
 
@@ -234,6 +246,13 @@ fn ours(face: &Face) -> Vec<Cidr> {
 
 async fn create(mut call: Call) -> Result<Answer> {
     let document: Value = call.json().await?;
+    if call.face.manager.is_some() && swarm::is_of_swarm(&document) {
+        let taken = document["Name"].as_str().is_some_and(|n| call.face.nets.all.lock().contains_key(n));
+        return match taken {
+            true => Err(Fault::conflict(format!("network with name {} already exists", document["Name"]))),
+            false => swarm::network(&call, &Method::POST, &["networks", "create"], document).await,
+        };
+    }
     let asked = Asked::read(document)?;
     let face = call.face.clone();
     // Not given up when the client goes away: a network is whole or not at all.

@@ -7,6 +7,12 @@ use net::dns::{DnsEndpoint, DnsPort, DnsService, DnsServiceKind};
 
 use super::table::{Slices, cluster_ips, is_headless, is_ready, text};
 
+/// Annotation of a Service: further names that mean it, apart by blanks. They are within its namespace, as `web.shop` for
+/// `web.shop.NAMESPACE.svc.DOMAIN`; labels may have underscores, which names of Services have not.
+const MORE_NAMES: &str = "windlass.dev/names";
+/// So many of them count.
+const MORE_NAMES_MAX: usize = 64;
+
 fn port(name: &Option<String>, protocol: &Option<String>, number: Option<i32>) -> Option<DnsPort> {
     Some(DnsPort {
         name: text(name).to_owned(),
@@ -46,17 +52,33 @@ fn kind(service: &Service, slices: &Slices<'_>) -> Option<DnsServiceKind> {
     Some(DnsServiceKind::Cluster { ips, ports })
 }
 
+/// Whether a text is labels with dots between them.
+fn is_name(name: &str) -> bool {
+    let label =
+        |l: &str| !l.is_empty() && l.len() <= 63 && l.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
+    name.len() <= 128 && name.split('.').all(label)
+}
+
+/// The names of a Service within its namespace.
+fn names(service: &Service) -> impl Iterator<Item = &str> {
+    let more = service.metadata.annotations.as_ref().and_then(|a| a.get(MORE_NAMES)).map_or("", String::as_str);
+    std::iter::once(text(&service.metadata.name))
+        .chain(more.split_whitespace().take(MORE_NAMES_MAX).filter(|name| is_name(name)))
+}
+
 /// What each Service resolves to.
 pub(super) fn build<'a>(services: impl Iterator<Item = &'a Service>, slices: &Slices<'_>) -> Vec<DnsService> {
-    services
-        .filter_map(|s| {
-            Some(DnsService {
-                namespace: text(&s.metadata.namespace).to_owned(),
-                name: text(&s.metadata.name).to_owned(),
-                kind: kind(s, slices)?,
-            })
-        })
-        .collect()
+    let mut all = Vec::new();
+    for service in services {
+        let Some(kind) = kind(service, slices) else { continue };
+        let namespace = text(&service.metadata.namespace);
+        all.extend(names(service).map(|name| DnsService {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            kind: kind.clone(),
+        }));
+    }
+    all
 }
 
 #[cfg(test)]
@@ -78,6 +100,16 @@ mod tests {
         assert_eq!(endpoints.len(), 1);
         assert_eq!(endpoints[0].hostname.as_deref(), Some("db-0"));
         assert_eq!(endpoints[0].ports[0].port, 8080);
+    }
+
+    #[test]
+    fn further_names_mean_the_same_within_the_namespace() {
+        let mut service = service(json!({"clusterIP": "None"}));
+        let more = "web.shop tasks.shop_web.shop bad..name no/name";
+        service.metadata.annotations = Some([(MORE_NAMES.to_owned(), more.to_owned())].into());
+        let names = build(std::iter::once(&service), &Slices::new());
+        let all: Vec<(&str, &str)> = names.iter().map(|n| (n.namespace.as_str(), n.name.as_str())).collect();
+        assert_eq!(all, [("ns", "s"), ("ns", "web.shop"), ("ns", "tasks.shop_web.shop")]);
     }
 
     #[test]

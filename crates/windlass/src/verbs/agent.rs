@@ -43,6 +43,19 @@ pub fn run(instance: Instance, args: AgentArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Where the server of this host puts the rights of who manages a swarm; an agent without a server beside it has none.
+pub fn docker_kubeconfig(instance: &Instance) -> PathBuf {
+    instance.data_dir().join("docker.kubeconfig")
+}
+
+/// What Docker's clients ask of the whole cluster is answered beside a server.
+async fn swarm(instance: &Instance, node: &str, dns: Option<IpAddr>) -> anyhow::Result<Option<Arc<swarm::Swarm>>> {
+    let kubeconfig = docker_kubeconfig(instance);
+    let Some(IpAddr::V4(dns)) = dns.filter(|_| kubeconfig.exists()) else { return Ok(None) };
+    let client = kubeapi::client(&kubeconfig).await?;
+    Ok(Some(Arc::new(swarm::Swarm::new(client, node, dns))))
+}
+
 fn lock_path(instance: &Instance) -> PathBuf {
     instance.run_dir().join("agent.lock")
 }
@@ -122,13 +135,16 @@ async fn serve(instance: Instance, args: AgentArgs) -> anyhow::Result<()> {
     config.shutdown.power_failure = Some(power_failure(!config.shutdown.periods.is_empty())?);
     let engine = Arc::new(engine);
     // Containers of Docker's API are none of the cluster's business: they are served also while its API is away.
+    let swarm = swarm(&instance, &node_name, config.dns_ip).await?;
+    let guard = swarm.clone().map(|swarm| tokio::spawn(async move { swarm.watch_over_updates().await }));
+    let manager = swarm.map(|swarm| swarm as Arc<dyn dockerapi::swarm::Manager>);
     let remote = args.docker.remote()?;
     let mut parts = node::Parts::of(engine.clone());
     let unserved = |error: dockerapi::ServeError| {
         // Pods do not depend on it.
         tracing::error!(error = %base::chain(&error), "the Docker API is not served");
     };
-    let docker = dockerapi::Docker::open(engine, drain.clone()).await.map_err(unserved).ok();
+    let docker = dockerapi::Docker::open(engine, manager, drain.clone()).await.map_err(unserved).ok();
     if let Some(docker) = &docker {
         parts = parts.with_docker(Arc::new(Shown(docker.clone())));
     }
@@ -139,6 +155,9 @@ async fn serve(instance: Instance, args: AgentArgs) -> anyhow::Result<()> {
     });
     let ran = node::Agent::run(config, parts, drain.clone()).await;
     drain.cancel();
+    if let Some(guard) = guard {
+        guard.abort();
+    }
     docker.await.context("serve the Docker API")?;
     Ok(ran?)
 }

@@ -249,6 +249,9 @@ fn write_credentials(s: &Settings, server: &ApiServer) -> anyhow::Result<()> {
     pki.kubeconfig(&cluster, &url, "admin", pki.admin()).write(&data.join("admin.kubeconfig"))?;
     let agent = pki.agent(&s.node_name)?;
     pki.kubeconfig(&cluster, &url, &s.node_name, &agent).write(&data.join("agent.kubeconfig"))?;
+    // Whoever may use the agent's Docker socket is root on this host already.
+    let docker = pki.docker()?;
+    pki.kubeconfig(&cluster, &url, "docker", &docker).write(&super::agent::docker_kubeconfig(&s.instance))?;
     let gateway = s.instance.pod_cidr().nth(1).context("the range of pods is too small")?;
     let ips = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V4(gateway)];
     let serving = pki.kubelet_serving(&s.node_name, std::slice::from_ref(&s.node_name), &ips)?;

@@ -16,6 +16,8 @@ mod promote;
 mod registries;
 mod remote;
 mod runs;
+mod services;
+mod stacks;
 mod trouble;
 mod wrong;
 
@@ -163,6 +165,12 @@ fn main() -> ExitCode {
             networks::a_container_in_anothers_network_is_where_that_is,
             parents::members_of_a_macvlan_are_neighbours_of_the_host,
             parents::the_way_out_leads_over_the_network_of_the_highest_priority,
+            services::a_service_is_made_scaled_changed_gone_back_to_and_removed,
+            services::an_update_that_fails_waits_or_goes_back,
+            services::other_modes_and_the_nodes,
+            services::services_are_refused_in_dockers_words,
+            services::the_python_client_knows_services,
+            stacks::a_stack_is_deployed_changed_and_removed,
             compose::compose_brings_up_scales_and_takes_down_a_project,
             compose::the_python_client_finds_what_it_expects,
             wrong::what_is_not_obeyed_is_refused_by_its_name,

@@ -24,8 +24,6 @@ pub fn what_is_not_obeyed_is_refused_by_its_name(ctx: &Ctx) -> Result<()> {
         ensure!(refused.code() == 125 && refused.stderr.contains(words), "{refused:?}");
         ensure!(refused.stderr.contains("is not supported by Windlass"), "{refused:?}");
     }
-    let refused = docker.fails(&["swarm", "init"])?;
-    ensure!(refused.contains("Swarm is not supported by Windlass"), "{refused}");
     Ok(())
 }
 
