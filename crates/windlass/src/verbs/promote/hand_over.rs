@@ -73,7 +73,7 @@ impl<'a> HandOver<'a> {
         for object in &self.made.controllers {
             self.apply(object).await?;
         }
-        wait::until_ready(self.client, &self.made.controllers, timeout).await
+        wait::until_ready(self.client, &self.made.controllers, timeout, true).await
     }
 
     async fn apply(&mut self, object: &'a Value) -> anyhow::Result<()> {
