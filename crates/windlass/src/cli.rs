@@ -62,7 +62,7 @@ pub enum Verb {
     /// Run the API server, controllers and (as a child) the node agent
     Server(Box<ServerArgs>),
     /// Run a node agent (started by `server`; by hand only to debug)
-    Agent(AgentArgs),
+    Agent(Box<AgentArgs>),
     /// Manage images of this host
     #[command(subcommand)]
     Image(ImageVerb),

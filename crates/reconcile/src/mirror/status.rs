@@ -74,6 +74,9 @@ fn unready(container: &Inspect) -> Option<(&'static str, String)> {
     }
 }
 
+/// Whether a condition holds, and where not, its reason and message.
+type Holds<'a> = (bool, Option<(&'a str, String)>);
+
 fn conditions(container: &Inspect, pod: &Pod, now: Timestamp) -> Vec<Value> {
     let ready = match unready(container) {
         None => (true, None),
@@ -87,7 +90,7 @@ fn conditions(container: &Inspect, pod: &Pod, now: Timestamp) -> Vec<Value> {
         ("PodScheduled", (true, None)),
     ];
     let before = pod.status.iter().flat_map(|s| s.conditions.iter().flatten());
-    let one = |(kind, (holds, why)): (&str, (bool, Option<(&str, String)>))| {
+    let one = |(kind, (holds, why)): (&str, Holds)| {
         let status = if holds { "True" } else { "False" };
         let same = before.clone().find(|c| c.type_ == kind && c.status == status);
         let since = same.and_then(|c| c.last_transition_time.as_ref()).map_or(now, |t| t.0);

@@ -26,7 +26,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let instance = resolve(&cli.global.name, cli.global.data_dir.as_deref())?;
     match cli.verb {
         Verb::Server(args) => server::run(instance, &args, &cli.global),
-        Verb::Agent(args) => agent::run(instance, args),
+        Verb::Agent(args) => agent::run(instance, *args),
         Verb::Image(verb) => image::run(&instance, verb),
         Verb::Build(args) => build::run(&instance, *args),
         Verb::Apply(args) => short_lived(apply::run(&instance, args)),

@@ -190,7 +190,7 @@ async fn published(client: &Client, objects: &[Value]) -> anyhow::Result<()> {
 async fn why_unpublished(client: &Client, namespace: &str, name: &str) -> anyhow::Result<String> {
     let path = format!("/api/v1/namespaces/{namespace}/events?fieldSelector=involvedObject.name%3D{name}");
     let events = kubeapi::get(client, &path).await?.unwrap_or_default();
-    let warning = events["items"].as_array().into_iter().flatten().filter(|e| e["type"] == "Warning").next_back();
+    let warning = events["items"].as_array().into_iter().flatten().rfind(|e| e["type"] == "Warning");
     let message = warning.and_then(|e| e["message"].as_str());
     Ok(message.map_or_else(|| "no node answers for its ports".to_owned(), str::to_owned))
 }
