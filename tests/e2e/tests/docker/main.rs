@@ -109,6 +109,7 @@ pub fn named(ctx: &Ctx, name: &str) -> String {
     format!("{}-{name}", ctx.ns)
 }
 
+// allow-long: the list of the tests
 fn main() -> ExitCode {
     Suite::new("docker")
         .instance(Instance::builder("docker"))
