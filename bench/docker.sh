@@ -79,11 +79,11 @@ else
   echo "podman: not measured, it is not installed"
 fi
 
-# engines COMMAND...: runs it with each engine's command before it.
+# each COMMAND...: runs it with each engine's command before it.
 each() {
   local engine
   for engine in "${ENGINES[@]}"; do
-    ${engine#*=} "$@" >/dev/null
+    ${engine#*=} "$@" >/dev/null 2>&1
   done
 }
 each import "$DATA/image.tar" windlass.local/bench:1
@@ -103,10 +103,12 @@ if command -v docker-registry >/dev/null; then
     echo "COPY $layer /$layer" >>"$DATA/layers/Dockerfile"
   done
   first=${ENGINES[0]#*=}
-  DOCKER_BUILDKIT=0 $first build -q -t 127.0.0.1:15000/layers:1 "$DATA/layers" >/dev/null
+  DOCKER_BUILDKIT=0 $first build -q -t 127.0.0.1:15000/layers:1 "$DATA/layers" >/dev/null 2>&1
   $first push -q 127.0.0.1:15000/layers:1 >/dev/null
   rm -rf "$DATA/layers"
-  mkdir -p /etc/containers/registries.conf.d 2>/dev/null || true
+  # Docker and Windlass take a registry on loopback for one without TLS; Podman has to be told.
+  printf '[[registry]]\nlocation = "127.0.0.1:15000"\ninsecure = true\n' >"$DATA/registries.conf"
+  export CONTAINERS_REGISTRIES_CONF=$DATA/registries.conf
   PULL=(--pull 127.0.0.1:15000/layers:1)
 else
   echo "pull: not measured, docker-registry is not installed"

@@ -104,7 +104,7 @@ pub fn buildx_brings_secrets_contexts_and_standard_input(ctx: &Ctx) -> Result<()
     ensure!(std::fs::read_to_string(out.join("folder/out"))? == "hiddenof another");
     let packed = dir.with_extension("tar");
     let to = format!("type=tar,dest={}", packed.display());
-    let said = build(&docker, &["--secret", &secret, "--build-context", &args[3], "-o", &to, &path], None)?;
+    let said = build(&docker, &["--secret", &secret, "--build-context", args[3], "-o", &to, &path], None)?;
     ensure!(said.code() == 0, "{said:?}");
     let mut archive = tar::Archive::new(std::fs::File::open(&packed)?);
     let names = archive.entries()?.map(|e| Ok(e?.path()?.display().to_string())).collect::<Result<Vec<_>>>()?;

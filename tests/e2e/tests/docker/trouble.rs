@@ -50,7 +50,7 @@ pub fn an_agent_killed_under_followers_loses_no_line_and_no_container() -> Resul
     signal_pid(agent, Signal::SIGKILL)?;
     for follower in &mut followers {
         // They are told by the end of their connection.
-        eventually(LIMIT, "a follower ends", || Ok(follower.try_wait()?.context("it goes on")?))?;
+        eventually(LIMIT, "a follower ends", || follower.try_wait()?.context("it goes on"))?;
     }
     let before = last(&logs)?;
     eventually(LIMIT, "another agent answers", || {
@@ -67,7 +67,7 @@ pub fn an_agent_killed_under_followers_loses_no_line_and_no_container() -> Resul
     let mut follower = follower(&docker, &["attach", "--no-stdin", "--sig-proxy=false", "counter"], &again)?;
     eventually(LIMIT, "the next one sees lines", || last(&again))?;
     docker.ok(&["kill", "counter"])?;
-    eventually(LIMIT, "it ends with the container", || Ok(follower.try_wait()?.context("it goes on")?))?;
+    eventually(LIMIT, "it ends with the container", || follower.try_wait()?.context("it goes on"))?;
     let all = docker.ok(&["logs", "counter"])?;
     let numbers: Vec<u64> = all.lines().map(str::parse).collect::<Result<_, _>>()?;
     let count = u64::try_from(numbers.len())?;
