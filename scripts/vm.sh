@@ -82,12 +82,27 @@ fetch_parser() {
   (cd "$WORK/parser" && apt-get download apparmor >/dev/null 2>&1 && dpkg -x ./*.deb "$WORK/apparmor") && mv "$WORK/apparmor" "$PARSER"
 }
 
+# The server of NFS, whose other half is the kernel: what the host does not have, with the libraries that are its own.
+fetch_nfs() {
+  NFS=$ROOT/target/vm/nfs
+  [ ! -d "$NFS" ] || return 0
+  mkdir -p "$ROOT/target/vm" "$WORK/nfs-debs"
+  local libraries package
+  libraries=$(apt-cache depends nfs-kernel-server libtirpc3 libtirpc3t64 2>/dev/null | sed -n 's/.*Depends: \(lib[^ ]*\)$/\1/p' | grep -vx libc6 | sort -u)
+  (cd "$WORK/nfs-debs" && for package in nfs-kernel-server $libraries; do apt-get download "$package" >/dev/null 2>&1; done)
+  ls "$WORK"/nfs-debs/nfs-kernel-server*.deb >/dev/null 2>&1 || return 1
+  for package in "$WORK"/nfs-debs/*.deb; do dpkg -x "$package" "$WORK/nfs" || return 1; done
+  mv "$WORK/nfs" "$NFS"
+}
+
 # with_libraries PROGRAM AS: puts a program and the libraries it loads into the root file system, these where the host has them.
 with_libraries() {
   local library
   install -D -m 0755 "$1" "$2" || return 1
   # A static program has none.
   for library in $(ldd "$1" 2>/dev/null | grep -o '/[^ ]*'); do
+    # Those of packages that are only unpacked are there already.
+    [ "${library#"$WORK"}" = "$library" ] || continue
     [ -e "$WORK/root$library" ] || install -D -m 0755 "$library" "$WORK/root$library" || return 1
   done
 }
@@ -97,7 +112,7 @@ make_root() {
   mkdir -p "$root"/{usr/bin,usr/sbin,usr/lib/modules,usr/lib64,etc,proc,sys,dev,run,tmp,var/lib,var/tmp,root,vm/tests}
   for program in bin sbin lib lib64; do ln -s "usr/$program" "$root/$program"; done
   chmod 1777 "$root/tmp" "$root/var/tmp"
-  for program in busybox kubectl nft ip script tar find md5sum unshare bash; do
+  for program in busybox kubectl nft ip script tar find md5sum unshare bash mount umount; do
     file=$(command -v "$program") || { echo "the tests need $program" && return 1; }
     with_libraries "$file" "$root/usr/bin/$program" || return 1
   done
@@ -115,6 +130,18 @@ make_root() {
     mkdir -p "$root/usr/share"
     cp -r "$PARSER/etc/apparmor" "$PARSER/etc/apparmor.d" "$root/etc/" &&
       cp -r "$PARSER/usr/share/apparmor-features" "$root/usr/share/" || return 1
+  fi
+  if [ -d "$NFS" ]; then
+    # Before the programs, so that what only these packages bring is there when the host's libraries are added.
+    for file in $(find "$NFS" -name '*.so*' \( -type f -o -type l \)); do
+      install -d "$root/usr/lib/x86_64-linux-gnu" && cp -P "$file" "$root/usr/lib/x86_64-linux-gnu/" || return 1
+    done
+    for program in exportfs rpc.mountd rpc.nfsd; do
+      LD_LIBRARY_PATH=$root/usr/lib/x86_64-linux-gnu \
+        with_libraries "$(find "$NFS" -name $program -type f)" "$root/usr/sbin/$program" || return 1
+    done
+    ! [ -f "$NFS/etc/netconfig" ] || cp "$NFS/etc/netconfig" "$root/etc/"
+    mkdir -p "$root/var/lib/nfs/v4recovery" && touch "$root/var/lib/nfs/etab" "$root/var/lib/nfs/rmtab" "$root/etc/exports"
   fi
   with_libraries "$windlass" "$root/usr/bin/windlass" || return 1
   for program in "${suites[@]}"; do
@@ -183,6 +210,7 @@ boot() {
 
 fetch_kernel || skip "Debian's kernel could not be fetched"
 fetch_parser || echo "AppArmor in the virtual machine: there is no apparmor_parser"
+fetch_nfs || echo "NFS in the virtual machine: its server could not be fetched"
 make_root && make_initramfs || { echo "the disk of the virtual machine could not be made" && exit 1; }
 late=0
 boot

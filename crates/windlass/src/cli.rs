@@ -185,6 +185,9 @@ pub struct BuildArgs {
     /// Label, NAME=VALUE; may be repeated
     #[arg(long, value_name = "NAME=VALUE")]
     pub label: Vec<String>,
+    /// Agent of SSH keys that RUN --mount=type=ssh finds: default, ID or ID=SOCKET; may be repeated
+    #[arg(long, value_name = "AGENT")]
+    pub ssh: Vec<String>,
     /// Secret that RUN --mount=type=secret finds: id=ID,src=FILE or id=ID,env=NAME; may be repeated
     #[arg(long, value_name = "SECRET")]
     pub secret: Vec<String>,

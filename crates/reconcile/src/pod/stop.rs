@@ -3,7 +3,9 @@
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Container;
 
-use super::{Action, ContainerView, Failure, Op, Plan, Policy, Role, Run, Sandbox, Snapshot, grace_seconds, restarts};
+use super::{
+    Action, ContainerView, Failure, Op, Plan, Policy, Role, Run, Sandbox, Snapshot, grace_seconds, restarts, status,
+};
 use crate::probe::later;
 
 /// What takes too much of the node is not given long (the kubelet's rule for local storage).
@@ -282,6 +284,11 @@ fn take_down(s: &Snapshot<'_>, out: &mut Plan) {
     } else if s.deleting() && !m.finish.done && !m.in_flight(&Op::Finish) {
         m.finish.ready_at(s.now).map(|()| Action::Finish)
     } else if !s.deleting() && s.sandbox != Sandbox::Absent && gives_back(s) {
+        // Its runs are gone before the sandbox is: what is said of them meanwhile is what was.
+        for view in s.containers {
+            out.removed
+                .extend(view.exit().map(|exit| (view.name.clone(), view.attempt, status::terminated(view, exit))));
+        }
         m.sandbox.ready_at(s.now).map(|()| Action::RemoveSandbox)
     } else {
         return;

@@ -1,5 +1,7 @@
 //! `windlass build`: an image from a Dockerfile. Works whether or not the instance runs.
 
+mod agents;
+
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -22,7 +24,8 @@ const SECRET_MAX: u64 = 500 << 10;
 pub fn run(instance: &Instance, args: BuildArgs) -> anyhow::Result<ExitCode> {
     crate::preflight::root()?;
     let options = options(&args)?;
-    let built = execute(instance, context(&args.context), &options, args.quiet)?;
+    let agents = agents::sockets(&args.ssh)?;
+    let built = execute(instance, context(&args.context), &options, agents, args.quiet)?;
     match built {
         Outcome::Failed(code) => return Ok(ExitCode::from(code)),
         Outcome::Built(Some(id)) => {
@@ -49,6 +52,7 @@ pub(super) fn execute(
     instance: &Instance,
     context: Context,
     options: &Options,
+    sockets: agents::Sockets,
     quiet: bool,
 ) -> anyhow::Result<Outcome> {
     crate::preflight::root()?;
@@ -67,13 +71,14 @@ pub(super) fn execute(
             std::future::pending::<()>().await;
         }
     });
+    let agents = agents::Agents { sockets, runtime: runtime.handle().clone() };
     let env = Environment {
         store,
         dir: instance.data_dir().join("build"),
         runner: &builder,
         runtime: runtime.handle().clone(),
         progress: if quiet { &() } else { &progress },
-        client: &(),
+        client: &agents,
         cancel: cancel.clone(),
     };
     let built = match build::build(context, options, &env) {

@@ -91,7 +91,7 @@ def networks_are_made_joined_and_left():
 
 def addresses_are_chosen_from_a_pool():
     pool = types.IPAMPool(subnet="10.94.0.0/24", gateway="10.94.0.254")
-    net = client.networks.create(named("pool"), ipam=types.IPAMConfig(pool_configs=[pool]), internal=True)
+    net = client.networks.create(named("pool"), ipam=types.IPAMConfig(pool_configs=[pool]), internal=True, labels={"pool": prefix})
     again = types.IPAMConfig(pool_configs=[pool])
     fails_with(403, "Pool overlaps", lambda: client.networks.create(named("pool2"), ipam=again))
     box = client.containers.create(image, ["sleep", "1000"], name=named("fixed"))
@@ -101,7 +101,7 @@ def addresses_are_chosen_from_a_pool():
     box.reload()
     assert box.attrs["NetworkSettings"]["Networks"][net.name]["IPAddress"] == "10.94.0.7"
     box.remove(force=True)
-    assert named("pool") in client.networks.prune()["NetworksDeleted"]
+    assert named("pool") in client.networks.prune(filters={"label": f"pool={prefix}"})["NetworksDeleted"]
 
 
 def events_come_as_they_happen():

@@ -195,7 +195,10 @@ pub fn what_fails_shows_its_line_and_leaves_nothing() -> Result<()> {
         (&format!("FROM {IMAGE}\nCOPY none /x\n"), "\"/none\": not found"),
         (&format!("FROM {IMAGE}\nCOPY ../../etc/passwd /x\n"), "\"/etc/passwd\": not found"),
         (&format!("FROM --platform=linux/riscv64 {IMAGE}\n"), "platform linux/riscv64 cannot be built here"),
-        (&format!("FROM {IMAGE}\nRUN --mount=type=ssh,required=true true\n"), "ssh mounts are not supported"),
+        (
+            &format!("FROM {IMAGE}\nRUN --mount=type=ssh,required=true true\n"),
+            "no ssh agent default is forwarded (--ssh)",
+        ),
         (&format!("FROM {IMAGE}\nRUN --security=insecure true\n"), "security.insecure is not allowed"),
         (&format!("FROM {IMAGE}\nUSER nosuch\nRUN true\n"), "unable to find user nosuch"),
         ("FROM 127.0.0.253:9/none:1\n", "127.0.0.253:9/none:1: failed to resolve source metadata"),

@@ -63,6 +63,16 @@ struct Project {
 }
 
 impl Project {
+    /// Waits until a release is what answers: pods of the one before finish what was begun, and take what comes until the
+    /// forwarding table has changed.
+    fn serves(&self, wanted: &str) -> Result<()> {
+        eventually(patient(LIMIT), "the release answers", || {
+            let said = self.served()?;
+            ensure!(said == wanted, "{said} answers");
+            Ok(())
+        })
+    }
+
     fn start(name: &str) -> Result<Project> {
         let instance = Instance::builder(name).start()?;
         let (dir, port) = (instance.dir().join(name), free_port()?);
@@ -129,7 +139,7 @@ pub fn a_compose_project_comes_up_is_reached_looked_at_and_goes() -> Result<()> 
     ensure!(said.stderr.contains("services.store.ulimits"), "what is lost is told: {}", said.stderr);
     let address = format!("http://localhost:{}", shop.port.port());
     ensure!(said.stdout.contains("release 1") && said.stdout.contains(&address), "{}", said.stdout);
-    ensure!(shop.served()? == "one $hello", "{}", shop.served()?);
+    shop.serves("one $hello")?;
 
     // What is published on the loopback is not for others.
     let path = "jsonpath={.items[0].status.addresses[?(@.type==\"InternalIP\")].address}";
@@ -197,7 +207,7 @@ pub fn releases_of_a_compose_project_drop_nothing_and_bad_ones_are_rolled_back()
     let load = shop.load();
     shop.version("two")?;
     shop.up()?;
-    ensure!(shop.served()? == "two $hello", "{}", shop.served()?);
+    shop.serves("two $hello")?;
     load.stop().flawless(20)?;
 
     // One that never becomes healthy is taken back, and nobody notices.
@@ -209,14 +219,14 @@ pub fn releases_of_a_compose_project_drop_nothing_and_bad_ones_are_rolled_back()
     for wanted in ["exit code 3", "rolling back to release 2", "release 2 of croll is in force again"] {
         ensure!(bad.stderr.contains(wanted), "{}", bad.stderr);
     }
-    ensure!(shop.served()? == "two $hello", "{}", shop.served()?);
+    shop.serves("two $hello")?;
     load.stop().flawless(20)?;
     shop.write("web/serve.sh", &good)?;
 
     let load = shop.load();
     let back = shop.run("rollback", &[])?.ok()?;
     ensure!(back.contains("from release 2 to 1") && back.contains("release 3"), "{back}");
-    ensure!(shop.served()? == "one $hello", "{}", shop.served()?);
+    shop.serves("one $hello")?;
     load.stop().flawless(20)?;
 
     // Who was not changed was not touched; who is no longer named goes.

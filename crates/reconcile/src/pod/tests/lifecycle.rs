@@ -496,6 +496,19 @@ fn an_evicted_pod_fails_soon_and_says_why() {
 }
 
 #[test]
+fn while_an_evicted_pod_gives_back_what_it_took_its_status_stays() {
+    let mut w = World::one(json!({}));
+    w.settle();
+    w.memory.evict(Eviction::of_storage(Failure::new("Evicted", "too much")), w.now);
+    w.hold = vec!["RemoveSandbox"];
+    w.settle();
+    let before = w.status.container_statuses.clone();
+    assert!(!std::mem::take(&mut w.views).is_empty(), "it is under way");
+    w.settle();
+    assert_eq!((w.phase(), &w.status.container_statuses), ("Failed", &before));
+}
+
+#[test]
 fn a_clock_that_is_set_neither_hastens_nor_stalls_what_waits() {
     for by in [3600, -3600] {
         let set = |w: &mut World| {

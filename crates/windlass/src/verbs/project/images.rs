@@ -23,7 +23,8 @@ pub fn build(instance: &Instance, project: &mut Project) -> anyhow::Result<Optio
         let Some(build) = &service.build else { continue };
         if !made.contains_key(&service.image) {
             eprintln!("building {} for {}", service.image, service.name);
-            match execute(instance, context(&build.context), &options(build, &service.image)?, false)? {
+            match execute(instance, context(&build.context), &options(build, &service.image)?, BTreeMap::new(), false)?
+            {
                 Outcome::Failed(code) => return Ok(Some(code)),
                 Outcome::Built(None) => bail!("the build of {} made no image", service.name),
                 Outcome::Built(Some(_)) => {}
