@@ -87,6 +87,16 @@ each() {
   done
 }
 each import "$DATA/image.tar" windlass.local/bench:1
+# An engine that cannot run anything here is left out, and says why.
+able=()
+for engine in "${ENGINES[@]}"; do
+  if problem=$(${engine#*=} run --rm windlass.local/bench:1 true 2>&1); then
+    able+=("$engine")
+  else
+    echo "${engine%%=*}: not measured: $(echo "$problem" | tail -n 1)"
+  fi
+done
+ENGINES=("${able[@]}")
 
 # Ten layers of five thousand files of 10 KB, pushed to a registry on loopback by the first engine.
 PULL=()
@@ -106,6 +116,9 @@ if command -v docker-registry >/dev/null; then
   DOCKER_BUILDKIT=0 $first build -q -t 127.0.0.1:15000/layers:1 "$DATA/layers" >/dev/null 2>&1
   $first push -q 127.0.0.1:15000/layers:1 >/dev/null
   rm -rf "$DATA/layers"
+  # What it built itself it would not have to fetch.
+  $first rmi -f 127.0.0.1:15000/layers:1 >/dev/null 2>&1
+  $first builder prune -af >/dev/null 2>&1
   # Docker and Windlass take a registry on loopback for one without TLS; Podman has to be told.
   printf '[[registry]]\nlocation = "127.0.0.1:15000"\ninsecure = true\n' >"$DATA/registries.conf"
   export CONTAINERS_REGISTRIES_CONF=$DATA/registries.conf
