@@ -12,6 +12,7 @@ mod instance;
 mod kubectl;
 pub mod leaks;
 mod manifest;
+mod registry;
 mod runner;
 mod wait;
 
@@ -20,5 +21,6 @@ pub use disk::{Disk, Small, on_small_disk};
 pub use instance::{Instance, InstanceBuilder, free_port, signal_pid, windlass};
 pub use kubectl::{Ctx, Kubectl};
 pub use manifest::{IDLE, IMAGE, container, deployment, httpd, merge, pod, service};
+pub use registry::DebianRegistry;
 pub use runner::{Suite, Test, needs_root, skip};
 pub use wait::{eventually, patient};

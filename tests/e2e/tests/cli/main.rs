@@ -17,6 +17,7 @@ fn main() -> ExitCode {
         .threads(3)
         .with(tests![alone:
             words::help_names_every_verb,
+            words::a_reader_that_goes_ends_it_quietly,
             words::version_names_the_kubernetes_api,
             words::a_wrong_flag_is_exit_code_2,
             words::a_verb_without_its_instance_is_exit_code_3_and_says_the_fix,

@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use e2e::{IMAGE, Instance, command, eventually, skip, windlass};
+use e2e::{DebianRegistry, IMAGE, Instance, command, skip, windlass};
 
 /// A registry that runs; killed like a crashed one when dropped.
 pub struct Registry {
@@ -82,43 +82,9 @@ pub fn images_are_pushed_to_our_registry_survive_its_kill_and_are_pulled() -> Re
     instance.down()
 }
 
-/// The registry that everybody runs, for an upstream.
-struct Upstream {
-    child: Child,
-    address: std::net::SocketAddr,
-}
-
-impl Upstream {
-    fn start(dir: &Path) -> Result<Upstream> {
-        std::fs::create_dir_all(dir)?;
-        let (address, config) = (e2e::free_port()?, dir.join("config.yml"));
-        let storage = format!("{{filesystem: {{rootdirectory: {}}}}}", dir.join("data").display());
-        let text = format!("version: 0.1\nlog: {{level: error}}\nstorage: {storage}\nhttp: {{addr: {address}}}\n");
-        std::fs::write(&config, text)?;
-        let mut program = Command::new("docker-registry");
-        program.arg("serve").arg(&config).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let child = match program.spawn() {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err(skip("docker-registry is not installed")),
-            other => other.context("start docker-registry")?,
-        };
-        let mut upstream = Upstream { child, address };
-        eventually(Duration::from_secs(60), "docker-registry listens", || {
-            ensure!(upstream.child.try_wait()?.is_none(), "it ended");
-            Ok(std::net::TcpStream::connect(address)?)
-        })?;
-        Ok(upstream)
-    }
-}
-
-impl Drop for Upstream {
-    fn drop(&mut self) {
-        let _ended = self.child.kill().and_then(|()| self.child.wait());
-    }
-}
-
 pub fn a_cache_of_dockers_registry_serves_on_when_that_is_gone() -> Result<()> {
     let instance = Instance::builder("registry-proxy").prepare()?;
-    let upstream = Upstream::start(&instance.dir().join("upstream"))?;
+    let upstream = DebianRegistry::start(&instance.dir().join("upstream"))?;
     let verb = |args: &[&str]| instance.windlass(&[&["image"], args].concat())?.ok();
     let archive = instance.dir().join("box.tar").display().to_string();
     verb(&["save", IMAGE, "--output", &archive])?;

@@ -40,6 +40,15 @@ pub fn help_names_every_verb() -> Result<()> {
     Ok(())
 }
 
+pub fn a_reader_that_goes_ends_it_quietly() -> Result<()> {
+    let mut program = Command::new(windlass().context("no windlass binary")?);
+    let (reader, writer) = std::io::pipe()?;
+    drop(reader);
+    let ended = program.arg("version").stdout(writer).output()?;
+    ensure!(ended.status.code() == Some(141) && ended.stderr.is_empty(), "{ended:?}");
+    Ok(())
+}
+
 pub fn version_names_the_kubernetes_api() -> Result<()> {
     for args in [["version"], ["--version"]] {
         let text = bare(&args)?.ok()?;
